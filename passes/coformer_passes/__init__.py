@@ -1,0 +1,1 @@
+"""ONNX to ONNX passes: one pass per file, one literal pipeline per engine kind."""
