@@ -1,0 +1,104 @@
+"""What the compiler knows of a data set: uint8 images, labels, and which of them are for what."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Images: TypeAlias = npt.NDArray[np.uint8]
+Labels: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their labels. `images[a:b]` of a large set reads only those rows from disk.
+
+    Attributes:
+        images: (samples, channels, height, width) uint8; an array, or a read-only memory map of one.
+        labels: (samples,) int64.
+    """
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a data kind delivers: the three splits of a source.
+
+    They never depend on the seed of a build: a teacher has been trained on one training split, and under another one
+    it would be tested on what it has seen.
+
+    Attributes:
+        name: the source as the user wrote it.
+        class_names: one per class, by label.
+        sha256: digest of all pixels and labels.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, ready for the compiler.
+
+    Attributes:
+        name: the source as the user wrote it, such as "digits".
+        train: what the booster learns from.
+        validation: what every choice is made by.
+        calibration: a stratified part of `train`, for importance and transplant.
+        test: what is reported, and nothing else.
+        class_names: one per class, by label.
+        sha256: digest of all pixels, labels and of the choice of calibration samples.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    calibration: Split
+    test: Split
+    class_names: tuple[str, ...]
+    sha256: str
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+
+def stratified_order(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
+    """Returns an order of all samples of which every prefix has the classes in their proportions.
+
+    Within each class the samples are shuffled and spread evenly over 0..1; sorting by that position interleaves the
+    classes. Cutting the order in pieces therefore gives stratified splits.
+    """
+    random = np.random.default_rng(seed)
+    position = np.empty(len(labels), dtype=np.float64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        position[random.permutation(members)] = (np.arange(len(members)) + random.random()) / len(members)
+    return np.argsort(position, kind="stable")
+
+
+def digest_of(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
+    """Returns the sha256 of pixels, labels and class names, reading the images piece by piece."""
+    digest = hashlib.sha256(repr(class_names).encode())
+    for split in splits:
+        digest.update(repr(split.images.shape).encode())
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
+        for start in range(0, len(split), 1024):
+            digest.update(np.ascontiguousarray(split.images[start : start + 1024]).tobytes())
+    return digest.hexdigest()
