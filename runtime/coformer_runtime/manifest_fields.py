@@ -1,0 +1,168 @@
+"""Strict reading of JSON objects: each key is taken once with its type; what is left over is an error."""
+
+import difflib
+import json
+import math
+from typing import Any, Dict, Iterable, List, NoReturn, Pattern, Set, Tuple
+
+from .dtypes import dtype_named
+from .errors import CoformerError
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Return the value of a JSON text without duplicate keys, NaN or infinities, or raise a CoformerError."""
+
+    def pairs(items: List[Tuple[str, Any]]) -> Dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            raise ValueError("a key appears twice")
+        return found
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError("{} is not a number of JSON".format(name))
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise CoformerError(
+            "not readable as JSON ({})".format(error), where, "copy the file again"
+        ) from error
+
+
+def unsafe_path(path: str) -> bool:
+    """Whether `path` could leave the bundle or is not in the one form that a manifest uses."""
+    parts = path.split("/")
+    return "\\" in path or "\0" in path or ":" in path or any(part in ("", ".", "..") for part in parts)
+
+
+class Fields:
+    """The fields of one JSON object that are still to be taken."""
+
+    def __init__(self, value: Any, where: str, key: str, mend: str) -> None:
+        self._where, self._key, self._mend = where, key, mend
+        if not isinstance(value, dict):
+            self._fail(key or "the document", "an object", value)
+        self._left: Dict[str, Any] = dict(value)
+        self._known: Set[str] = set()
+
+    def _name(self, key: str) -> str:
+        return "{}.{}".format(self._key, key) if self._key else key
+
+    def _fail(self, name: str, wanted: str, value: Any) -> NoReturn:
+        shown = json.dumps(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise CoformerError("'{}' must be {}, not {}".format(name, wanted, shown), self._where, self._mend)
+
+    def has(self, key: str) -> bool:
+        self._known.add(key)
+        return key in self._left
+
+    def keys(self) -> List[str]:
+        return list(self._left)
+
+    def take(self, key: str) -> Any:
+        """Return the value of `key` and strike it off; raise a CoformerError where it is missing."""
+        self._known.add(key)
+        if key not in self._left:
+            raise CoformerError("'{}' is missing".format(self._name(key)), self._where, self._mend)
+        return self._left.pop(key)
+
+    def finish(self) -> None:
+        """Raise a CoformerError if a key was never taken, with the nearest known one."""
+        if not self._left:
+            return
+        key = sorted(self._left)[0]
+        near = difflib.get_close_matches(key, sorted(self._known), 1)
+        hint = " (did you mean '{}'?)".format(near[0]) if near else ""
+        raise CoformerError("unknown key '{}'{}".format(self._name(key), hint), self._where, self._mend)
+
+    def section(self, key: str) -> "Fields":
+        return Fields(self.take(key), self._where, self._name(key), self._mend)
+
+    def sections(self, key: str) -> List["Fields"]:
+        return [
+            Fields(item, self._where, "{}[{}]".format(self._name(key), index), self._mend)
+            for index, item in enumerate(self._list(key))
+        ]
+
+    def entry(self, path: str) -> "Fields":
+        """The object under a key that is a file's path; the path must be safe."""
+        value = self.take(path)
+        if unsafe_path(path):
+            self._refuse_path(self._key, path)
+        return Fields(value, self._where, "{}['{}']".format(self._key, path), self._mend)
+
+    def _refuse_path(self, name: str, path: str) -> NoReturn:
+        raise CoformerError(
+            "'{}' names the path '{}', which is not a plain relative path inside the bundle".format(
+                name, path
+            ),
+            self._where,
+            self._mend,
+        )
+
+    def _list(self, key: str) -> List[Any]:
+        value = self.take(key)
+        if not isinstance(value, list):
+            self._fail(self._name(key), "a list", value)
+        return value
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not value:
+            self._fail(self._name(key), "a non-empty text", value)
+        return value
+
+    def texts(self, key: str) -> List[str]:
+        values = self._list(key)
+        if not all(isinstance(value, str) and value for value in values):
+            self._fail(self._name(key), "a list of non-empty texts", values)
+        return values
+
+    def matching(self, key: str, pattern: Pattern[str], wanted: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            self._fail(self._name(key), wanted, value)
+        return value
+
+    def path(self, key: str) -> str:
+        value = self.text(key)
+        if unsafe_path(value):
+            self._refuse_path(self._name(key), value)
+        return value
+
+    def dtype(self, key: str) -> str:
+        return dtype_named(self.text(key), "{}, key '{}'".format(self._where, self._name(key))).name
+
+    def integer(self, key: str, least: int) -> int:
+        value = self.take(key)
+        if not _is_integer(value) or value < least:
+            self._fail(self._name(key), "an integer of at least {}".format(least), value)
+        return int(value)
+
+    def integers(self, key: str) -> List[int]:
+        values = self._list(key)
+        if not _all_integers(values, 0):
+            self._fail(self._name(key), "a list of integers of at least 0", values)
+        return values
+
+    def shape(self, key: str, max_rank: int) -> Tuple[int, ...]:
+        values = self._list(key)
+        if not 1 <= len(values) <= max_rank or not _all_integers(values, 1):
+            self._fail(self._name(key), "1 to {} axis sizes of at least 1".format(max_rank), values)
+        return tuple(values)
+
+    def number(self, key: str, least: float, most: float) -> float:
+        value = self.take(key)
+        fine = (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+        if not fine or not least <= value <= most:
+            self._fail(self._name(key), "a number from {:g} to {:g}".format(least, most), value)
+        return float(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _all_integers(values: Iterable[Any], least: int) -> bool:
+    return all(_is_integer(value) and value >= least for value in values)

@@ -1,0 +1,102 @@
+"""What must hold between the parts of one manifest."""
+
+import re
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
+
+from .dtypes import count_elements, dtype_named
+from .manifest_fields import unsafe_path
+
+if TYPE_CHECKING:
+    from .manifest import Manifest
+
+ENGINE_KINDS = ("onnxruntime", "tensorrt")
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def broken_rule(manifest: "Manifest") -> Optional[str]:
+    """Return what is wrong with the manifest in words, or None."""
+    for rule in RULES:
+        broken = rule(manifest)
+        if broken is not None:
+            return broken
+    return None
+
+
+def _members(manifest: "Manifest") -> Optional[str]:
+    names = manifest.members
+    for name in names:
+        if not DEVICE_NAME.fullmatch(name):
+            return "'members' holds '{}', which is not a device name".format(name)
+        if names.count(name) > 1:
+            return "'members' names '{}' twice".format(name)
+    if manifest.member >= len(names) or names[manifest.member] != manifest.device:
+        return "member {} of 'members' is not the device '{}'".format(manifest.member, manifest.device)
+    if manifest.central not in names:
+        return "'central' names '{}', which is not one of 'members'".format(manifest.central)
+    return None
+
+
+def _engine(manifest: "Manifest") -> Optional[str]:
+    if manifest.engine.kind not in ENGINE_KINDS:
+        return "'engine.kind' is '{}', known are {}".format(manifest.engine.kind, " and ".join(ENGINE_KINDS))
+    if (manifest.engine.recipe is not None) != (manifest.engine.kind == "tensorrt"):
+        return "'engine.recipe' belongs to an engine of kind 'tensorrt' and to no other"
+    return None
+
+
+def _tensors(manifest: "Manifest") -> Optional[str]:
+    for key, spec in (("input", manifest.input), ("output", manifest.output), ("answer", manifest.answer)):
+        if spec.shape[0] != 1:
+            return "'{}.shape' has a batch axis of {}, not 1".format(key, spec.shape[0])
+    expected = count_elements(manifest.output.shape) * dtype_named(manifest.output.dtype, "output").size_bytes
+    if manifest.wire_bytes != expected:
+        return "'wire_bytes' is {}, the output tensor has {}".format(manifest.wire_bytes, expected)
+    labels, classes = len(manifest.answer.labels), manifest.answer.shape[-1]
+    if labels not in (0, classes):
+        return "'answer.labels' has {} names for {} classes".format(labels, classes)
+    return None
+
+
+def _aggregators(manifest: "Manifest") -> Optional[str]:
+    if not manifest.is_central:
+        if manifest.aggregators or manifest.golden.answer is not None:
+            return "aggregators and a golden answer belong only to the central device '{}'".format(
+                manifest.central
+            )
+        return None
+    subsets: List[Tuple[int, ...]] = []
+    for spec in manifest.aggregators:
+        ascending = tuple(sorted(set(spec.members)))
+        if not ascending or ascending != spec.members or ascending[-1] >= len(manifest.members):
+            return "an aggregator's members {} are not ascending member indices".format(list(spec.members))
+        if spec.members in subsets:
+            return "two aggregators for the members {}".format(list(spec.members))
+        subsets.append(spec.members)
+    if tuple(range(len(manifest.members))) not in subsets:
+        return "the central device has no aggregator for all members"
+    if manifest.golden.answer is None:
+        return "the central device has no golden answer"
+    return None
+
+
+def _files(manifest: "Manifest") -> Optional[str]:
+    listed = [spec.path for spec in manifest.files]
+    for path in listed:
+        if unsafe_path(path) or path == "manifest.json":
+            return "'files' may not name '{}'".format(path)
+    if listed != sorted(set(listed)):
+        return "'files' is not sorted by path or names a file twice"
+    named = [
+        manifest.engine.file,
+        manifest.engine.recipe,
+        manifest.golden.input,
+        manifest.golden.output,
+        manifest.golden.answer,
+    ] + [spec.file for spec in manifest.aggregators]
+    for used in named:
+        if used is not None and used not in listed:
+            return "'{}' is used but not listed in 'files'".format(used)
+    return None
+
+
+RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (_members, _engine, _tensors, _aggregators, _files)
