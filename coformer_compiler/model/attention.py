@@ -1,0 +1,129 @@
+"""Multi-head self attention, written as reader, mix and writer.
+
+A branch reads the normed stream with one linear (queries, keys and values side by side), mixes tokens without weights
+of its own beyond per-head norms, and writes back with another linear. Transplanting needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.graph import GraphWriter, shape_of
+from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.spec import AttentionSpec
+
+
+class Attention(nn.Module):
+    """Self attention over `(batch, tokens, embed)`, giving `(batch, tokens, out)`.
+
+    Its units are heads. `reader` gives `3 · heads · head_dim` values: all queries, all keys, all values.
+    """
+
+    unit_name = "heads"
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        """Fresh weights; importers and the transplant overwrite them."""
+        super().__init__()
+        self.spec = spec
+        inner = spec.heads * spec.head_dim
+        self.reader = nn.Linear(spec.embed, 3 * inner, bias=spec.reader_bias)
+        self.query_norm = None if spec.query_norm is None else Norm(spec.query_norm)
+        self.key_norm = None if spec.query_norm is None else Norm(spec.query_norm)
+        self.writer = nn.Linear(inner, spec.out, bias=spec.writer_bias)
+
+    @property
+    def units(self) -> int:
+        """Number of heads."""
+        return self.spec.heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, embed)` to `(batch, tokens, out)`."""
+        out: torch.Tensor = self.writer(self.mix(self.reader(x)))
+        return out
+
+    def mix(self, read: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`."""
+        batch, tokens, _ = read.shape
+        split = read.view(batch, tokens, 3, self.spec.heads, self.spec.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = split.unbind(0)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return mixed.transpose(1, 2).reshape(batch, tokens, -1)
+
+    def reader_rows(self, heads: Sequence[int]) -> list[int]:
+        """Rows of `reader` that the given heads own, in the layout of a smaller reader."""
+        inner = self.spec.heads * self.spec.head_dim
+        return [part * inner + column for part in range(3) for column in self.writer_columns(heads)]
+
+    def writer_columns(self, heads: Sequence[int]) -> list[int]:
+        """Columns of `writer` that the given heads own."""
+        dim = self.spec.head_dim
+        return [head * dim + i for head in heads for i in range(dim)]
+
+    def with_units(self, heads: Sequence[int], embed: int, out: int) -> Attention:
+        """An attention of the given widths with as many heads as given and their per-head norms; linears unset."""
+        spec = replace(self.spec, embed=embed, out=out, heads=len(heads), reader_bias=True, writer_bias=True)
+        made = Attention(spec)
+        for name in ("query_norm", "key_norm"):
+            norm = getattr(self, name)
+            if norm is not None:
+                getattr(made, name).load_state_dict(norm.state_dict())
+        return made
+
+    def take(self, heads: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Attention:
+        """Index selection: the given heads, reading and writing the given channels."""
+        made = self.with_units(heads, len(channels_in), len(channels_out))
+        made.reader = take_linear(self.reader, self.reader_rows(heads), channels_in)
+        made.writer = take_linear(self.writer, channels_out, self.writer_columns(heads))
+        made.spec = replace(made.spec, reader_bias=self.spec.reader_bias, writer_bias=self.spec.writer_bias)
+        return made
+
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+        """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse)."""
+        batch, tokens, _ = shape_of(x)
+        heads, dim = self.spec.heads, self.spec.head_dim
+        read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
+        parts = graph.split(f"{name}.split", read, [heads * dim] * 3)
+        query, key, value = (
+            self._heads_first(graph, f"{name}.{part}", parts[i], (0, 2, 3, 1) if part == "key" and not self.query_norm
+                              else (0, 2, 1, 3))
+            for i, part in enumerate(("query", "key", "value"))
+        )  # fmt: skip
+        if self.query_norm is not None and self.key_norm is not None:
+            query = self.query_norm.lower(graph, f"{name}.query_norm", query)
+            key = self.key_norm.lower(graph, f"{name}.key_norm", key)
+            key = graph.op("Transpose", f"{name}.key_transposed", [key], (batch, heads, dim, tokens),
+                           {"perm": [0, 1, 3, 2]})  # fmt: skip
+        scale = graph.weight(f"{name}.scale", torch.tensor(dim**-0.5))
+        query = graph.op("Mul", f"{name}.query_scaled", [query, scale], (batch, heads, tokens, dim))
+        scores = graph.op("MatMul", f"{name}.scores", [query, key], (batch, heads, tokens, tokens))
+        weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
+        mixed = graph.op("MatMul", f"{name}.mixed", [weights, value], (batch, heads, tokens, dim))
+        back = graph.op("Transpose", f"{name}.back", [mixed], (batch, tokens, heads, dim), {"perm": [0, 2, 1, 3]})
+        flat = graph.op("Reshape", f"{name}.flat", [back, graph.shape(f"{name}.flat.shape", [batch, tokens, heads * dim])],
+                        (batch, tokens, heads * dim))  # fmt: skip
+        return graph.linear(f"{name}.writer", flat, self.writer.weight, self.writer.bias)
+
+    def _heads_first(self, graph: GraphWriter, name: str, x: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+        batch, tokens, _ = shape_of(x)
+        shape = (batch, tokens, self.spec.heads, self.spec.head_dim)
+        split = graph.op("Reshape", f"{name}.split", [x, graph.shape(f"{name}.shape", shape)], shape)
+        return graph.op("Transpose", name, [split], [shape[i] for i in perm], {"perm": list(perm)})
+
+    def cost(self, tokens: int) -> Cost:
+        """Two linears and two products of tokens × tokens per head."""
+        spec = self.spec
+        inner = spec.heads * spec.head_dim
+        read = linear_cost(tokens, spec.embed, 3 * inner, spec.reader_bias)
+        scores = Cost(4 * tokens * tokens * inner, 0, tokens * 3 * inner + 2 * spec.heads * tokens * tokens)
+        norms = Cost(0, sum(p.numel() for n in (self.query_norm, self.key_norm) if n for p in n.parameters()))
+        return read + scores + norms + linear_cost(tokens, inner, spec.out, spec.writer_bias)

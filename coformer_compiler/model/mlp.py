@@ -1,0 +1,106 @@
+"""The two-layer perceptron of a transformer layer, written as reader, mix and writer like attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.graph import GraphWriter, shape_of
+from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.spec import Activation, MlpSpec
+
+
+class Mlp(nn.Module):
+    """`(batch, tokens, embed)` to `(batch, tokens, out)` through `neurons` hidden units, which are its units."""
+
+    unit_name = "neurons"
+
+    def __init__(self, spec: MlpSpec) -> None:
+        """Fresh weights; importers and the transplant overwrite them."""
+        super().__init__()
+        self.spec = spec
+        self.reader = nn.Linear(spec.embed, spec.neurons, bias=spec.reader_bias)
+        self.writer = nn.Linear(spec.neurons, spec.out, bias=spec.writer_bias)
+
+    @property
+    def units(self) -> int:
+        """Number of neurons."""
+        return self.spec.neurons
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, embed)` to `(batch, tokens, out)`."""
+        out: torch.Tensor = self.writer(self.mix(self.reader(x)))
+        return out
+
+    def mix(self, read: torch.Tensor) -> torch.Tensor:
+        """The activation: `(batch, tokens, neurons)` to the same shape."""
+        return ACTIVATIONS[self.spec.activation](read)
+
+    def reader_rows(self, neurons: Sequence[int]) -> list[int]:
+        """Rows of `reader` that the given neurons own."""
+        return list(neurons)
+
+    def writer_columns(self, neurons: Sequence[int]) -> list[int]:
+        """Columns of `writer` that the given neurons own."""
+        return list(neurons)
+
+    def with_units(self, neurons: Sequence[int], embed: int, out: int) -> Mlp:
+        """An MLP of the given widths with as many neurons as given; linears unset."""
+        spec = replace(self.spec, embed=embed, out=out, neurons=len(neurons), reader_bias=True, writer_bias=True)
+        return Mlp(spec)
+
+    def take(self, neurons: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Mlp:
+        """Index selection: the given neurons, reading and writing the given channels."""
+        made = self.with_units(neurons, len(channels_in), len(channels_out))
+        made.reader = take_linear(self.reader, neurons, channels_in)
+        made.writer = take_linear(self.writer, channels_out, neurons)
+        made.spec = replace(made.spec, reader_bias=self.spec.reader_bias, writer_bias=self.spec.writer_bias)
+        return made
+
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+        """MatMul, activation, MatMul."""
+        read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
+        active = _lower_activation(graph, f"{name}.activation", read, self.spec.activation)
+        return graph.linear(f"{name}.writer", active, self.writer.weight, self.writer.bias)
+
+    def cost(self, tokens: int) -> Cost:
+        """Two linears."""
+        spec = self.spec
+        return linear_cost(tokens, spec.embed, spec.neurons, spec.reader_bias) + linear_cost(
+            tokens, spec.neurons, spec.out, spec.writer_bias
+        )
+
+
+def _lower_activation(graph: GraphWriter, name: str, x: ir.Value, kind: Activation) -> ir.Value:
+    shape = shape_of(x)
+    if kind in ("gelu", "gelu_tanh"):
+        return graph.op("Gelu", name, [x], shape, {"approximate": "none" if kind == "gelu" else "tanh"})
+    if kind == "relu":
+        return graph.op("Relu", name, [x], shape)
+    steepness = graph.weight(f"{name}.steepness", torch.tensor(1.702 if kind == "quick_gelu" else 1.0))
+    scaled = graph.op("Mul", f"{name}.scaled", [x, steepness], shape)
+    gate = graph.op("Sigmoid", f"{name}.gate", [scaled], shape)
+    return graph.op("Mul", name, [x, gate], shape)
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+    "quick_gelu": _quick_gelu,
+}

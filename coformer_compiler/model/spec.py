@@ -1,0 +1,170 @@
+"""Shapes of the canonical transformer as frozen, JSON-serialisable data.
+
+A model is rebuilt from its spec and a state dict; nothing else is stored. Field names follow the literature: embed (width
+of the residual stream), heads, head_dim, neurons (MLP width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+NormKind = Literal["layer", "rms"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "quick_gelu"]
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """A norm over the last axis of `width` elements; `affine` means gain (and bias, for "layer")."""
+
+    width: int
+    kind: NormKind = "layer"
+    eps: float = 1e-6
+    affine: bool = True
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Multi-head self attention. `query_norm` normalises queries and keys per head (timm's qk_norm)."""
+
+    embed: int
+    heads: int
+    head_dim: int
+    out: int
+    reader_bias: bool = True
+    writer_bias: bool = True
+    query_norm: NormSpec | None = None
+
+
+@dataclass(frozen=True)
+class MlpSpec:
+    """Two linears with an activation between them."""
+
+    embed: int
+    neurons: int
+    out: int
+    activation: Activation = "gelu"
+    reader_bias: bool = True
+    writer_bias: bool = True
+
+
+@dataclass(frozen=True)
+class ResidualSpec:
+    """One residual sub-block of the teacher's layer `layer`; `shortcut` means a matrix in place of the identity."""
+
+    layer: int
+    norm: NormSpec
+    branch: AttentionSpec | MlpSpec
+    shortcut: bool = False
+
+    @property
+    def kind(self) -> Literal["attention", "mlp"]:
+        """Which branch this is."""
+        return "attention" if isinstance(self.branch, AttentionSpec) else "mlp"
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """Pixels to tokens: patch embedding, prefix tokens, positions; optionally a norm and a linear behind it.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        patch_size: (height, width) in pixels.
+        channels: colour channels.
+        embed: width of the embedding (before `mix`).
+        prefix: number of tokens before the patches (class, distillation, register tokens).
+        norm: norm over the tokens (CLIP's pre-norm), or none.
+        mix: width after a linear behind the norm, or none where there is no such linear.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    channels: int
+    embed: int
+    prefix: int
+    norm: NormSpec | None = None
+    mix: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence: prefix tokens and patches."""
+        return self.prefix + self.grid[0] * self.grid[1]
+
+    @property
+    def out(self) -> int:
+        """Width of the stream that leaves the stem."""
+        return self.embed if self.mix is None else self.mix
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """Stream to features.
+
+    Attributes:
+        kind: "prefix" takes the first `count` tokens side by side; "mean" averages all tokens from `count` on.
+        count: see `kind`.
+        norm: the final norm, or none.
+        norm_first: whether the norm runs over tokens before pooling (else over the pooled vector).
+    """
+
+    kind: Literal["prefix", "mean"]
+    count: int
+    norm: NormSpec | None
+    norm_first: bool
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """A whole model: stem, residual sub-blocks, pool, and a linear head with `classes` outputs."""
+
+    stem: StemSpec
+    blocks: tuple[ResidualSpec, ...]
+    pool: PoolSpec
+    classes: int
+
+    @property
+    def embed(self) -> int:
+        """Width of the stream that enters the pool."""
+        return self.blocks[-1].branch.out if self.blocks else self.stem.out
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The teacher's layers that are present, in order."""
+        return tuple(dict.fromkeys(block.layer for block in self.blocks))
+
+    @property
+    def features(self) -> int:
+        """Number of features that the pool gives."""
+        return self.embed * (self.pool.count if self.pool.kind == "prefix" else 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for `json.dumps`."""
+        return asdict(self)
+
+
+def spec_from_json(data: dict[str, Any]) -> TransformerSpec:
+    """The inverse of `TransformerSpec.to_json`; raises KeyError or TypeError on anything else."""
+    stem, pool = dict(data["stem"]), dict(data["pool"])
+    for key in ("image_size", "patch_size"):
+        stem[key] = tuple(stem[key])
+    stem["norm"] = _norm(stem["norm"])
+    pool["norm"] = _norm(pool["norm"])
+    blocks = tuple(_block(block) for block in data["blocks"])
+    return TransformerSpec(StemSpec(**stem), blocks, PoolSpec(**pool), int(data["classes"]))
+
+
+def _norm(data: dict[str, Any] | None) -> NormSpec | None:
+    return None if data is None else NormSpec(**data)
+
+
+def _block(data: dict[str, Any]) -> ResidualSpec:
+    branch = dict(data["branch"])
+    if "heads" in branch:
+        branch["query_norm"] = _norm(branch["query_norm"])
+        return ResidualSpec(data["layer"], NormSpec(**data["norm"]), AttentionSpec(**branch), data["shortcut"])
+    return ResidualSpec(data["layer"], NormSpec(**data["norm"]), MlpSpec(**branch), data["shortcut"])

@@ -1,0 +1,51 @@
+"""Closed-form readouts: the aggregator's mixers and the members' own heads, fitted to the teacher's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.transplant.regression import SplitGram, ridge
+
+
+@torch.no_grad()
+def fit_readouts(
+    members: Sequence[Transformer], head: nn.Linear, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> Aggregator:
+    """Fit every member's head in place and return the aggregator of all subsets.
+
+    One pass over the samples: all fits index one Gram of the concatenated features.
+
+    Args:
+        members: models whose `features` are final; their `head` is replaced.
+        head: the teacher's head.
+        batches: (pixels `(batch, channels, height, width)`, teacher features `(batch, features)`).
+    """
+    widths = [member.spec.features for member in members]
+    device = head.weight.device
+    gram = SplitGram(sum(widths), head.in_features, device)
+    first = 0
+    for pixels, wanted in batches:
+        gram.add(torch.cat([member.features(pixels) for member in members], 1), wanted, first)
+        first += len(pixels)
+    aggregator = Aggregator(widths, head).to(device)
+    for subset in aggregator.subsets:
+        fit = ridge(gram.select(aggregator.columns(subset)))
+        aggregator.mixer(subset).weight.copy_(fit.weight)
+        aggregator.mixer(subset).bias.copy_(fit.bias)
+    for n, member in enumerate(members):
+        fit = ridge(gram.select(aggregator.columns((n,))))
+        member.head = folded_head(head, fit.weight, fit.bias)
+    return aggregator
+
+
+def folded_head(head: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    """`head(weight · x + bias)` as one linear."""
+    outer = head.weight.double()
+    made = linear_from(outer @ weight, outer @ bias + head.bias.double())
+    return made.to(head.weight.device)

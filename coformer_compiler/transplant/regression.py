@@ -1,0 +1,169 @@
+"""Ridge regression from streamed sufficient statistics.
+
+Every weight that the transplant computes is the solution of one such problem. The penalty pulls towards given weights (the
+teacher's, projected) instead of towards zero: at full size those are exact already and stay so, and a penalty of any
+strength never loses what the projection knew. The strength is chosen on held-out samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+PENALTIES = tuple(10.0**e for e in (-7, -6, -5, -4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 1, 2))
+
+
+class Gram:
+    """Sufficient statistics of a regression of `outputs` columns on `inputs` columns, in float64.
+
+    Holds XᵀX, XᵀY, the column sums and ΣY²; rows are never kept, so memory does not grow with the number of samples.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        """No rows yet."""
+        self.rows = 0
+        self.xx = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+        self.xy = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
+        self.x = torch.zeros(inputs, dtype=torch.float64, device=device)
+        self.y = torch.zeros(outputs, dtype=torch.float64, device=device)
+        self.yy = torch.zeros(outputs, dtype=torch.float64, device=device)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add rows: `x` `(…, inputs)` and `y` `(…, outputs)` with equal leading axes."""
+        x, y = x.reshape(-1, x.shape[-1]).double(), y.reshape(-1, y.shape[-1]).double()
+        self.rows += len(x)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.x += x.sum(0)
+        self.y += y.sum(0)
+        self.yy += y.square().sum(0)
+
+    def merged(self, other: Gram) -> Gram:
+        """The statistics of both sets of rows."""
+        made = Gram(0, 0)
+        made.rows = self.rows + other.rows
+        for name in ("xx", "xy", "x", "y", "yy"):
+            setattr(made, name, getattr(self, name) + getattr(other, name))
+        return made
+
+    def select(self, columns: Sequence[int]) -> Gram:
+        """The statistics of the same rows with only the given input columns."""
+        index = torch.as_tensor(list(columns), device=self.xx.device)
+        made = Gram(0, 0)
+        made.rows, made.y, made.yy = self.rows, self.y, self.yy
+        made.xx, made.xy, made.x = self.xx[index][:, index], self.xy[index], self.x[index]
+        return made
+
+
+class SplitGram:
+    """Two Grams, one to fit on and one to choose the penalty by: every fifth sample is held out."""
+
+    HOLD_OUT = 5
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        """No rows yet."""
+        self.fit = Gram(inputs, outputs, device)
+        self.held_out = Gram(inputs, outputs, device)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, first: int) -> None:
+        """Add the samples `first`, `first + 1`, … of the calibration set: `x` `(batch, …, inputs)`, `y` likewise."""
+        out = held_out_mask(first, len(x)).to(x.device)
+        self.held_out.add(x[out], y[out])
+        self.fit.add(x[~out], y[~out])
+
+    def select(self, columns: Sequence[int]) -> SplitGram:
+        """Both Grams with only the given input columns."""
+        made = SplitGram(0, 0)
+        made.fit, made.held_out = self.fit.select(columns), self.held_out.select(columns)
+        return made
+
+
+def held_out_mask(first: int, count: int) -> torch.Tensor:
+    """Which of the samples `first … first + count − 1` are held out, bool `(count,)`."""
+    return torch.arange(first, first + count) % SplitGram.HOLD_OUT == SplitGram.HOLD_OUT - 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted linear.
+
+    Attributes:
+        weight: float64 `(outputs, inputs)`.
+        bias: float64 `(outputs,)`.
+        penalty: the chosen strength, relative to the mean of the diagonal of the centred XᵀX.
+        match: share of the targets' variance that held-out samples confirm (R², at most 1; 1 where there is none).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    penalty: float
+    match: float
+
+
+def ridge(gram: SplitGram, prior: torch.Tensor | None = None, penalties: Sequence[float] = PENALTIES) -> Fit:
+    """Minimise ‖Y − XWᵀ − b‖² + λ‖W − prior‖² with λ chosen on the held-out rows, then fitted on all rows.
+
+    Args:
+        gram: statistics of X and Y.
+        prior: `(outputs, inputs)` to pull towards; zero where None.
+        penalties: candidates for λ, relative to the mean diagonal.
+    """
+    # Few rows: nothing to choose by, so the strongest prior that still lets large effects through.
+    penalty = 1.0 if gram.held_out.rows < 2 or gram.fit.rows < 2 else _best_penalty(gram, prior, penalties)
+    both = gram.fit.merged(gram.held_out)
+    values, vectors, right = _decomposed(both, prior)
+    weight = (vectors @ (right / (values + penalty * _scale(values))[:, None])).T
+    if prior is not None:
+        weight = weight + prior.to(weight)
+    bias = (both.y - weight @ both.x) / max(both.rows, 1)
+    return Fit(weight, bias, penalty, _match(gram.held_out, weight, bias))
+
+
+def _decomposed(gram: Gram, prior: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eigenvalues and -vectors of the centred XᵀX, and Vᵀ(XᵀY − XᵀX·priorᵀ), centred."""
+    mean = gram.x / max(gram.rows, 1)
+    xx = gram.xx - torch.outer(gram.x, mean)
+    xy = gram.xy - torch.outer(mean, gram.y)
+    if prior is not None:
+        xy = xy - xx @ prior.to(xx).T
+    values, vectors = torch.linalg.eigh(xx)
+    return values.clamp(min=0), vectors, vectors.T @ xy
+
+
+def _scale(values: torch.Tensor) -> torch.Tensor:
+    return values.mean().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def _best_penalty(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequence[float]) -> float:
+    """The candidate with the least squared error on the held-out rows.
+
+    With W = prior + (V·D·A)ᵀ, D = diag(1/(e + λ)), the error is quadratic in D's diagonal; its coefficients are computed
+    once, so a candidate costs O(inputs²).
+    """
+    values, vectors, right = _decomposed(gram.fit, prior)
+    out = gram.held_out
+    mean_x, mean_y = gram.fit.x / gram.fit.rows, gram.fit.y / gram.fit.rows
+    cross = torch.outer(out.x, mean_x)
+    xx = out.xx - cross - cross.T + out.rows * torch.outer(mean_x, mean_x)
+    xy = out.xy - torch.outer(out.x, mean_y) - torch.outer(mean_x, out.y) + out.rows * torch.outer(mean_x, mean_y)
+    if prior is not None:
+        xy = xy - xx @ prior.to(xx).T
+    linear = (right * (vectors.T @ xy)).sum(1)
+    square = (vectors.T @ xx @ vectors) * (right @ right.T)
+
+    def error(penalty: float) -> float:
+        shrink = 1 / (values + penalty * _scale(values))
+        return float(shrink @ square @ shrink - 2 * shrink @ linear)
+
+    return min(penalties, key=error)
+
+
+def _match(gram: Gram, weight: torch.Tensor, bias: torch.Tensor) -> float:
+    if gram.rows < 2:
+        return 1.0
+    variance = float((gram.yy - gram.y.square() / gram.rows).sum())
+    fitted = (weight @ gram.xx * weight).sum() + 2 * (weight @ gram.x) @ bias + gram.rows * bias.square().sum()
+    error = gram.yy.sum() - 2 * (weight.T * gram.xy).sum() - 2 * bias @ gram.y + fitted
+    return 1.0 if variance <= 0 else 1 - float(error) / variance
