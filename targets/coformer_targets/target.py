@@ -1,8 +1,8 @@
 """A target: what one kind of device is, read from a TOML file.
 
-One file per device in `devices/`; a user's own comes through `load_target_file`. Reading is strict: an unknown key, a
-missing key or a value of the wrong kind is an error that names the file, the key and the cure. Each fact says where
-it comes from in the table `[sources]`.
+One file per device in `devices/`; a user's own comes through `load_target_file`. Reading is strict: an unknown
+key, a missing key or a value of the wrong kind is an error that names the file, the key and the cure. Each fact
+says where it comes from in the table `[sources]`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def load_target_file(path: str | Path) -> Target:
     """The target that a TOML file describes; its name is the key `name`, or else the file's stem.
 
     Raises:
-        CoformerError: the file is missing or no TOML, has an unknown key, lacks one, or has a value that is refused.
+        CoformerError: the file is missing or no TOML, has an unknown key, lacks one, or has a refused value.
     """
     path = Path(path)
     where = f"target file {path.name}"
@@ -103,6 +103,13 @@ def load_target_file(path: str | Path) -> Target:
         if not accepts(content[key]):
             raise CoformerError(f"{key} = {content[key]!r} is refused", where, f"set it to {expected}")
     return _target_from_content(content, where)
+
+
+def tensorrt_older_than(target: Target, *version: int) -> bool:
+    """Whether the target's engine is a TensorRT older than `version`; never true of another engine."""
+    if target.engine != "tensorrt":
+        return False
+    return tuple(int(part) for part in target.engine_version.split(".")) < version
 
 
 def _target_from_content(content: dict[str, Any], where: str) -> Target:
@@ -162,7 +169,7 @@ def _is_version(value: object) -> bool:
 
 
 def _is_precisions(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v in PRECISIONS for v in value)
+    return isinstance(value, list) and bool(value) and all(_is_one_of(*PRECISIONS)(each) for each in value)
 
 
 def _is_texts(value: object) -> bool:

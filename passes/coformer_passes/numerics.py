@@ -1,0 +1,151 @@
+"""Run a graph through ONNX Runtime on golden inputs, without a second copy of its weights, and compare outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from coformer_runtime.errors import CheckFailed, CoformerError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[np.generic]]
+
+BIG_TENSOR_ELEMENTS = 1024
+
+
+def proto_without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
+    """The model with its big initializers turned into inputs, and these by name.
+
+    The proto stays a few hundred kilobytes, so that checking and running a model of 100 MB needs no second copy of
+    the weights: ONNX Runtime reads inputs where they lie. The model is unchanged afterwards.
+    """
+    import numpy as np
+
+    graph = model.graph
+    big = {
+        name: value
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.size > BIG_TENSOR_ELEMENTS
+        and not value.is_graph_input() and not value.is_graph_output()
+    }  # fmt: skip
+    order = list(graph.initializers.values())
+    inputs = list(graph.inputs)
+    try:
+        for name, value in big.items():
+            del graph.initializers[name]
+            graph.inputs.append(value)
+        proto = ir.to_proto(model)
+    finally:
+        graph.inputs.clear()
+        graph.inputs.extend(inputs)
+        graph.initializers.clear()
+        for value in order:
+            graph.initializers.add(value)
+    tensors = {name: value.const_value for name, value in big.items()}
+    return proto, {name: np.ascontiguousarray(t.numpy()) for name, t in tensors.items() if t is not None}
+
+
+def check_structure(proto: onnx.ModelProto, where: str) -> None:
+    """onnx.checker with shape inference over a proto.
+
+    Raises:
+        CheckFailed: naming `where` and what the checker says.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(
+            f"onnx.checker refuses the graph: {str(error).strip()}", where, "report it as a bug of this pass"
+        ) from error
+
+
+def outputs_of(
+    proto: onnx.ModelProto, weights: Arrays, cases: Sequence[Arrays], where: str
+) -> list[dict[str, NDArray[np.generic]]]:
+    """The outputs of every case, by name, from ONNX Runtime's CPU provider with all its own rewrites off.
+
+    Raises:
+        CheckFailed: ONNX Runtime refuses the graph or fails in it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return [dict(zip(names, session.run(names, {**case, **weights}), strict=True)) for case in cases]
+    except Exception as error:  # ONNX Runtime has one exception class per status code and no common public base
+        raise CheckFailed(
+            f"ONNX Runtime {onnxruntime.__version__} fails: {str(error).strip()}", where, "report it as a bug"
+        ) from error
+
+
+def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.generic]]]:
+    """Golden arrays `(cases, …)` as feeds of the graph, one case at a time, in the dtypes that the graph wants.
+
+    Raises:
+        CoformerError: an input is missing, unknown, has another shape, or the inputs differ in number of cases.
+    """
+    wanted = {str(value.name): value for value in model.graph.inputs}
+    if set(golden) != set(wanted):
+        raise CoformerError(
+            f"golden inputs {sorted(golden)} are not the graph's {sorted(wanted)}",
+            "golden inputs",
+            "give one array per graph input, by its name",
+        )
+    count = min((len(array) for array in golden.values()), default=0)
+    if count == 0:
+        raise CoformerError("there are none", "golden inputs", "give at least one case")
+    cases: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(count)]
+    for name, array in golden.items():
+        value = wanted[name]
+        shape = None if value.shape is None else value.shape
+        fits = shape is None or (
+            array.ndim == len(shape)
+            and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape[1:], array.shape[1:], strict=True))
+        )
+        if not fits or len(array) != count:
+            raise CoformerError(
+                f"'{name}' has shape {array.shape}, the graph wants {shape} for each of {count} cases",
+                "golden inputs",
+                "give all inputs as (cases, …) with the graph's other axes",
+            )
+        dtype = array.dtype if value.dtype is None else value.dtype.numpy()
+        for index, case in enumerate(cases):
+            case[name] = array[index : index + 1].astype(dtype, copy=False)
+    return cases
+
+
+def relative_difference(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float, str]:
+    """The greatest |found − expected| / max |expected| over all outputs, and the name of that output.
+
+    The magnitude of an output is that of all its cases. Infinity where shapes differ, an output is missing, or one
+    side has a NaN that the other has not.
+    """
+    import numpy as np
+
+    worst, name_of_worst = 0.0, ""
+    for name in expected[0]:
+        if name not in found[0] or any(e[name].shape != f[name].shape for e, f in zip(expected, found, strict=True)):
+            return float("inf"), name
+        before = np.concatenate([np.asarray(case[name], np.float64).reshape(-1) for case in expected])
+        after = np.concatenate([np.asarray(case[name], np.float64).reshape(-1) for case in found])
+        magnitude = float(np.max(np.abs(before), initial=0.0)) or 1.0
+        difference = float(np.max(np.abs(after - before), initial=0.0)) / magnitude
+        if np.isnan(difference):
+            difference = 0.0 if np.array_equal(before, after, equal_nan=True) else float("inf")
+        if difference >= worst:
+            worst, name_of_worst = difference, name
+    return worst, name_of_worst

@@ -1,0 +1,175 @@
+"""Runs a pipeline over a clone of the graph and holds each pass to its contract.
+
+After every pass: the `modified` flag must be the truth, and onnx.checker must accept the graph. Numerics are compared
+through ONNX Runtime on the golden inputs, after every pass that changed something (`verify="each"`) or once after
+the last (`verify="end"`; where that differs the pipeline is run again with "each", so that the pass is named anyway).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import onnx_ir as ir
+from coformer_runtime.errors import CheckFailed
+from coformer_targets import Target
+
+from coformer_passes.numerics import cases_of, check_structure, outputs_of, proto_without_weights, relative_difference
+from coformer_passes.pipeline import PIPELINES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from coformer_passes.pipeline import Pass
+
+Verify = Literal["each", "end"]
+
+TOLERANCE = 1e-5
+"""Greatest |after − before| that a pass may cause, as a part of the greatest magnitude of the output."""
+
+EACH_UP_TO_WEIGHTS = 8_000_000
+"""Models of more weights are compared once, at the end."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did: `difference` is relative to the output's magnitude, None where it was not measured."""
+
+    name: str
+    modified: bool
+    milliseconds: float
+    difference: float | None
+
+
+def legalise(
+    model: ir.Model,
+    target: Target,
+    golden: Mapping[str, NDArray[np.generic]],
+    *,
+    verify: Verify | None = None,
+    tolerance: float = TOLERANCE,
+    passes: tuple[Pass, ...] | None = None,
+    record: Callable[[PassRecord], None] | None = None,
+) -> ir.Model:
+    """The graph in the form that the target takes, proved equal to `model` on the golden inputs.
+
+    Args:
+        model: opset up to 24, static shapes; left as it is. Weights that no pass changes are shared, not copied.
+        target: decides the pipeline, by its engine, and what each pass does.
+        golden: input name → array `(cases, …)`; each case runs as a batch of one, cast to the graph's input dtype.
+        verify: compare numerics after "each" pass or at the "end"; None takes "each" up to EACH_UP_TO_WEIGHTS
+            weights and logs which it took.
+        tolerance: see TOLERANCE; for each comparison of two neighbouring graphs, and ten times that for the last
+            graph against the first.
+        passes: instead of the pipeline of the target's engine.
+        record: called after each pass with what it did.
+
+    Raises:
+        CheckFailed: a pass broke its contract, the graph's structure or its numerics; names the pass.
+        CoformerError: a pass refuses the graph, or the golden inputs do not fit it.
+    """
+    chosen = passes if passes is not None else PIPELINES[target.engine]
+    mode = verify if verify is not None else _mode_by_size(model)
+    proto, weights = proto_without_weights(model)
+    check_structure(proto, "graph before the passes")
+    first = outputs_of(proto, weights, cases_of(golden, model), "graph before the passes")
+
+    result, before = model.clone(), first
+    for each in chosen:
+        started = time.perf_counter()
+        modified = _run_pass(each, result, target)
+        milliseconds = (time.perf_counter() - started) * 1e3
+        difference = None
+        if modified:
+            proto, weights = proto_without_weights(result)
+            check_structure(proto, each.__name__)
+            if mode == "each":
+                after = outputs_of(proto, weights, cases_of(golden, result), each.__name__)
+                difference, output = relative_difference(before, after)
+                if not difference <= tolerance:
+                    raise _differs(each.__name__, output, difference, tolerance)
+                before = after
+        if record is not None:
+            record(PassRecord(each.__name__, modified, milliseconds, difference))
+    proto, weights = proto_without_weights(result)
+    last = before if mode == "each" else outputs_of(proto, weights, cases_of(golden, result), "graph after the passes")
+    difference, output = relative_difference(first, last)
+    if difference <= 10 * tolerance:
+        return result
+    if mode == "end":
+        legalise(model, target, golden, verify="each", tolerance=tolerance, passes=passes)
+    raise _differs("all passes together", output, difference, 10 * tolerance)
+
+
+def _mode_by_size(model: ir.Model) -> Verify:
+    weights = sum(value.const_value.size for value in model.graph.initializers.values() if value.const_value is not None)
+    mode: Verify = "each" if weights <= EACH_UP_TO_WEIGHTS else "end"
+    _log.info("%d weights: numerics are compared at %s", weights, "each pass" if mode == "each" else "the end")
+    return mode
+
+
+def _run_pass(each: Pass, model: ir.Model, target: Target) -> bool:
+    """Run the pass and hold its return value against what it did."""
+    before = _fingerprint(model)
+    modified = each(model, target)
+    changed = _fingerprint(model) != before
+    if changed != modified:
+        said = "says that it changed the graph and did not" if modified else "changed the graph and says it did not"
+        raise CheckFailed(said, each.__name__, "report it as a bug of this pass")
+    return modified
+
+
+def _differs(where: str, output: str, difference: float, tolerance: float) -> CheckFailed:
+    return CheckFailed(
+        f"output '{output}' differs by {difference:.2g} of its magnitude, {tolerance:.0e} is allowed",
+        where,
+        "report it as a bug of this pass, with the graph",
+    )
+
+
+def _fingerprint(model: ir.Model) -> Hashable:
+    """Everything that a graph says, its big tensors by identity; holding it keeps these identities from reuse."""
+    graph = model.graph
+    return (
+        model.ir_version,
+        tuple(sorted(graph.opset_imports.items())),
+        tuple(_declaration(value) for value in graph.inputs),
+        tuple(_declaration(value) for value in graph.outputs),
+        tuple((_declaration(value), _Same(value.const_value)) for value in graph.initializers.values()),
+        tuple(_node_fingerprint(node) for node in graph.all_nodes()),
+    )
+
+
+def _declaration(value: ir.Value) -> Hashable:
+    return value.name, str(value.type), None if value.shape is None else str(value.shape)
+
+
+def _node_fingerprint(node: ir.Node) -> Hashable:
+    return (
+        node.domain,
+        node.op_type,
+        node.name,
+        tuple(None if value is None else value.name for value in node.inputs),
+        tuple(_declaration(value) for value in node.outputs),
+        tuple(sorted((name, repr(attribute.value)) for name, attribute in node.attributes.items())),
+        tuple(sorted(node.metadata_props.items())),
+    )
+
+
+class _Same:
+    """Equal to another only where both hold the very same object."""
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.thing is self.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
