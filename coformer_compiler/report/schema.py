@@ -1,0 +1,339 @@
+"""What a build reports: frozen dataclasses whose JSON is report.json, field for field.
+
+Units are in the names; accuracies and matches are shares (0.981), not per cent. What was not measured is None
+(null) and `Report.absent` says why under the value's JSON path; nothing is ever filled in. Members are counted
+in the order of `devices`; a subset of them is named like its aggregator's file, "0-2".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from coformer_compiler.report.reading import dataclass_from_json, json_from_value
+from coformer_runtime.errors import CoformerError
+
+FORMAT = "coformer-report/1"
+MEND = "build again with coformerc to write a fresh report"
+
+SpanPhase = Literal["input", "compute", "features", "aggregate"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of the build, and what its target says of it.
+
+    Attributes:
+        name: the user's name for it.
+        target: the target's name.
+        engine: engine kind and version, "onnxruntime 1.23.2".
+        memory_mb: memory that the build may count on.
+        gflops: sustained FP32 throughput, 10^9 operations a second.
+        central: whether it gathers the features and answers.
+    """
+
+    name: str
+    target: str
+    engine: str
+    memory_mb: float
+    gflops: float
+    central: bool = False
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy on `Report.split`, as shares of `samples`.
+
+    Attributes:
+        teacher: the teacher.
+        aggregated: all members together, calibrated.
+        members: each member alone, calibrated.
+        members_untrained: each member alone, as transplanted.
+        aggregated_untrained: all members together, as transplanted.
+        subsets: "0-2" → the calibrated members 0 and 2 together, for every subset that has an aggregator.
+        subsets_untrained: the same before any training.
+        samples: how many samples all of this was measured on.
+    """
+
+    teacher: float | None
+    aggregated: float | None
+    members: tuple[float | None, ...]
+    members_untrained: tuple[float | None, ...]
+    aggregated_untrained: float | None
+    subsets: Mapping[str, float]
+    subsets_untrained: Mapping[str, float] = field(default_factory=dict)
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """One forward pass of a batch of one: two operations per multiply-accumulate."""
+
+    flops: int
+    params: int
+
+
+@dataclass(frozen=True)
+class MemberCost:
+    """What one member costs its device.
+
+    Attributes:
+        device: the device's name.
+        target: its target's name.
+        flops: as in ModelCost.
+        params: as in ModelCost.
+        engine_bytes: size of the engine's file; None where the board builds it.
+        wire_bytes: features that a request brings back from it; the central device's own do not travel.
+        input_bytes: input that a request sends to it.
+        memory_bytes: memory that it was planned with (constraint C6).
+    """
+
+    device: str
+    target: str
+    flops: int
+    params: int
+    engine_bytes: int | None
+    wire_bytes: int
+    input_bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of the teacher, of the members, and of the aggregator of all members."""
+
+    teacher: ModelCost
+    members: tuple[MemberCost, ...]
+    aggregator: ModelCost | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds over `runs` requests after the warm-up."""
+
+    median: float
+    p95: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of the teacher's engine, of a whole aggregated request, and of each member's engine alone."""
+
+    teacher: Timing | None
+    aggregated: Timing | None
+    members: tuple[Timing | None, ...]
+
+
+@dataclass(frozen=True)
+class LinearMatch:
+    """How well one refitted linear of a member does the teacher's work.
+
+    Attributes:
+        member: index of the member.
+        block: where the linear is, "blocks.3.attention.qkv"; any name, the same for all members.
+        kind: "reader" reads the stream (Q, K, V, first MLP linear), "writer" writes to it.
+        match: R² on held-out samples, at most 1; None where there was nothing to match.
+        penalty: the ridge penalty that was chosen, relative to the mean diagonal.
+    """
+
+    member: int
+    block: str
+    kind: Literal["reader", "writer"]
+    match: float | None
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training phase.
+
+    Attributes:
+        name: "member", "aggregator", "joint" or another short word.
+        member: whose phase it is; None where it is everybody's.
+        steps: step numbers at which the figures were taken.
+        loss: training loss at each of `steps`.
+        validation: validation accuracy at each of `steps`, None where it was not taken there.
+        kept: whether the phase's weights went into the build.
+    """
+
+    name: str
+    member: int | None
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+    validation: tuple[float | None, ...]
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of one request's time on one device, in ms since the request arrived at the central device.
+
+    `phase`: "input" (input on its way to the device), "compute" (its member runs), "features" (features on
+    their way back), "aggregate" (only on the central device).
+    """
+
+    device: str
+    phase: SpanPhase
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the build: how long it took, and whether its artifact came from the cache."""
+
+    name: str
+    seconds: float
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the reader has to know: "joint phase not kept: …"."""
+
+    level: Literal["note", "warning"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All of it.
+
+    Attributes:
+        title: of the build, "Handwritten digits on three devices".
+        teacher: the teacher's name, "timm:vit_tiny_patch16_224".
+        data: the data set's name, "digits".
+        split: which split the accuracies are from, "test".
+        seed: the build's seed.
+        basis: which basis of the residual stream was used, "per-norm" or "global"; None without a transplant.
+        build: digest that all bundles share.
+        digests: further digests, name → sha256 ("policy", "teacher").
+        versions: package or tool → version.
+        devices: in the order of the members.
+        policy: the document policy.json, as `json.loads` gives it.
+        accuracy, cost, latency_ms: the figures.
+        match: one entry per refitted linear, in the order of the forward pass.
+        history: the training phases, in order; empty without training.
+        timeline: one request, device by device; empty where none was traced.
+        stages: the build's stages, in order.
+        notes: warnings and notes.
+        absent: JSON path of a value that is null or empty, or of an object around it → why it is.
+    """
+
+    title: str
+    teacher: str
+    data: str
+    split: str
+    seed: int
+    basis: str | None
+    build: str
+    digests: Mapping[str, str]
+    versions: Mapping[str, str]
+    devices: tuple[Device, ...]
+    policy: Mapping[str, Any]
+    accuracy: Accuracy
+    cost: Cost
+    latency_ms: Latency
+    match: tuple[LinearMatch, ...] = ()
+    history: tuple[Phase, ...] = ()
+    timeline: tuple[Span, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    notes: tuple[Note, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    format: str = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of report.json.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        made: dict[str, Any] = json_from_value(self)
+        return made
+
+
+def report_from_json(value: Any, where: str = "report.json") -> Report:
+    """The inverse of `Report.to_json`.
+
+    Raises:
+        CoformerError: not a report, of another format version, or its parts disagree with each other.
+    """
+    if isinstance(value, dict) and value.get("format") != FORMAT:
+        raise CoformerError(f"format is {value.get('format')!r}, wanted '{FORMAT}'", where, MEND)
+    report = dataclass_from_json(Report, value, where, MEND)
+    check_report(report, where)
+    return report
+
+
+def check_report(report: Report, where: str = "report") -> None:
+    """Whether the parts of a report agree with each other.
+
+    Raises:
+        CoformerError: they do not; names the part.
+    """
+    broken = next(iter(_disagreements(report)), None)
+    if broken is not None:
+        raise CoformerError(broken, where, MEND)
+
+
+def _disagreements(report: Report) -> list[str]:
+    count = len(report.devices)
+    names = [device.name for device in report.devices]
+    lengths = {
+        "accuracy.members": len(report.accuracy.members),
+        "accuracy.members_untrained": len(report.accuracy.members_untrained),
+        "cost.members": len(report.cost.members),
+        "latency_ms.members": len(report.latency_ms.members),
+        "policy.members": len(report.policy.get("members", ())),
+    }
+    found = [
+        f"'{key}' has {size} entries for {count} devices" for key, size in lengths.items() if size != count
+    ]
+    for key, subsets in (
+        ("subsets", report.accuracy.subsets),
+        ("subsets_untrained", report.accuracy.subsets_untrained),
+    ):
+        found += [
+            f"'accuracy.{key}' names '{name}', which is no subset of {count} members"
+            for name in subsets
+            if not _is_subset(name, count)
+        ]
+    found += [
+        f"'match[{i}].member' is {m.member}" for i, m in enumerate(report.match) if not 0 <= m.member < count
+    ]
+    for i, phase in enumerate(report.history):
+        if not len(phase.steps) == len(phase.loss) == len(phase.validation):
+            found.append(f"'history[{i}]' has lists of unequal length")
+        if phase.member is not None and not 0 <= phase.member < count:
+            found.append(f"'history[{i}].member' is {phase.member}")
+    for i, span in enumerate(report.timeline):
+        if span.device not in names:
+            found.append(f"'timeline[{i}].device' is '{span.device}', which is no device of the build")
+        if not 0 <= span.start_ms <= span.end_ms:
+            found.append(f"'timeline[{i}]' ends before it starts, or starts before the request")
+    return found
+
+
+def _is_subset(name: str, count: int) -> bool:
+    parts = name.split("-")
+    if not all(part.isdecimal() for part in parts):
+        return False
+    members = [int(part) for part in parts]
+    return name == "-".join(map(str, sorted(set(members)))) and members[-1] < count
+
+
+def members_of(subset: str) -> tuple[int, ...]:
+    """The members of a subset's name: "0-2" → (0, 2)."""
+    return tuple(int(part) for part in subset.split("-"))
+
+
+def why_absent(report: Report, path: str) -> str | None:
+    """Why the value at a JSON path ("latency_ms.members[2]") is missing: its reason, or that of what holds it."""
+    while path:
+        if path in report.absent:
+            return report.absent[path]
+        cut = max(path.rfind("."), path.rfind("["))
+        path = path[:cut] if cut > 0 else ""
+    return None
