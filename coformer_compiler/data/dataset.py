@@ -15,10 +15,11 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels. `images[a:b]` of a large set reads only those rows from disk.
+    """Images with their labels.
 
     Attributes:
-        images: (samples, channels, height, width) uint8; an array, or a read-only memory map of one.
+        images: (samples, channels, height, width) uint8; an array, or a read-only memory map of a file, of which
+            `images[a:b]` reads no more than those rows.
         labels: (samples,) int64.
     """
 
@@ -38,12 +39,13 @@ class Splits:
     it would be tested on what it has seen.
 
     Attributes:
-        name: the source as the user wrote it.
+        train: what the teacher was trained on.
+        validation: held out.
+        test: held out.
         class_names: one per class, by label.
-        sha256: digest of all pixels and labels.
+        sha256: digest of all pixels, labels and class names.
     """
 
-    name: str
     train: Split
     validation: Split
     test: Split
@@ -59,10 +61,10 @@ class DataSet:
         name: the source as the user wrote it, such as "digits".
         train: what the booster learns from.
         validation: what every choice is made by.
-        calibration: a stratified part of `train`, for importance and transplant.
+        calibration: a stratified part of `train`, for importance and transplant; so is every prefix of it.
         test: what is reported, and nothing else.
         class_names: one per class, by label.
-        sha256: digest of all pixels, labels and of the choice of calibration samples.
+        sha256: digest of all pixels, labels, class names and of the choice of calibration samples.
     """
 
     name: str
@@ -102,3 +104,8 @@ def digest_of(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
         for start in range(0, len(split), 1024):
             digest.update(np.ascontiguousarray(split.images[start : start + 1024]).tobytes())
     return digest.hexdigest()
+
+
+def splits_of(train: Split, validation: Split, test: Split, class_names: tuple[str, ...]) -> Splits:
+    """Returns the splits with their digest."""
+    return Splits(train, validation, test, class_names, digest_of((train, validation, test), class_names))

@@ -7,13 +7,21 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from coformer_compiler.data.cifar100 import read_cifar100
 from coformer_compiler.data.dataset import DataSet, Split, Splits, stratified_order
 from coformer_compiler.data.digits import read_digits
+from coformer_compiler.data.imagefolder import read_imagefolder
+from coformer_compiler.data.npz import read_npz
 from coformer_compiler.data.request import Request
 from coformer_runtime.errors import CoformerError
 
 KINDS: dict[str, Callable[[str, Request], Splits]] = {
     "digits": read_digits,
+    "imagefolder": read_imagefolder,
+    "npz": read_npz,
+    "cifar100": read_cifar100,
 }
 """The word before the colon of a source, and the function that reads what follows the colon."""
 
@@ -27,6 +35,7 @@ def load_data(
     channels: int,
     seed: int = 0,
     calibration: int = CALIBRATION,
+    crop: float = 1.0,
     cache_dir: Path | None = None,
 ) -> DataSet:
     """Loads a data set and chooses its calibration samples.
@@ -37,10 +46,12 @@ def load_data(
         channels: 1 or 3.
         seed: of the choice of calibration samples. The splits do not depend on it.
         calibration: how many training samples to calibrate on; all where there are fewer.
+        crop: share of a photograph's shorter side that the centre crop keeps, timm's `crop_pct`.
         cache_dir: where decoded images are kept; by default `~/.cache/coformer/data`.
 
     Raises:
-        CoformerError: unknown kind, missing or unreadable file, wrong shape, labels out of range, a class without images.
+        CoformerError: unknown kind, missing or unreadable file, wrong shape, labels out of range, a class or split
+            without images.
     """
     kind, _, location = source.partition(":")
     if kind not in KINDS:
@@ -53,24 +64,53 @@ def load_data(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1 or channels not in (1, 3):
         raise CoformerError(
-            f"images of {channels} x {height} x {width} cannot be read from a data set",
+            f"the model takes {channels} x {height} x {width}, which is no image",
             f"data.source '{source}'",
             "use a model of 1 or 3 channels and of at least one pixel",
         )
     if calibration < 1:
-        raise CoformerError(
-            f"{calibration} calibration samples asked for", "data.calibration", "ask for at least one"
-        )
-    request = Request(source, height, width, channels, cache_dir or Path.home() / ".cache" / "coformer" / "data")
+        raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
+    if not 0 < crop <= 1:
+        raise CoformerError(f"{crop} is no share", "data.crop", "give a number above 0, up to 1")
+    request = Request(source, height, width, channels, crop, cache_dir or Path.home() / ".cache" / "coformer" / "data")
     splits = KINDS[kind](location, request)
+    check_splits(splits, request)
     chosen = stratified_order(splits.train.labels, seed)[:calibration]
     digest = hashlib.sha256(splits.sha256.encode() + chosen.astype("<i8").tobytes()).hexdigest()
     return DataSet(
-        name=splits.name,
+        name=source,
         train=splits.train,
         validation=splits.validation,
-        calibration=Split(splits.train.images[chosen], splits.train.labels[chosen]),
+        calibration=Split(np.asarray(splits.train.images[chosen]), splits.train.labels[chosen]),
         test=splits.test,
         class_names=splits.class_names,
         sha256=digest,
     )
+
+
+def check_splits(splits: Splits, request: Request) -> None:
+    """Refuses what no kind may deliver.
+
+    Raises:
+        CoformerError: labels out of range, an empty split, or a class without training images.
+    """
+    classes = len(splits.class_names)
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    for name, split in named.items():
+        if len(split) == 0:
+            raise CoformerError(f"the {name} split is empty", request.where, "add images: each split needs some")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            raise CoformerError(
+                f"the labels of the {name} split run from {low} to {high}, there are {classes} classes",
+                request.where,
+                f"number the classes from 0 to {classes - 1}, or give a name for each",
+            )
+    count = np.bincount(splits.train.labels, minlength=classes)
+    empty = [splits.class_names[label] for label in np.flatnonzero(count == 0)]
+    if empty:
+        raise CoformerError(
+            f"{len(empty)} of {classes} classes have no training images, the first is '{empty[0]}'",
+            request.where,
+            "add images of that class, or number the others without a gap",
+        )

@@ -8,13 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """The shape of the images that a kind has to deliver.
+    """The images that a kind has to deliver.
 
     Attributes:
         source: the source as the user wrote it, for error messages.
         height: of an image, in pixels.
         width: of an image, in pixels.
         channels: 1 (grey) or 3 (red, green, blue).
+        crop: the share of a photograph that the centre crop keeps of the side that it does not cut, in 0..1.
         cache_dir: where decoded images may be kept from one build to the next.
     """
 
@@ -22,4 +23,10 @@ class Request:
     height: int
     width: int
     channels: int
+    crop: float
     cache_dir: Path
+
+    @property
+    def where(self) -> str:
+        """What error messages name."""
+        return f"data.source '{self.source}'"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def fit_pixels(pixels: Images, request: Request) -> Images:
-    """Brings small images to the requested size and channels.
+    """Brings small images to the requested size and channels, without cropping.
 
     Args:
         pixels: (samples, channels, height, width) uint8, channels 1 or 3.
@@ -30,23 +30,33 @@ def fit_pixels(pixels: Images, request: Request) -> Images:
     fitted = np.empty((len(pixels), request.channels, request.height, request.width), dtype=np.uint8)
     for i, image in enumerate(pixels):
         grey = image.shape[0] == 1
-        fitted[i] = fit_image(Image.fromarray(image[0] if grey else image.transpose(1, 2, 0)), request)
+        picture = Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
+        picture = _in_channels(picture, request)
+        fitted[i] = _pixels_of(picture.resize((request.width, request.height), Image.Resampling.BICUBIC))
     return fitted
 
 
 def fit_image(image: Image, request: Request) -> Images:
-    """Scales an image until it covers the requested size and crops its centre.
+    """Scales a photograph until its centre crop covers the requested size, and crops: timm's evaluation transform.
 
     Returns:
         (request.channels, request.height, request.width) uint8.
     """
     from PIL import Image
 
-    image = image.convert("L" if request.channels == 1 else "RGB")
-    scale = max(request.height / image.height, request.width / image.width)
-    covering = (max(round(image.width * scale), request.width), max(round(image.height * scale), request.height))
-    if covering != image.size:
-        image = image.resize(covering, Image.Resampling.BILINEAR)
-    left, top = (covering[0] - request.width) // 2, (covering[1] - request.height) // 2
-    pixels = np.asarray(image.crop((left, top, left + request.width, top + request.height)), dtype=np.uint8)
-    return pixels[None] if request.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    image = _in_channels(image, request)
+    scale = max(request.height / image.height, request.width / image.width) / request.crop
+    size = (max(round(image.width * scale), request.width), max(round(image.height * scale), request.height))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - request.width) // 2, (size[1] - request.height) // 2
+    return _pixels_of(image.crop((left, top, left + request.width, top + request.height)))
+
+
+def _in_channels(image: Image, request: Request) -> Image:
+    return image.convert("L" if request.channels == 1 else "RGB")
+
+
+def _pixels_of(image: Image) -> Images:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -82,9 +82,7 @@ def main() -> None:
     data = load_data("digits", image_size=OPTIONS["img_size"], channels=OPTIONS["in_chans"])
     images, labels = normalise(torch.from_numpy(data.train.images)), torch.from_numpy(data.train.labels)
     model = timm.create_model(NAME, drop_path_rate=0.1, **OPTIONS)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.05)
     per_epoch = math.ceil(len(images) / options.batch)
     steps, warmup = options.epochs * per_epoch, 10 * per_epoch
@@ -98,7 +96,7 @@ def main() -> None:
         total = 0.0
         for picked in torch.randperm(len(images), generator=random).split(options.batch):
             loss = functional.cross_entropy(
-                model(distort(images[picked], random)), labels[picked], label_smoothing=0.1
+                model(distort(images[picked], random)), labels[picked], label_smoothing=0.05
             )
             optimizer.zero_grad()
             loss.backward()
