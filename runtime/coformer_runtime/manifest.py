@@ -1,7 +1,7 @@
 """The bundle's manifest: its types, its strict reader and its canonical writer.
 
-The format is "coformer-bundle/1" of docs/architecture.md. Reading checks everything that can be checked without
-the other files: keys, types, ranges, and that the parts agree with each other. bundle.py checks the files.
+The format is "coformer-bundle/1" of docs/architecture.md. Reading checks everything that can be checked
+without the other files: keys, types, ranges, and that the parts agree. bundle.py checks the files.
 """
 
 import json
@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class EngineSpec(NamedTuple):
-    """What runs the member: `file` is the graph; `recipe` says how a TensorRT plan is built from it on the board."""
+    """What runs the member: `file` is the graph, `recipe` says how a TensorRT plan is built from it."""
 
     kind: str
     version: str
@@ -241,7 +241,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """Return the canonical text: sorted keys, two spaces, ASCII, a final newline. Checks the manifest first."""
+    """Return the checked manifest as canonical text: sorted keys, two spaces, ASCII, a final newline."""
     check_manifest(manifest, "manifest of '{}'".format(manifest.device))
     return (
         json.dumps(

@@ -64,7 +64,9 @@ class Fields:
         """Return the value of `key` and strike it off; raise a CoformerError where it is missing."""
         self._known.add(key)
         if key not in self._left:
-            raise CoformerError("'{}' is missing".format(self._name(key)), self._where, self._mend)
+            near = difflib.get_close_matches(key, sorted(self._left), 1)
+            hint = " (found '{}')".format(near[0]) if near else ""
+            raise CoformerError("'{}' is missing{}".format(self._name(key), hint), self._where, self._mend)
         return self._left.pop(key)
 
     def finish(self) -> None:

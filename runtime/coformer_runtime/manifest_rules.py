@@ -60,9 +60,7 @@ def _tensors(manifest: "Manifest") -> Optional[str]:
 def _aggregators(manifest: "Manifest") -> Optional[str]:
     if not manifest.is_central:
         if manifest.aggregators or manifest.golden.answer is not None:
-            return "aggregators and a golden answer belong only to the central device '{}'".format(
-                manifest.central
-            )
+            return "aggregators and a golden answer belong to the central device only"
         return None
     subsets: List[Tuple[int, ...]] = []
     for spec in manifest.aggregators:

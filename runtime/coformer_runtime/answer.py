@@ -1,0 +1,105 @@
+"""What a cluster answers, and how it travels as Open Inference Protocol response parameters."""
+
+from typing import Dict, Mapping, NamedTuple, Tuple, Union
+
+from .arrays import Array
+
+Parameter = Union[bool, int, float, str]
+
+
+class Phases(NamedTuple):
+    """Where the time of one request went, in milliseconds, as the central node measured it.
+
+    Attributes:
+        total_ms: from the request's arrival until the answer was ready.
+        gather_ms: from the dispatch until the last member's features were there or given up.
+        aggregate_ms: the aggregator's run.
+        compute_ms: device → its engine's run.
+        transfer_ms: device → dispatch until its features arrived, less compute: network and waiting.
+    """
+
+    total_ms: float
+    gather_ms: float
+    aggregate_ms: float
+    compute_ms: Mapping[str, float]
+    transfer_ms: Mapping[str, float]
+
+
+class Answer(NamedTuple):
+    """One answer of the cluster.
+
+    Attributes:
+        logits: the aggregator's output, `(1, classes)` unless the manifest says otherwise.
+        members: the devices that took part.
+        degraded: whether some did not.
+        missing: device → why it did not.
+        expected_accuracy: accuracy that the build measured for this subset, 0 to 1.
+        build: digest of the build that answered.
+        phases: where the time went.
+    """
+
+    logits: Array
+    members: Tuple[str, ...]
+    degraded: bool
+    missing: Mapping[str, str]
+    expected_accuracy: float
+    build: str
+    phases: Phases
+
+
+def parameters_from_answer(answer: Answer) -> Dict[str, Parameter]:
+    """Return the response parameters; those of one device are called "compute_ms.DEVICE" and so on."""
+    phases = answer.phases
+    parameters: Dict[str, Parameter] = {
+        "members": ",".join(answer.members),
+        "degraded": answer.degraded,
+        "expected_accuracy": float(answer.expected_accuracy),
+        "build": answer.build,
+        "total_ms": phases.total_ms,
+        "gather_ms": phases.gather_ms,
+        "aggregate_ms": phases.aggregate_ms,
+    }
+    for prefix, values in _per_device(answer).items():
+        for device, value in values.items():
+            parameters["{}.{}".format(prefix, device)] = value
+    return parameters
+
+
+def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -> Answer:
+    """Return the answer that a response tells of; the inverse of `parameters_from_answer`.
+
+    Raises:
+        KeyError: a parameter is missing: the server is not a central node of this version.
+    """
+
+    def devices(prefix: str) -> Dict[str, Parameter]:
+        start = prefix + "."
+        return {key[len(start) :]: value for key, value in parameters.items() if key.startswith(start)}
+
+    def milliseconds(prefix: str) -> Dict[str, float]:
+        return {device: float(value) for device, value in devices(prefix).items()}
+
+    phases = Phases(
+        float(parameters["total_ms"]),
+        float(parameters["gather_ms"]),
+        float(parameters["aggregate_ms"]),
+        milliseconds("compute_ms"),
+        milliseconds("transfer_ms"),
+    )
+    return Answer(
+        logits,
+        tuple(str(parameters["members"]).split(",")),
+        bool(parameters["degraded"]),
+        {device: str(reason) for device, reason in devices("missing").items()},
+        float(parameters["expected_accuracy"]),
+        str(parameters["build"]),
+        phases,
+    )
+
+
+def _per_device(answer: Answer) -> Dict[str, Mapping[str, Parameter]]:
+    return {
+        "compute_ms": answer.phases.compute_ms,
+        "transfer_ms": answer.phases.transfer_ms,
+        "missing": answer.missing,
+    }

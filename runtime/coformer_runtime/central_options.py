@@ -1,0 +1,84 @@
+"""How a central node runs, and what options contradict a bundle or each other."""
+
+from typing import List, NamedTuple, Optional, Tuple
+
+from .errors import CoformerError
+from .listen import parse_address
+from .manifest import AggregatorSpec, Manifest
+
+
+class CentralOptions(NamedTuple):
+    """How the central node runs.
+
+    Attributes:
+        workers: "[DEVICE=]HOST:PORT" of each worker.
+        deadline_ms: how long one answer may take.
+        min_members: answer with at least so many members; None: all of them, or no answer.
+        threads: threads of one inference of the own member.
+        insecure: allow addresses other than loopback.
+    """
+
+    workers: Tuple[str, ...]
+    deadline_ms: int = 1000
+    min_members: Optional[int] = None
+    threads: int = 1
+    insecure: bool = False
+
+
+def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:
+    """Return the aggregators of subsets that are large enough to answer; None: all members are needed."""
+    least = len(manifest.members) if min_members is None else min_members
+    return [spec for spec in manifest.aggregators if len(spec.members) >= least]
+
+
+def split_worker(worker: str) -> Tuple[Optional[str], str]:
+    """Return device (None where not given) and address of "[DEVICE=]HOST:PORT"."""
+    device, equals, address = worker.rpartition("=")
+    return (device if equals else None), address
+
+
+def check_options(manifest: Manifest, options: CentralOptions) -> None:
+    """Raise a CoformerError for options that contradict the manifest or each other."""
+    where = "central node '{}'".format(manifest.device)
+    count = len(manifest.members)
+    if not manifest.is_central:
+        raise CoformerError(
+            "'{}' is not the central device, that is '{}'".format(manifest.device, manifest.central),
+            where,
+            "serve this bundle with 'coformer-node serve'",
+        )
+    if options.min_members is not None and not 1 <= options.min_members <= count:
+        raise CoformerError(
+            "--min-members is {} of {}".format(options.min_members, count),
+            where,
+            "give a number from 1 to {}".format(count),
+        )
+    if options.deadline_ms < 1:
+        raise CoformerError("--deadline-ms is {}".format(options.deadline_ms), where, "give at least 1")
+    addresses, devices = [], []
+    for worker in options.workers:
+        device, address = split_worker(worker)
+        parse_address(address, options.insecure, "--worker " + worker)
+        if device is not None and (device not in manifest.members or device == manifest.device):
+            raise CoformerError(
+                "'{}' is not another member of this cluster".format(device),
+                "--worker " + worker,
+                "name one of {}".format(_others(manifest)),
+            )
+        if address in addresses or (device is not None and device in devices):
+            raise CoformerError("the worker is given twice", "--worker " + worker, "name each worker once")
+        addresses.append(address)
+        devices.append(device)
+    least = count if options.min_members is None else options.min_members
+    if len(addresses) + 1 < least:
+        raise CoformerError(
+            "{} members are needed, this node and {} --worker make {}".format(
+                least, len(addresses), len(addresses) + 1
+            ),
+            where,
+            "give one --worker for each of {}".format(_others(manifest)),
+        )
+
+
+def _others(manifest: Manifest) -> str:
+    return ", ".join(name for name in manifest.members if name != manifest.device)

@@ -1,0 +1,144 @@
+"""The command `coformer-node`. It only parses; the work is in the modules that it calls."""
+
+import argparse
+import sys
+from typing import List, Optional
+
+from . import __version__
+from .errors import CoformerError
+
+DESCRIPTION = "Runs one device's share of a decomposed transformer."
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run the command and return its exit code: 0 fine, 1 a check failed, 2 the user's mistake, 3 our bug."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except CoformerError as error:
+        sys.stderr.write("error: {}\n".format(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from .failures import report
+
+        incident = report("internal error", error)
+        sys.stderr.write("error: internal error {}: please report the trace above\n".format(incident))
+        return 3
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    top = argparse.ArgumentParser(prog="coformer-node", description=DESCRIPTION)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+
+    serve = commands.add_parser("serve", help="answer features on the device edge")
+    _add_common(serve)
+    serve.set_defaults(run=_serve)
+
+    central = commands.add_parser("central", help="answer clients with the help of the workers")
+    _add_common(central)
+    central.add_argument(
+        "--worker",
+        action="append",
+        default=[],
+        metavar="[DEVICE=]HOST:PORT",
+        help="address of one worker; once per worker",
+    )
+    central.add_argument("--deadline-ms", type=int, default=1000, help="time for one answer (default 1000)")
+    central.add_argument(
+        "--min-members",
+        type=int,
+        default=None,
+        metavar="K",
+        help="answer with at least K members (default: all, or no answer)",
+    )
+    central.set_defaults(run=_central)
+
+    validate = commands.add_parser("validate", help="check hashes and golden vectors of a bundle")
+    validate.add_argument("bundle", metavar="BUNDLE")
+    validate.add_argument("--target", help="the target that the bundle must be for")
+    validate.set_defaults(run=_validate)
+
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+    return top
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    command.add_argument(
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="where to listen; port 0 picks a free one (default 127.0.0.1:0)",
+    )
+    command.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of one inference (default: all CPUs)"
+    )
+    command.add_argument("--target", help="the target that the bundle must be for")
+    command.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow addresses that other machines reach, without encryption",
+    )
+    command.add_argument(
+        "--exit-with-stdin",
+        action="store_true",
+        help="stop when standard input closes, that is with the parent process",
+    )
+
+
+def _threads(options: argparse.Namespace) -> int:
+    from .listen import run_threads
+
+    if options.threads < 0:
+        raise CoformerError("--threads is {}".format(options.threads), "coformer-node", "give at least 1")
+    return options.threads or run_threads()
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+    from .listen import serve_until_stopped
+    from .worker import Worker
+
+    bundle = open_bundle(options.bundle, options.target)
+    with Worker(bundle, options.listen, _threads(options), options.insecure) as worker:
+        serve_until_stopped(worker.server, worker.address, options.exit_with_stdin)
+
+
+def _central(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+    from .central import Central
+    from .central_options import CentralOptions
+    from .front import serve_front
+
+    bundle = open_bundle(options.bundle, options.target)
+    settings = CentralOptions(
+        tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), options.insecure
+    )
+    with Central(bundle, settings) as central:
+        serve_front(central, options.listen, options.insecure, options.exit_with_stdin)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+    from .golden import check_bundle
+
+    checked = check_bundle(open_bundle(options.bundle, options.target))
+    sys.stdout.write(
+        "{}: {} files, {} golden cases, worst difference {:.3g} of {:.3g}, {} aggregators: fine\n".format(
+            options.bundle,
+            checked.files,
+            checked.cases,
+            checked.worst,
+            checked.tolerance,
+            checked.aggregators,
+        )
+    )
+
+
+def _version(options: argparse.Namespace) -> None:
+    sys.stdout.write("coformer-node {}\n".format(__version__))

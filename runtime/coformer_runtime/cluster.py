@@ -1,0 +1,225 @@
+"""A whole cluster as processes of this machine: for tests, `coformerc run` and `coformerc bench`."""
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Type
+
+from .client import Client
+from .errors import CheckFailed, CoformerError
+from .manifest import Manifest, load_manifest
+
+LISTENING = "listening "
+STOP_S = 5.0
+_STDERR_BYTES = 4000
+
+
+class Child(NamedTuple):
+    """One process of the cluster: `command` is for error messages, `stderr` a file that collects its log."""
+
+    device: str
+    command: Sequence[str]
+    process: Any
+    stderr: IO[bytes]
+
+
+class LocalCluster:
+    """Workers and a central node on loopback. A context manager: entering waits until requests are answered.
+
+    Args:
+        bundle_dirs: one bundle per device, all of one build.
+        python: device → interpreter with coformer-runtime and the engine library; the others use this one.
+        deadline_ms, min_members, threads: as for the central node; `threads` holds for each process.
+        start_timeout_s: how long entering may take.
+
+    Attributes:
+        address: HOST:PORT of the central node, once entered.
+
+    Raises:
+        CoformerError: bundles that do not make one cluster.
+        CheckFailed: a process ended, with the last of its standard error, or none was ready in time.
+    """
+
+    def __init__(
+        self,
+        bundle_dirs: Sequence[str],
+        python: Optional[Mapping[str, str]] = None,
+        deadline_ms: int = 1000,
+        min_members: Optional[int] = None,
+        threads: int = 1,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        self._bundles = {
+            manifest.device: (str(path), manifest)
+            for path, manifest in ((path, load_manifest(path)) for path in bundle_dirs)
+        }
+        check_cluster([manifest for _, manifest in self._bundles.values()], len(bundle_dirs), min_members)
+        self._python = dict(python or {})
+        self._deadline_ms, self._min_members, self._threads = deadline_ms, min_members, threads
+        self._start_timeout_s = start_timeout_s
+        self._children: Dict[str, Child] = {}
+        self._clients: List[Client] = []
+        self.address = ""
+
+    @property
+    def pids(self) -> Dict[str, int]:
+        """Device → process id."""
+        return {device: child.process.pid for device, child in self._children.items()}
+
+    def client(self) -> Client:
+        """Return a client that is closed with the cluster at the latest."""
+        client = Client(self.address)
+        self._clients.append(client)
+        return client
+
+    def __enter__(self) -> "LocalCluster":
+        until = time.monotonic() + self._start_timeout_s
+        central = next(manifest.central for _, manifest in self._bundles.values())
+        try:
+            workers = [device for device in self._bundles if device != central]
+            for device in workers:
+                self._start(device, ["serve"], [])
+            arguments = ["--deadline-ms", str(self._deadline_ms)]
+            if self._min_members is not None:
+                arguments += ["--min-members", str(self._min_members)]
+            for device in workers:
+                arguments += ["--worker", "{}={}".format(device, self._listening(device, until))]
+            self._start(central, ["central"], arguments)
+            self.address = self._listening(central, until)
+            self._wait_until_ready(until)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the clients and end every process, by force where one does not stop within five seconds."""
+        for client in self._clients:
+            client.close()
+        for child in self._children.values():
+            if child.process.poll() is None:
+                child.process.terminate()
+        for child in self._children.values():
+            try:
+                child.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            child.process.stdin.close()
+            child.process.stdout.close()
+            child.stderr.close()
+        self._children, self._clients = {}, []
+
+    def _start(self, device: str, words: List[str], arguments: List[str]) -> None:
+        python = self._python.get(device, sys.executable)
+        command = (
+            [python, "-m", "coformer_runtime"]
+            + words
+            + [
+                self._bundles[device][0],
+                "--listen",
+                "127.0.0.1:0",
+                "--threads",
+                str(self._threads),
+                "--exit-with-stdin",
+            ]
+            + arguments
+        )
+        environment = dict(os.environ)
+        if python == sys.executable:
+            # The package may come from a source tree that only this process' sys.path names.
+            here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [here] + [path for path in [environment.get("PYTHONPATH")] if path]
+            )
+        stderr = tempfile.TemporaryFile()
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
+        )
+        self._children[device] = Child(device, command, process, stderr)
+
+    def _listening(self, device: str, until: float) -> str:
+        """Return the address that a child prints; raise a CheckFailed if it ends or is silent until then."""
+        child = self._children[device]
+        line = b""
+        while not line.endswith(b"\n"):
+            left = max(0.0, until - time.monotonic())
+            if not select.select([child.process.stdout], [], [], left)[0]:
+                raise self._failed(child, "does not listen after {:g} s".format(self._start_timeout_s))
+            piece = os.read(child.process.stdout.fileno(), 256)
+            if not piece:
+                child.process.wait()
+                raise self._failed(child, "ended with exit code {}".format(child.process.returncode))
+            line += piece
+        text = line.decode("utf-8").strip()
+        if not text.startswith(LISTENING):
+            raise self._failed(child, "printed '{}' instead of its address".format(text))
+        return text[len(LISTENING) :]
+
+    def _wait_until_ready(self, until: float) -> None:
+        with Client(self.address, timeout_s=2.0) as client:
+            while not client.ready():
+                for child in self._children.values():
+                    if child.process.poll() is not None:
+                        raise self._failed(child, "ended with exit code {}".format(child.process.returncode))
+                if time.monotonic() > until:
+                    reasons = "; ".join(self._log(child) for child in self._children.values())
+                    raise CheckFailed(
+                        "the cluster is not ready after {:g} s: {}".format(self._start_timeout_s, reasons),
+                        "local cluster",
+                        "check that the bundles are of one build",
+                    )
+                time.sleep(0.02)
+
+    def _failed(self, child: Child, what: str) -> CheckFailed:
+        return CheckFailed(
+            "the process of '{}' {}; it said: {}".format(child.device, what, self._log(child)),
+            "local cluster, {}".format(" ".join(child.command)),
+            "mend what it says",
+        )
+
+    def _log(self, child: Child) -> str:
+        size = os.fstat(child.stderr.fileno()).st_size
+        child.stderr.seek(max(0, size - _STDERR_BYTES))
+        return child.stderr.read().decode("utf-8", "replace").strip() or "nothing"
+
+
+def check_cluster(manifests: Sequence[Manifest], given: int, min_members: Optional[int]) -> None:
+    """Raise a CoformerError unless the bundles are of one build, one per device, the central one among them."""
+    where = "local cluster"
+    if not manifests:
+        raise CoformerError("no bundle was given", where, "name one bundle directory per device")
+    first = manifests[0]
+    for manifest in manifests:
+        if manifest.build != first.build:
+            raise CoformerError(
+                "'{}' is of build {}..., '{}' of {}...".format(
+                    first.device, first.build[:12], manifest.device, manifest.build[:12]
+                ),
+                where,
+                "give the bundles of one build",
+            )
+    devices = [manifest.device for manifest in manifests]
+    if len(devices) != given:
+        raise CoformerError("two bundles are for the same device", where, "give one bundle per device")
+    if first.central not in devices:
+        raise CoformerError(
+            "the central device '{}' is not among the bundles".format(first.central), where, "add its bundle"
+        )
+    absent = [name for name in first.members if name not in devices]
+    if absent and min_members is None:
+        raise CoformerError(
+            "no bundle for {}".format(", ".join(absent)), where, "add the bundles, or set min_members"
+        )

@@ -1,0 +1,235 @@
+"""The central node's face to clients: Open Inference Protocol v2 over gRPC."""
+
+import json
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from . import __version__
+from .answer import Answer, parameters_from_answer
+from .arrays import Array
+from .central import Central, Unanswered
+from .dtypes import count_elements, dtype_named
+from .errors import CheckFailed, CoformerError
+from .failures import report
+from .listen import open_server, serve_until_stopped
+from .manifest import Manifest, TensorSpec
+from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
+
+CONCURRENCY = 32
+SERVER = "coformer-node"
+PLATFORM = "coformer"
+
+
+class UnknownModel(CoformerError):
+    """The request names a model or version that is not served here."""
+
+
+class Front:
+    """Turns protocol messages into inputs for a Central and its answers into messages."""
+
+    def __init__(self, central: Central) -> None:
+        self._central, self._manifest = central, central.manifest
+        self.version = central.manifest.build[:12]
+
+    def methods(self) -> Dict[str, Any]:
+        """Return method name → gRPC handler. Bytes are parsed inside it, so that junk gets a clear answer."""
+        import grpc
+
+        answers: Dict[str, Callable[[Any, Any], Any]] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+        }
+        return {
+            name: grpc.unary_unary_rpc_method_handler(answering(METHODS[name][0], method))
+            for name, method in answers.items()
+        }
+
+    def server_live(self, request: Any, context: Any) -> Any:
+        return messages()["ServerLiveResponse"](live=True)
+
+    def server_ready(self, request: Any, context: Any) -> Any:
+        return messages()["ServerReadyResponse"](ready=self._central.ready())
+
+    def server_metadata(self, request: Any, context: Any) -> Any:
+        return messages()["ServerMetadataResponse"](name=SERVER, version=__version__)
+
+    def model_ready(self, request: Any, context: Any) -> Any:
+        self._check_model(request.name, request.version)
+        return messages()["ModelReadyResponse"](ready=self._central.ready())
+
+    def model_metadata(self, request: Any, context: Any) -> Any:
+        self._check_model(request.name, request.version)
+        response = messages()["ModelMetadataResponse"](name=MODEL, versions=[self.version], platform=PLATFORM)
+        manifest = self._manifest
+        answer = TensorSpec(manifest.answer.name, manifest.answer.dtype, manifest.answer.shape)
+        for field, spec in ((response.inputs, manifest.input), (response.outputs, answer)):
+            field.add(name=spec.name, datatype=dtype_named(spec.dtype, "manifest").oip, shape=spec.shape)
+        return response
+
+    def model_infer(self, request: Any, context: Any) -> Any:
+        self._check_model(request.model_name, request.model_version)
+        array = array_from_request(request, self._manifest)
+        return self._response(request.id, self._central.answer(array, context.time_remaining()))
+
+    def _check_model(self, name: str, version: str) -> None:
+        if name != MODEL or version not in ("", self.version):
+            raise UnknownModel(
+                "model '{}' version '{}' is not served".format(name, version),
+                "request",
+                "ask for model '{}', version '{}' or none".format(MODEL, self.version),
+            )
+
+    def _response(self, request_id: str, answer: Answer) -> Any:
+        response = messages()["ModelInferResponse"](
+            model_name=MODEL, model_version=self.version, id=request_id
+        )
+        for name, value in parameters_from_answer(answer).items():
+            set_parameter(response.parameters[name], value)
+        oip = dtype_named(answer.logits.dtype.name, "answer").oip
+        response.outputs.add(name=self._manifest.answer.name, datatype=oip, shape=answer.logits.shape)
+        response.raw_output_contents.append(answer.logits.tobytes())
+        return response
+
+
+def answering(request_type: str, method: Callable[[Any, Any], Any]) -> Callable[[bytes, Any], bytes]:
+    """Return the handler that parses, calls `method` and serialises; errors become gRPC statuses.
+
+    INVALID_ARGUMENT or NOT_FOUND: the request is wrong. UNAVAILABLE or DEADLINE_EXCEEDED: too few members.
+    INTERNAL: our fault; the client gets an id, the log has the rest.
+    """
+
+    def handle(data: bytes, context: Any) -> bytes:
+        try:
+            result: bytes = method(_parsed(request_type, data), context).SerializeToString()
+            return result
+        except CoformerError as error:
+            code, told = _status(error)
+        except Exception as error:
+            code, told = _masked(error)
+        context.set_trailing_metadata(((ERROR_KEY, json.dumps([told.what, told.where, told.mend]).encode()),))
+        context.abort(code, str(told))
+        raise told
+
+    return handle
+
+
+def _parsed(request_type: str, data: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+
+    try:
+        return messages()[request_type].FromString(data)
+    except DecodeError:
+        raise CoformerError(
+            "the bytes are not a {}".format(request_type),
+            "request",
+            "send messages of the Open Inference Protocol v2",
+        ) from None
+
+
+def _status(error: CoformerError) -> Tuple[Any, CoformerError]:
+    from grpc import StatusCode
+
+    if isinstance(error, Unanswered):
+        return (StatusCode.DEADLINE_EXCEEDED if error.late else StatusCode.UNAVAILABLE), error
+    if isinstance(error, CheckFailed):
+        return _masked(error)
+    return (StatusCode.NOT_FOUND if isinstance(error, UnknownModel) else StatusCode.INVALID_ARGUMENT), error
+
+
+def _masked(error: Exception) -> Tuple[Any, CoformerError]:
+    from grpc import StatusCode
+
+    incident = report("request", error)
+    return StatusCode.INTERNAL, CheckFailed(
+        "internal error {}".format(incident), "central node", "look for this id in the central node's log"
+    )
+
+
+def array_from_request(request: Any, manifest: Manifest) -> Array:
+    """Return the input tensor of a ModelInferRequest, read-only.
+
+    Raises:
+        CoformerError: a name, dtype, shape or size that is not the manifest's.
+    """
+    import numpy
+
+    spec = manifest.input
+    if len(request.inputs) != 1 or request.inputs[0].name != spec.name:
+        raise CoformerError(
+            "the inputs are {}".format([tensor.name for tensor in request.inputs]),
+            "request",
+            "send exactly one input, '{}'".format(spec.name),
+        )
+    tensor, dtype = request.inputs[0], dtype_named(spec.dtype, "manifest")
+    where = "request, input '{}'".format(spec.name)
+    for output in request.outputs:
+        if output.name != manifest.answer.name:
+            raise CoformerError(
+                "output '{}' does not exist".format(output.name),
+                "request",
+                "ask for '{}'".format(manifest.answer.name),
+            )
+    if tensor.datatype != dtype.oip:
+        raise CoformerError(
+            "the datatype is '{}'".format(tensor.datatype), where, "send {}".format(dtype.oip)
+        )
+    if tuple(tensor.shape) != spec.shape:
+        raise CoformerError(
+            "the shape is {}".format(list(tensor.shape)), where, "send {}".format(list(spec.shape))
+        )
+    raw = _raw_contents(request, where)
+    if raw is None:
+        return _typed_contents(tensor, manifest, where)
+    expected = count_elements(spec.shape) * dtype.size_bytes
+    if len(raw) != expected:
+        raise CoformerError("{:,} raw bytes".format(len(raw)), where, "send {:,} bytes".format(expected))
+    return numpy.frombuffer(raw, numpy.dtype(dtype.name).newbyteorder("<")).reshape(spec.shape)
+
+
+def _raw_contents(request: Any, where: str) -> Optional[bytes]:
+    """Return the raw bytes of the only input, or None for typed contents; both or too many are errors."""
+    if not request.raw_input_contents:
+        return None
+    if len(request.raw_input_contents) != 1 or request.inputs[0].HasField("contents"):
+        raise CoformerError(
+            "{} raw contents for one input{}".format(
+                len(request.raw_input_contents),
+                " with contents" if request.inputs[0].HasField("contents") else "",
+            ),
+            where,
+            "send either one raw_input_contents or contents",
+        )
+    raw: bytes = request.raw_input_contents[0]
+    return raw
+
+
+def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
+    import numpy
+
+    spec = manifest.input
+    field = dtype_named(spec.dtype, "manifest").contents
+    filled = [found.name for found, _ in tensor.contents.ListFields()]
+    if not field or filled != [field]:
+        raise CoformerError(
+            "the data is in {}".format(filled or "no field"),
+            where,
+            "send it in {}".format("contents." + field if field else "raw_input_contents"),
+        )
+    values = getattr(tensor.contents, field)
+    expected = count_elements(spec.shape)
+    if len(values) != expected:
+        raise CoformerError("{:,} values".format(len(values)), where, "send {:,} values".format(expected))
+    wide = numpy.array(values)
+    array = wide.astype(spec.dtype)
+    if array.dtype.kind in "iu" and not (array == wide).all():
+        raise CoformerError("values that do not fit {}".format(spec.dtype), where, "send values in its range")
+    return array.reshape(spec.shape)
+
+
+def serve_front(central: Central, listen: str, insecure: bool, exit_with_stdin: bool) -> None:
+    """Serve clients at `listen` until this process is told to stop."""
+    server, address = open_server(SERVICE, Front(central).methods(), listen, insecure, CONCURRENCY)
+    serve_until_stopped(server, address, exit_with_stdin)

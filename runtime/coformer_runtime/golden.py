@@ -1,0 +1,97 @@
+"""The golden vectors of a bundle, run through its engine."""
+
+from typing import NamedTuple, Tuple
+
+from .arrays import Array
+from .bundle import Bundle
+from .engines import Engine, open_aggregator, open_member
+from .errors import CheckFailed, CoformerError
+
+
+class Checked(NamedTuple):
+    """What was checked.
+
+    Attributes:
+        files: hashed files.
+        cases: golden cases that ran.
+        worst: largest |a - b| / (1 + |b|) of all outputs.
+        tolerance: what the manifest allows for it.
+        aggregators: aggregator graphs that loaded.
+    """
+
+    files: int
+    cases: int
+    worst: float
+    tolerance: float
+    aggregators: int
+
+
+def check_bundle(bundle: Bundle) -> Checked:
+    """Run the golden cases of a verified bundle through its engine and load its aggregators.
+
+    Raises:
+        CoformerError: the engine cannot be opened here, or a golden file is unreadable.
+        CheckFailed: an output differs by more than the tolerance; names the case.
+    """
+    manifest = bundle.manifest
+    with open_member(bundle, 1) as engine:
+        cases, worst = check_golden(bundle, engine)
+    for spec in manifest.aggregators:
+        open_aggregator(bundle, spec).close()
+    return Checked(len(manifest.files), cases, worst, manifest.golden.tolerance, len(manifest.aggregators))
+
+
+def check_golden(bundle: Bundle, engine: Engine) -> Tuple[int, float]:
+    """Return the number of golden cases and the worst difference; raise a CheckFailed for one too large."""
+    import numpy
+
+    manifest = bundle.manifest
+    inputs = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
+    outputs = load_golden(bundle, manifest.golden.output, manifest.output.dtype, manifest.output.shape)
+    if len(inputs) != len(outputs) or not len(inputs):
+        raise CoformerError(
+            "{} golden inputs and {} outputs".format(len(inputs), len(outputs)),
+            bundle.directory,
+            "build the bundle again with coformerc",
+        )
+    worst = 0.0
+    for case in range(len(inputs)):
+        feeds = {manifest.input.name: inputs[case : case + 1]}
+        found = engine.run(feeds)[manifest.output.name].astype("float64")
+        wanted = outputs[case : case + 1].astype("float64")
+        difference = float((numpy.abs(found - wanted) / (1.0 + numpy.abs(wanted))).max())
+        if not difference <= manifest.golden.tolerance:  # a NaN is a failure as well
+            raise CheckFailed(
+                "golden case {} differs by {:.3g}, the tolerance is {:.3g}".format(
+                    case, difference, manifest.golden.tolerance
+                ),
+                "{}, output '{}'".format(bundle.directory, manifest.output.name),
+                "use the engine version that the bundle was built for ({} {}), or build it again".format(
+                    manifest.engine.kind, manifest.engine.version
+                ),
+            )
+        worst = max(worst, difference)
+    return len(inputs), worst
+
+
+def load_golden(bundle: Bundle, path: str, dtype: str, shape: Tuple[int, ...]) -> Array:
+    """Return a golden file's array `(cases, *shape[1:])`; raise a CoformerError for anything else."""
+    import numpy
+
+    try:
+        array: Array = numpy.load(bundle.file(path), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CoformerError(
+            "'{}' is not readable as an array ({})".format(path, error),
+            bundle.directory,
+            "build the bundle again with coformerc",
+        ) from error
+    if array.dtype.name != dtype or array.shape[1:] != shape[1:]:
+        raise CoformerError(
+            "'{}' holds {} of shape {}, the manifest says {} of (cases, {})".format(
+                path, array.dtype.name, array.shape, dtype, ", ".join(str(size) for size in shape[1:])
+            ),
+            bundle.directory,
+            "build the bundle again with coformerc",
+        )
+    return array

@@ -1,0 +1,129 @@
+"""Addresses and gRPC servers, the same for a worker and for the central node."""
+
+import ipaddress
+import os
+import signal
+import sys
+import threading
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from .errors import CoformerError
+from .wire import MAX_FRAME_BYTES
+
+CHANNEL_OPTIONS: List[Tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    ("grpc.keepalive_time_ms", 20000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.enable_http_proxy", 0),
+]
+SERVER_OPTIONS: List[Tuple[str, int]] = CHANNEL_OPTIONS[:2] + [
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+GRACE_S = 1.0
+
+
+def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
+    """Return host and port of "HOST:PORT" ("[::1]:0" for IPv6).
+
+    Raises:
+        CoformerError: it is not an address, or it leaves this machine and `insecure` is False.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise CoformerError("'{}' is not an address".format(address), where, "write HOST:PORT")
+    if not insecure and not _is_loopback(host):
+        raise CoformerError(
+            "'{}' can be reached from other machines, and the connection is neither encrypted nor "
+            "authenticated".format(address),
+            where,
+            "use a loopback address such as 127.0.0.1, or pass --insecure on a network that you trust",
+        )
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def open_server(
+    service: str, methods: Dict[str, Any], address: str, insecure: bool, concurrency: int
+) -> Tuple[Any, str]:
+    """Start a gRPC server with one generic service.
+
+    Args:
+        service: full service name.
+        methods: method name → grpc method handler.
+        address: HOST:PORT to listen on; port 0 picks a free one.
+        insecure: whether an address other than loopback is allowed.
+        concurrency: calls served at once; one more is refused with RESOURCE_EXHAUSTED.
+
+    Returns:
+        The started server and the address that it is bound to.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    host, port = parse_address(address, insecure, "--listen")
+    # The pool is larger than what is admitted: a refused call needs a thread for a moment as well.
+    pool = ThreadPoolExecutor(max_workers=concurrency + 2, thread_name_prefix="call")
+    server = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=concurrency)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    shown = "[{}]".format(host) if ":" in host else host
+    try:
+        bound = server.add_insecure_port("{}:{}".format(shown, port))
+    except RuntimeError:  # grpcio from 1.60; older ones return 0
+        bound = 0
+    if bound == 0:
+        raise CoformerError(
+            "'{}' cannot be listened on".format(address), "--listen", "choose a free port, or 0 for any"
+        )
+    server.start()
+    return server, "{}:{}".format(shown, bound)
+
+
+def serve_until_stopped(server: Any, address: str, exit_with_stdin: bool) -> None:
+    """Print "listening HOST:PORT", then wait for SIGTERM or SIGINT and stop the server.
+
+    Args:
+        server: a started gRPC server.
+        address: where it listens.
+        exit_with_stdin: stop as well when standard input closes, that is when the parent process is gone.
+    """
+    reading, writing = os.pipe()
+
+    def stop(number: int, frame: Optional[object]) -> None:
+        os.write(writing, b"x")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if exit_with_stdin:
+            threading.Thread(target=_watch_stdin, args=(writing,), name="stdin", daemon=True).start()
+        sys.stdout.write("listening {}\n".format(address))
+        sys.stdout.flush()
+        os.read(reading, 1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        server.stop(GRACE_S).wait()
+
+
+def _watch_stdin(writing: int) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.write(writing, b"x")
+
+
+def run_threads() -> int:
+    """Return how many CPUs this process may use, the default for --threads."""
+    affinity: Optional[Callable[[int], Any]] = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
