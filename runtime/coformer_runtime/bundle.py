@@ -68,9 +68,7 @@ def verify_files(bundle_dir: str, manifest: Manifest) -> None:
         digest = file_sha256(path)
         if digest != spec.sha256:
             raise CoformerError(
-                "'{}' has the SHA-256 {}..., the manifest says {}...".format(
-                    spec.path, digest[:12], spec.sha256[:12]
-                ),
+                "'{}' has the SHA-256 {}..., the manifest says {}...".format(spec.path, digest[:12], spec.sha256[:12]),
                 str(bundle_dir),
                 COPY_AGAIN,
             )

@@ -73,6 +73,7 @@ class Central:
         self.close()
 
     def close(self) -> None:
+        """Hang up on the workers and free the engines."""
         for link in self._links:
             link.close()
         if self._own is not None:
@@ -145,9 +146,7 @@ class Central:
         request_id = next(self._ids)
         futures: Dict[int, "Future[Reply]"] = {}
         replies = {
-            index: failed(why)
-            for index, (link, why) in roster.items()
-            if link is None and index != manifest.member
+            index: failed(why) for index, (link, why) in roster.items() if link is None and index != manifest.member
         }
         reachable = [index for index in range(len(manifest.members)) if index not in replies]
         if self._choose(reachable) is None:
@@ -189,9 +188,7 @@ class Central:
             )
         finite = int(numpy.isfinite(features).sum())
         if finite != features.size:
-            return failed(
-                "{} of its {} features are not finite".format(features.size - finite, features.size)
-            )
+            return failed("{} of its {} features are not finite".format(features.size - finite, features.size))
         return reply
 
     def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
@@ -244,17 +241,13 @@ class Central:
         with self._claiming:
             for other in self._links:
                 if other is not link and other.member == greeting.member and other.problem is None:
-                    return "{} serves '{}', as {} does already".format(
-                        link.address, greeting.device, other.address
-                    )
+                    return "{} serves '{}', as {} does already".format(link.address, greeting.device, other.address)
             link.member = greeting.member
         return None
 
     def _unanswered(self, missing: Dict[str, str], late: bool) -> Unanswered:
         names, least = self.manifest.members, self.options.min_members
-        needed = (
-            "all {}".format(len(names)) if least is None else "at least {} of {}".format(least, len(names))
-        )
+        needed = "all {}".format(len(names)) if least is None else "at least {} of {}".format(least, len(names))
         reasons = ", ".join("{} ({})".format(name, missing[name]) for name in names if name in missing)
         mend = "mend the devices that are named" + (
             ", or start the central node with --min-members to answer without them" if least is None else ""

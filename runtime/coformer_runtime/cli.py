@@ -20,7 +20,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - exit code 3 is for what nobody foresaw
         from .failures import report
 
         incident = report("internal error", error)

@@ -42,6 +42,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._channel.close()
 
     def ready(self) -> bool:

@@ -144,7 +144,7 @@ class LocalCluster:
             environment["PYTHONPATH"] = os.pathsep.join(
                 [here] + [path for path in [environment.get("PYTHONPATH")] if path]
             )
-        stderr = tempfile.TemporaryFile()
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the child lives on; `close` closes it
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
         )
@@ -220,6 +220,4 @@ def check_cluster(manifests: Sequence[Manifest], given: int, min_members: Option
         )
     absent = [name for name in first.members if name not in devices]
     if absent and min_members is None:
-        raise CoformerError(
-            "no bundle for {}".format(", ".join(absent)), where, "add the bundles, or set min_members"
-        )
+        raise CoformerError("no bundle for {}".format(", ".join(absent)), where, "add the bundles, or set min_members")

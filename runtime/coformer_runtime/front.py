@@ -48,19 +48,24 @@ class Front:
         }
 
     def server_live(self, request: Any, context: Any) -> Any:
+        """Say that this process is alive."""
         return messages()["ServerLiveResponse"](live=True)
 
     def server_ready(self, request: Any, context: Any) -> Any:
+        """Say whether a request would be answered now."""
         return messages()["ServerReadyResponse"](ready=self._central.ready())
 
     def server_metadata(self, request: Any, context: Any) -> Any:
+        """Say what server this is."""
         return messages()["ServerMetadataResponse"](name=SERVER, version=__version__)
 
     def model_ready(self, request: Any, context: Any) -> Any:
+        """Say whether a request to the model would be answered now."""
         self._check_model(request.name, request.version)
         return messages()["ModelReadyResponse"](ready=self._central.ready())
 
     def model_metadata(self, request: Any, context: Any) -> Any:
+        """Say what goes in and what comes out; the version is the build's digest."""
         self._check_model(request.name, request.version)
         response = messages()["ModelMetadataResponse"](name=MODEL, versions=[self.version], platform=PLATFORM)
         manifest = self._manifest
@@ -70,6 +75,7 @@ class Front:
         return response
 
     def model_infer(self, request: Any, context: Any) -> Any:
+        """Answer one input within the deadline and the caller's own."""
         self._check_model(request.model_name, request.model_version)
         array = array_from_request(request, self._manifest)
         return self._response(request.id, self._central.answer(array, context.time_remaining()))
@@ -83,9 +89,7 @@ class Front:
             )
 
     def _response(self, request_id: str, answer: Answer) -> Any:
-        response = messages()["ModelInferResponse"](
-            model_name=MODEL, model_version=self.version, id=request_id
-        )
+        response = messages()["ModelInferResponse"](model_name=MODEL, model_version=self.version, id=request_id)
         for name, value in parameters_from_answer(answer).items():
             set_parameter(response.parameters[name], value)
         oip = dtype_named(answer.logits.dtype.name, "answer").oip
@@ -107,7 +111,7 @@ def answering(request_type: str, method: Callable[[Any, Any], Any]) -> Callable[
             return result
         except CoformerError as error:
             code, told = _status(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no exception text reaches a client
             code, told = _masked(error)
         context.set_trailing_metadata(((ERROR_KEY, json.dumps([told.what, told.where, told.mend]).encode()),))
         context.abort(code, str(told))
@@ -173,13 +177,9 @@ def array_from_request(request: Any, manifest: Manifest) -> Array:
                 "ask for '{}'".format(manifest.answer.name),
             )
     if tensor.datatype != dtype.oip:
-        raise CoformerError(
-            "the datatype is '{}'".format(tensor.datatype), where, "send {}".format(dtype.oip)
-        )
+        raise CoformerError("the datatype is '{}'".format(tensor.datatype), where, "send {}".format(dtype.oip))
     if tuple(tensor.shape) != spec.shape:
-        raise CoformerError(
-            "the shape is {}".format(list(tensor.shape)), where, "send {}".format(list(spec.shape))
-        )
+        raise CoformerError("the shape is {}".format(list(tensor.shape)), where, "send {}".format(list(spec.shape)))
     raw = _raw_contents(request, where)
     if raw is None:
         return _typed_contents(tensor, manifest, where)

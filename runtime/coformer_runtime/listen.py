@@ -37,8 +37,9 @@ def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
         raise CoformerError("'{}' is not an address".format(address), where, "write HOST:PORT")
     if not insecure and not _is_loopback(host):
         raise CoformerError(
-            "'{}' can be reached from other machines, and the connection is neither encrypted nor "
-            "authenticated".format(address),
+            "'{}' can be reached from other machines, and the connection is neither encrypted nor authenticated".format(
+                address
+            ),
             where,
             "use a loopback address such as 127.0.0.1, or pass --insecure on a network that you trust",
         )

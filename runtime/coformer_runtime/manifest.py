@@ -128,9 +128,7 @@ def load_manifest(bundle_dir: str) -> Manifest:
             "name the directory of one device's bundle",
         ) from error
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise CoformerError(
-            "the manifest is larger than {:,} bytes".format(MAX_MANIFEST_BYTES), where, REBUILD
-        )
+        raise CoformerError("the manifest is larger than {:,} bytes".format(MAX_MANIFEST_BYTES), where, REBUILD)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -262,7 +260,5 @@ def _plain(manifest: Manifest) -> Dict[str, Any]:
     for key in ("engine", "input", "output", "answer", "golden"):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
     document["aggregators"] = [dict(spec._asdict()) for spec in manifest.aggregators]
-    document["files"] = {
-        spec.path: {"sha256": spec.sha256, "bytes": spec.size_bytes} for spec in manifest.files
-    }
+    document["files"] = {spec.path: {"sha256": spec.sha256, "bytes": spec.size_bytes} for spec in manifest.files}
     return document

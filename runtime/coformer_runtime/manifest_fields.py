@@ -24,9 +24,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise CoformerError(
-            "not readable as JSON ({})".format(error), where, "copy the file again"
-        ) from error
+        raise CoformerError("not readable as JSON ({})".format(error), where, "copy the file again") from error
 
 
 def unsafe_path(path: str) -> bool:
@@ -54,10 +52,12 @@ class Fields:
         raise CoformerError("'{}' must be {}, not {}".format(name, wanted, shown), self._where, self._mend)
 
     def has(self, key: str) -> bool:
+        """Return whether an optional key is there."""
         self._known.add(key)
         return key in self._left
 
     def keys(self) -> List[str]:
+        """Return the keys that are left."""
         return list(self._left)
 
     def take(self, key: str) -> Any:
@@ -79,16 +79,18 @@ class Fields:
         raise CoformerError("unknown key '{}'{}".format(self._name(key), hint), self._where, self._mend)
 
     def section(self, key: str) -> "Fields":
+        """Take an object."""
         return Fields(self.take(key), self._where, self._name(key), self._mend)
 
     def sections(self, key: str) -> List["Fields"]:
+        """Take a list of objects."""
         return [
             Fields(item, self._where, "{}[{}]".format(self._name(key), index), self._mend)
             for index, item in enumerate(self._list(key))
         ]
 
     def entry(self, path: str) -> "Fields":
-        """The object under a key that is a file's path; the path must be safe."""
+        """Take the object under a key that is itself a safe relative path."""
         value = self.take(path)
         if unsafe_path(path):
             self._refuse_path(self._key, path)
@@ -96,9 +98,7 @@ class Fields:
 
     def _refuse_path(self, name: str, path: str) -> NoReturn:
         raise CoformerError(
-            "'{}' names the path '{}', which is not a plain relative path inside the bundle".format(
-                name, path
-            ),
+            "'{}' names the path '{}', which is not a plain relative path inside the bundle".format(name, path),
             self._where,
             self._mend,
         )
@@ -110,51 +110,60 @@ class Fields:
         return value
 
     def text(self, key: str) -> str:
+        """Take a non-empty text."""
         value = self.take(key)
         if not isinstance(value, str) or not value:
             self._fail(self._name(key), "a non-empty text", value)
         return value
 
     def texts(self, key: str) -> List[str]:
+        """Take a list of non-empty texts."""
         values = self._list(key)
         if not all(isinstance(value, str) and value for value in values):
             self._fail(self._name(key), "a list of non-empty texts", values)
         return values
 
     def matching(self, key: str, pattern: Pattern[str], wanted: str) -> str:
+        """Take a text that matches the whole pattern; `wanted` describes it in errors."""
         value = self.take(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
             self._fail(self._name(key), wanted, value)
         return value
 
     def path(self, key: str) -> str:
+        """Take a safe relative path."""
         value = self.text(key)
         if unsafe_path(value):
             self._refuse_path(self._name(key), value)
         return value
 
     def dtype(self, key: str) -> str:
+        """Take numpy's name of an element type."""
         return dtype_named(self.text(key), "{}, key '{}'".format(self._where, self._name(key))).name
 
     def integer(self, key: str, least: int) -> int:
+        """Take an integer of at least `least`."""
         value = self.take(key)
         if not _is_integer(value) or value < least:
             self._fail(self._name(key), "an integer of at least {}".format(least), value)
         return int(value)
 
     def integers(self, key: str) -> List[int]:
+        """Take a list of integers of at least 0."""
         values = self._list(key)
         if not _all_integers(values, 0):
             self._fail(self._name(key), "a list of integers of at least 0", values)
         return values
 
     def shape(self, key: str, max_rank: int) -> Tuple[int, ...]:
+        """Take a list of 1 to `max_rank` axis sizes of at least 1."""
         values = self._list(key)
         if not 1 <= len(values) <= max_rank or not _all_integers(values, 1):
             self._fail(self._name(key), "1 to {} axis sizes of at least 1".format(max_rank), values)
         return tuple(values)
 
     def number(self, key: str, least: float, most: float) -> float:
+        """Take a finite number from `least` to `most`."""
         value = self.take(key)
         fine = (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
         if not fine or not least <= value <= most:

@@ -74,12 +74,13 @@ class OwnMember:
             return failed("late: its engine was not free in time", late=True)
         try:
             features = self._engine.run({self._manifest.input.name: array})[self._manifest.output.name]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed member
             return failed("its engine failed, look for {} in its log".format(report("engine", error)))
         ended = time.monotonic()
         return Reply(features, compute_ms=(ended - started) * 1e3, arrived=ended)
 
     def close(self) -> None:
+        """Wait for the running inference and free the engine."""
         self._pool.shutdown(wait=True)
         self._engine.close()
 
@@ -138,6 +139,7 @@ class WorkerLink:
             self._pending.pop(request_id, None)
 
     def close(self) -> None:
+        """End the conversation and its thread."""
         self._closing.set()
         with self._lock:
             call = self._call
@@ -150,7 +152,7 @@ class WorkerLink:
         while not self._closing.is_set():
             try:
                 problem = self._converse()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the thread goes on, the log has the trace
                 problem = "internal error {}".format(report("link " + self.address, error))
             with self._lock:
                 self.problem = problem
@@ -246,9 +248,7 @@ def greeting_refusal(
     taken = features[greeting.member]
     wanted: Tuple[Any, ...] = (manifest.input, taken.dtype, taken.shape)
     if (greeting.input, greeting.output.dtype, greeting.output.shape) != wanted:
-        return "{} maps {} to {}, the aggregator wants {}".format(
-            link.address, greeting.input, greeting.output, taken
-        )
+        return "{} maps {} to {}, the aggregator wants {}".format(link.address, greeting.input, greeting.output, taken)
     return None
 
 

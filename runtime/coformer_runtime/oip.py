@@ -116,9 +116,7 @@ def file_descriptor() -> Any:
     """Return the FileDescriptorProto of MESSAGES."""
     from google.protobuf import descriptor_pb2
 
-    proto = descriptor_pb2.FileDescriptorProto(
-        name="open_inference_grpc.proto", package=PACKAGE, syntax="proto3"
-    )
+    proto = descriptor_pb2.FileDescriptorProto(name="open_inference_grpc.proto", package=PACKAGE, syntax="proto3")
     made: Dict[str, Any] = {}
     for name, fields in MESSAGES.items():
         parent, _, own = name.rpartition(".")

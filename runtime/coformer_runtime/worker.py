@@ -103,11 +103,9 @@ class Worker:
         started = time.monotonic()
         try:
             features = self._engine.run({manifest.input.name: wire.frame_tensor(frame)})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed member
             incident = report("the engine failed", error)
-            said = CoformerError(
-                "the engine failed", manifest.device, "look for {} in its log".format(incident)
-            )
+            said = CoformerError("the engine failed", manifest.device, "look for {} in its log".format(incident))
             return self._failure(frame.request_id, wire.ENGINE_FAILED, said)
         compute_us = int((time.monotonic() - started) * 1e6)
         answer = wire.tensor_frame(
@@ -125,9 +123,7 @@ class Worker:
         manifest = self._manifest
         if frame.build != manifest.build:
             error = CoformerError(
-                "the request is of build {}..., this device serves {}...".format(
-                    frame.build[:12], manifest.build[:12]
-                ),
+                "the request is of build {}..., this device serves {}...".format(frame.build[:12], manifest.build[:12]),
                 manifest.device,
                 "ship the bundles of one build to all devices",
             )

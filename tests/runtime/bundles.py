@@ -60,44 +60,72 @@ def _model(nodes: List[onnx.NodeProto], inputs: list, outputs: list, weights: Di
     return model.SerializeToString()
 
 
-def member_graph(member: int, pixels: Sequence[int] = PIXELS, weight: Optional[np.ndarray] = None,
-                 element: int = TensorProto.UINT8, slow: int = 0) -> bytes:
+def member_graph(
+    member: int,
+    pixels: Sequence[int] = PIXELS,
+    weight: Optional[np.ndarray] = None,
+    element: int = TensorProto.UINT8,
+    slow: int = 0,
+) -> bytes:
     """Return the graph pixels -> Cast -> Flatten -> MatMul -> features; `slow` adds that many large MatMuls."""
     weights = {"weight": member_weight(member, pixels) if weight is None else weight}
-    nodes = [helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
-             helper.make_node("Flatten", ["cast"], ["flat"]),
-             helper.make_node("MatMul", ["flat", "weight"], ["product" if slow else "features"])]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["cast"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["product" if slow else "features"]),
+    ]
     if slow:
         weights["loops"] = np.array(slow, np.int64)
         weights["go"] = np.array(True)
         weights["square"] = np.eye(256, dtype=np.float32)
         body = helper.make_graph(
-            [helper.make_node("MatMul", ["state", "state"], ["next"]),
-             helper.make_node("Identity", ["condition"], ["again"])],
+            [
+                helper.make_node("MatMul", ["state", "state"], ["next"]),
+                helper.make_node("Identity", ["condition"], ["again"]),
+            ],
             "body",
-            [helper.make_tensor_value_info("round", TensorProto.INT64, []),
-             helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
-             helper.make_tensor_value_info("state", TensorProto.FLOAT, [256, 256])],
-            [helper.make_tensor_value_info("again", TensorProto.BOOL, []),
-             helper.make_tensor_value_info("next", TensorProto.FLOAT, [256, 256])])
+            [
+                helper.make_tensor_value_info("round", TensorProto.INT64, []),
+                helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("state", TensorProto.FLOAT, [256, 256]),
+            ],
+            [
+                helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", TensorProto.FLOAT, [256, 256]),
+            ],
+        )
         weights["zero"] = np.array(0, np.float32)
-        nodes += [helper.make_node("Loop", ["loops", "go", "square"], ["final"], body=body),
-                  helper.make_node("ReduceMax", ["final"], ["top"], keepdims=0),
-                  helper.make_node("Mul", ["top", "zero"], ["nothing"]),
-                  helper.make_node("Add", ["product", "nothing"], ["features"])]
-    return _model(nodes, [helper.make_tensor_value_info("pixels", element, pixels)],
-                  [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, WIDTHS[member]])], weights)
+        nodes += [
+            helper.make_node("Loop", ["loops", "go", "square"], ["final"], body=body),
+            helper.make_node("ReduceMax", ["final"], ["top"], keepdims=0),
+            helper.make_node("Mul", ["top", "zero"], ["nothing"]),
+            helper.make_node("Add", ["product", "nothing"], ["features"]),
+        ]
+    return _model(
+        nodes,
+        [helper.make_tensor_value_info("pixels", element, pixels)],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, WIDTHS[member]])],
+        weights,
+    )
 
 
 def aggregator_graph(members: Sequence[int]) -> bytes:
     """Return the graph features_i ... -> Concat -> Gemm -> logits."""
     names = ["features_{}".format(member) for member in members]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTHS[member]])
-              for name, member in zip(names, members)]
-    nodes = [helper.make_node("Concat", names, ["joined"], axis=1),
-             helper.make_node("Gemm", ["joined", "weight"], ["logits"])]
-    return _model(nodes, inputs, [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])],
-                  {"weight": aggregator_weight(members)})
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTHS[member]])
+        for name, member in zip(names, members)
+    ]
+    nodes = [
+        helper.make_node("Concat", names, ["joined"], axis=1),
+        helper.make_node("Gemm", ["joined", "weight"], ["logits"]),
+    ]
+    return _model(
+        nodes,
+        inputs,
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])],
+        {"weight": aggregator_weight(members)},
+    )
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -116,9 +144,11 @@ def golden_pixels(pixels: Sequence[int] = PIXELS) -> np.ndarray:
 def member_files(member: int, pixels: Sequence[int] = PIXELS, graph: Optional[bytes] = None) -> Dict[str, bytes]:
     """Return path -> content of a bundle's files; member 0 is the central one."""
     inputs = golden_pixels(pixels)
-    files = {"member.onnx": graph or member_graph(member, pixels),
-             "golden/input.npy": npy(inputs),
-             "golden/output.npy": npy(features_of(member, inputs))}
+    files = {
+        "member.onnx": graph or member_graph(member, pixels),
+        "golden/input.npy": npy(inputs),
+        "golden/output.npy": npy(features_of(member, inputs)),
+    }
     if member == 0:
         everyone = tuple(range(len(DEVICES)))
         files["golden/answer.npy"] = npy(answer_of(everyone, inputs))
@@ -136,14 +166,21 @@ def aggregator_path(members: Sequence[int]) -> str:
     return "aggregators/{}.onnx".format("-".join(str(member) for member in members))
 
 
-def member_manifest(member: int, files: Dict[str, bytes], build: str = "b" * 64,
-                    pixels: Sequence[int] = PIXELS) -> Manifest:
+def member_manifest(
+    member: int, files: Dict[str, bytes], build: str = "b" * 64, pixels: Sequence[int] = PIXELS
+) -> Manifest:
     """Return the manifest for these files."""
     central = member == 0
-    aggregators = tuple(AggregatorSpec(members, aggregator_path(members), 0.9 + 0.01 * len(members))
-                        for members in subsets())
+    aggregators = tuple(
+        AggregatorSpec(members, aggregator_path(members), 0.9 + 0.01 * len(members)) for members in subsets()
+    )
     return Manifest(
-        build=build, policy="c" * 64, device=DEVICES[member], target="cpu", member=member, members=DEVICES,
+        build=build,
+        policy="c" * 64,
+        device=DEVICES[member],
+        target="cpu",
+        member=member,
+        members=DEVICES,
         central=DEVICES[0],
         engine=EngineSpec("onnxruntime", "1.10.0", "member.onnx", "float32"),
         input=TensorSpec("pixels", "uint8", tuple(pixels)),
@@ -152,8 +189,10 @@ def member_manifest(member: int, files: Dict[str, bytes], build: str = "b" * 64,
         golden=GoldenSpec("golden/input.npy", "golden/output.npy", 1e-4, "golden/answer.npy" if central else None),
         aggregators=aggregators if central else (),
         wire_bytes=4 * WIDTHS[member],
-        files=tuple(FileSpec(path, hashlib.sha256(data).hexdigest(), len(data))
-                    for path, data in sorted(files.items())))
+        files=tuple(
+            FileSpec(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in sorted(files.items())
+        ),
+    )
 
 
 def write_bundle(directory: Path, manifest: Manifest, files: Dict[str, bytes]) -> str:
@@ -166,8 +205,9 @@ def write_bundle(directory: Path, manifest: Manifest, files: Dict[str, bytes]) -
     return str(directory)
 
 
-def make_bundle(directory: Path, member: int, build: str = "b" * 64, graph: Optional[bytes] = None,
-                pixels: Sequence[int] = PIXELS) -> str:
+def make_bundle(
+    directory: Path, member: int, build: str = "b" * 64, graph: Optional[bytes] = None, pixels: Sequence[int] = PIXELS
+) -> str:
     """Write one device's bundle and return its directory."""
     files = member_files(member, pixels, graph)
     return write_bundle(directory, member_manifest(member, files, build, pixels), files)

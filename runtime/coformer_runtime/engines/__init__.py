@@ -94,9 +94,7 @@ def open_graph(bundle: Bundle, path: str, threads: int) -> Engine:
     return OPENERS[bundle.manifest.engine.kind](bundle.file(path), threads)
 
 
-def check_tensors(
-    engine: Engine, inputs: Tuple[str, ...], output: TensorSpec, bundle: Bundle, path: str
-) -> None:
+def check_tensors(engine: Engine, inputs: Tuple[str, ...], output: TensorSpec, bundle: Bundle, path: str) -> None:
     """Close the engine and raise a CheckFailed unless it has exactly these inputs and gives `output`."""
     found = tuple(sorted(spec.name for spec in engine.inputs))
     if found == tuple(sorted(inputs)) and engine.outputs == (output,):

@@ -49,6 +49,7 @@ class OnnxRuntimeEngine(Engine):
         self._dtypes = {spec.name: spec.dtype for spec in self.inputs}
 
     def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
+        """Run the session; see `Engine.run`."""
         if self._session is None:
             raise CheckFailed("the engine was closed", self._path, "open it again")
         cast = {
@@ -66,6 +67,7 @@ class OnnxRuntimeEngine(Engine):
         return dict(zip(self._names, results))
 
     def close(self) -> None:
+        """Drop the session."""
         self._session = None
 
 
