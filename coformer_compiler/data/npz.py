@@ -52,7 +52,7 @@ def _read_arrays(location: str, request: Request) -> dict[str, npt.NDArray[Any]]
     if not location or not path.is_file():
         raise CoformerError(f"there is no file '{location}'", request.where, "name one that numpy.savez has written")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise CoformerError(

@@ -57,7 +57,7 @@ def splits_from_undecoded(source: Undecoded[Item], request: Request) -> Splits:
     try:
         sha256 = json.loads((entry / "digest.json").read_text("utf-8"))["sha256"]
         parts = {name: _map_split(entry, name, source.labels[name]) for name in SPLIT_NAMES}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise CoformerError(
             f"the decoded images are damaged ({error})", f"data cache '{entry}'", "delete that directory"
         ) from error
