@@ -45,10 +45,7 @@ def json_from_value(value: Any, key: str = "") -> Any:
         ValueError: a number is not finite, which JSON cannot say; the text names its key.
     """
     if dataclasses.is_dataclass(value):
-        return {
-            f.name: json_from_value(getattr(value, f.name), f"{key}.{f.name}")
-            for f in dataclasses.fields(value)
-        }
+        return {f.name: json_from_value(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): json_from_value(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):

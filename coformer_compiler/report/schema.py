@@ -1,8 +1,8 @@
 """What a build reports: frozen dataclasses whose JSON is report.json, field for field.
 
 Units are in the names; accuracies and matches are shares (0.981), not per cent. What was not measured is None
-(null) and `Report.absent` says why under the value's JSON path; nothing is ever filled in. Members are counted
-in the order of `devices`; a subset of them is named like its aggregator's file, "0-2".
+(null) and `Report.absent` says why under the value's JSON path; nothing is ever filled in. Members count in the
+order of `devices`; a subset of them is named like its aggregator's file, "0-2".
 """
 
 from __future__ import annotations
@@ -288,9 +288,7 @@ def _disagreements(report: Report) -> list[str]:
         "latency_ms.members": len(report.latency_ms.members),
         "policy.members": len(report.policy.get("members", ())),
     }
-    found = [
-        f"'{key}' has {size} entries for {count} devices" for key, size in lengths.items() if size != count
-    ]
+    found = [f"'{key}' has {size} entries for {count} devices" for key, size in lengths.items() if size != count]
     for key, subsets in (
         ("subsets", report.accuracy.subsets),
         ("subsets_untrained", report.accuracy.subsets_untrained),
@@ -300,9 +298,7 @@ def _disagreements(report: Report) -> list[str]:
             for name in subsets
             if not _is_subset(name, count)
         ]
-    found += [
-        f"'match[{i}].member' is {m.member}" for i, m in enumerate(report.match) if not 0 <= m.member < count
-    ]
+    found += [f"'match[{i}].member' is {m.member}" for i, m in enumerate(report.match) if not 0 <= m.member < count]
     for i, phase in enumerate(report.history):
         if not len(phase.steps) == len(phase.loss) == len(phase.validation):
             found.append(f"'history[{i}]' has lists of unequal length")
@@ -330,7 +326,7 @@ def members_of(subset: str) -> tuple[int, ...]:
 
 
 def why_absent(report: Report, path: str) -> str | None:
-    """Why the value at a JSON path ("latency_ms.members[2]") is missing: its reason, or that of what holds it."""
+    """Why the value at a JSON path ("latency_ms.members[2]") is missing: its reason, or its holder's."""
     while path:
         if path in report.absent:
             return report.absent[path]
