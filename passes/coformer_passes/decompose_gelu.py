@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import onnx_ir as ir
-from coformer_targets import Target, tensorrt_older_than
 
 from coformer_passes.rewriting import add_initializer, add_node, graph_of, is_op, name_of, take_over
+from coformer_targets import Target, tensorrt_older_than
 
 
 def decompose_gelu(model: ir.Model, target: Target) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import onnx_ir as ir
-from coformer_runtime.errors import CoformerError
-from coformer_targets import Target, tensorrt_older_than
 
 from coformer_passes.rewriting import (
     add_initializer,
@@ -19,6 +17,8 @@ from coformer_passes.rewriting import (
     static_shape,
     take_over,
 )
+from coformer_runtime.errors import CoformerError
+from coformer_targets import Target, tensorrt_older_than
 
 
 def decompose_layer_norm(model: ir.Model, target: Target) -> bool:

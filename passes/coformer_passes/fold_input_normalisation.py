@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
-from coformer_targets import Target
 
 from coformer_passes.rewriting import (
     add_initializer,
@@ -18,6 +17,7 @@ from coformer_passes.rewriting import (
     producer_of,
     set_constant,
 )
+from coformer_targets import Target
 
 if TYPE_CHECKING:
     import numpy as np

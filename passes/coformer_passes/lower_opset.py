@@ -6,10 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
+from coformer_passes.rewriting import (
+    add_initializer,
+    array_of,
+    drop_unused_initializers,
+    graph_of,
+    name_of,
+    static_shape,
+)
 from coformer_runtime.errors import CoformerError
 from coformer_targets import Target
-
-from coformer_passes.rewriting import add_initializer, array_of, drop_unused_initializers, graph_of, name_of, static_shape
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -194,7 +201,7 @@ def _plain_reshape(node: ir.Node, schema: OpSchema) -> None:
     if "allowzero" in schema.attributes:
         return
     shape = array_of(node.inputs[1])
-    if shape is not None and (shape != 0).all():  # type: ignore[operator]
+    if shape is not None and (shape != 0).all():
         node.attributes.pop("allowzero", None)
     _drop_default(node, "allowzero", 0)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
 from coformer_runtime.errors import CheckFailed, CoformerError
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def outputs_of(
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return [dict(zip(names, session.run(names, {**case, **weights}), strict=True)) for case in cases]
     except Exception as error:  # ONNX Runtime has one exception class per status code and no common public base
@@ -114,7 +113,9 @@ def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.gener
         shape = None if value.shape is None else value.shape
         fits = shape is None or (
             array.ndim == len(shape)
-            and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape[1:], array.shape[1:], strict=True))
+            and all(
+                not isinstance(dim, int) or dim == size for dim, size in zip(shape[1:], array.shape[1:], strict=True)
+            )
         )
         if not fits or len(array) != count:
             raise CoformerError(
@@ -126,6 +127,10 @@ def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.gener
         for index, case in enumerate(cases):
             case[name] = array[index : index + 1].astype(dtype, copy=False)
     return cases
+
+
+def _same_axes(axes: Sequence[int | ir.SymbolicDim], sizes: Sequence[int]) -> bool:
+    return all(not isinstance(axis, int) or axis == size for axis, size in zip(axes, sizes, strict=True))
 
 
 def relative_difference(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float, str]:

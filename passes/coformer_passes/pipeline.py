@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from coformer_passes.check_operators import check_operators
 from coformer_passes.decompose_gelu import decompose_gelu
 from coformer_passes.decompose_layer_norm import decompose_layer_norm
+from coformer_passes.fold_attention_scale import fold_attention_scale
+from coformer_passes.fold_constants import fold_constants
 from coformer_passes.fold_input_normalisation import fold_input_normalisation
+from coformer_passes.fold_norm_affine import fold_norm_affine
 from coformer_passes.infer_shapes import infer_shapes
 from coformer_passes.lower_opset import lower_opset
+from coformer_passes.narrow_int64 import narrow_int64
+from coformer_passes.share_equal_nodes import share_equal_nodes
 from coformer_passes.widen_input import widen_input
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
     from coformer_targets import Target
 
     Pass = Callable[[ir.Model, Target], bool]
@@ -21,17 +28,28 @@ if TYPE_CHECKING:
 PIPELINES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         infer_shapes,
+        fold_constants,
         fold_input_normalisation,
+        fold_norm_affine,
+        fold_attention_scale,
         decompose_layer_norm,
         decompose_gelu,
+        share_equal_nodes,
         lower_opset,
+        check_operators,
     ),
     "tensorrt": (
         infer_shapes,
+        fold_constants,
         fold_input_normalisation,
         widen_input,
+        fold_norm_affine,
+        fold_attention_scale,
         decompose_layer_norm,
         decompose_gelu,
+        narrow_int64,
+        share_equal_nodes,
         lower_opset,
+        check_operators,
     ),
 }

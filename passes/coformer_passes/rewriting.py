@@ -98,8 +98,8 @@ def set_constant(node: ir.Node, index: int, array: NDArray[np.generic]) -> None:
     assert value is not None and value.name is not None
     graph = graph_of(node)
     if value.is_initializer() and len(value.uses()) == 1 and not value.is_graph_output():
-        value.const_value = ir.tensor(array, name=value.name)
-        value.shape = ir.Shape(array.shape)
+        tensor = ir.tensor(array, name=value.name)
+        value.const_value, value.type, value.shape = tensor, ir.TensorType(tensor.dtype), ir.Shape(array.shape)
         return
     node.replace_input_with(index, add_initializer(graph, value.name, array))
 

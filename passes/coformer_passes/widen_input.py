@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from coformer_runtime.errors import CoformerError
-from coformer_targets import Target
 
 from coformer_passes.rewriting import bypass, is_op, name_of
+from coformer_runtime.errors import CoformerError
+from coformer_targets import Target
 
 
 def widen_input(model: ir.Model, target: Target) -> bool:

@@ -1,5 +1,19 @@
 """What each device is (one TOML file each) and how an engine is built for it."""
 
+from coformer_targets.builders import EngineInfo, engine_from_onnx, recipe_for
+from coformer_targets.legality import OperatorRule, OperatorTable, operator_table
 from coformer_targets.target import Target, load_target, load_target_file, target_names, tensorrt_older_than
 
-__all__ = ["Target", "load_target", "load_target_file", "target_names", "tensorrt_older_than"]
+__all__ = [
+    "EngineInfo",
+    "OperatorRule",
+    "OperatorTable",
+    "Target",
+    "engine_from_onnx",
+    "load_target",
+    "load_target_file",
+    "operator_table",
+    "recipe_for",
+    "target_names",
+    "tensorrt_older_than",
+]

@@ -7,15 +7,14 @@ says where it comes from in the table `[sources]`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from coformer_runtime.errors import CoformerError
-
 from coformer_targets.nearest import suggestion
+from coformer_targets.toml import read_toml
 
 ENGINES = ("onnxruntime", "tensorrt")
 PRECISIONS = ("float32", "float16", "int8")
@@ -76,9 +75,7 @@ def load_target(name: str) -> Target:
         CoformerError: there is none; the nearest known name is suggested.
     """
     if name not in target_names():
-        raise CoformerError(
-            "no such target", f"target '{name}'", suggestion(name, target_names(), noun="target")
-        )
+        raise CoformerError("no such target", f"target '{name}'", suggestion(name, target_names(), noun="target"))
     return load_target_file(_devices() / f"{name}.toml")
 
 
@@ -90,7 +87,7 @@ def load_target_file(path: str | Path) -> Target:
     """
     path = Path(path)
     where = f"target file {path.name}"
-    content = _read_toml(path, where)
+    content = read_toml(path, where)
     content.setdefault("name", path.stem)
     for key in content:
         if key not in _RULES:
@@ -129,23 +126,6 @@ def _target_from_content(content: dict[str, Any], where: str) -> Target:
 
 def _devices() -> Path:
     return Path(__file__).parent / "devices"
-
-
-def _read_toml(path: Path, where: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CoformerError(
-            f"cannot be read ({error.strerror})", where, "give the path of a readable TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CoformerError(f"is no TOML ({error})", where, "mend the syntax") from error
-    return content
 
 
 def _is_text(value: object) -> bool:

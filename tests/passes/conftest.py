@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from coformer_targets import Target, load_target
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,7 +79,7 @@ def golden_text(request: pytest.FixtureRequest) -> Callable[[ir.Model, str], Non
     def check(model: ir.Model, name: str) -> None:
         text = ir.to_onnx_text(model)
         path = GOLDEN / f"{name}.onnxtxt"
-        if request.config.getoption("--update-golden"):
+        if request.config.getoption("--update-golden", default=False):
             path.write_text(text, encoding="utf-8")
         assert path.exists(), f"{path} is missing: run pytest with --update-golden"
         assert text == path.read_text(encoding="utf-8")
@@ -154,7 +155,9 @@ def build_transformer(
     pixels = ir.Value(name="pixels", shape=ir.Shape((1, channels, image, image)), type=ir.TensorType(ir.DataType.UINT8))
     floats = op("pixels.float", "Cast", [pixels], to=int(ir.DataType.FLOAT))
     mean = constant("pixels.mean", (255 * np.linspace(0.4, 0.5, channels)).reshape(1, -1, 1, 1).astype(np.float32))
-    scale = constant("pixels.scale", (1 / (255 * np.linspace(0.2, 0.3, channels))).reshape(1, -1, 1, 1).astype(np.float32))
+    scale = constant(
+        "pixels.scale", (1 / (255 * np.linspace(0.2, 0.3, channels))).reshape(1, -1, 1, 1).astype(np.float32)
+    )
     x = op("pixels.scaled", "Mul", [op("pixels.shifted", "Sub", [floats, mean]), scale])
     kernel = weights("patches.weight", embed, channels, patch, patch, spread=1.0 / np.sqrt(channels * patch * patch))
     bias = weights("patches.bias", embed, spread=0.1)

@@ -1,0 +1,105 @@
+"""Operator legality: which ONNX operators an engine version takes, of which types, with what restrictions.
+
+One TOML file per engine version in `operators/`, named `<engine>-<version>.toml`; the first lines of each say what
+its keys mean and where the facts come from. ONNX Runtime has none: that a session loads is the proof there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coformer_runtime.errors import CoformerError
+from coformer_targets.nearest import suggestion
+from coformer_targets.target import Target
+from coformer_targets.toml import read_toml
+
+
+@dataclass(frozen=True)
+class OperatorRule:
+    """What an engine takes of one operator.
+
+    Attributes:
+        types: element types of the inputs that `data` names, as ONNX writes them ("float32").
+        data: the inputs that `types` speaks of, None for all.
+        initializer: the inputs that must be constants where they are there.
+        ranks: the ranks that the first input may have, () for any.
+        attributes: attribute → the values that it may have.
+        rule: the restriction in words.
+    """
+
+    types: tuple[str, ...]
+    data: tuple[int, ...] | None = None
+    initializer: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+    attributes: Mapping[str, tuple[str, ...]] | None = None
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class OperatorTable:
+    """What one engine version takes.
+
+    Attributes:
+        engine: "tensorrt".
+        version: the exact version, "8.2.1".
+        opset: the opset that its parser was written for.
+        source: where the table comes from.
+        types: every element type that the engine has.
+        aliases: element type → what the parser makes of it.
+        operators: operator → its rule; one that is not here is refused.
+        cures: refused operator → what to do instead.
+    """
+
+    engine: str
+    version: str
+    opset: int
+    source: str
+    types: tuple[str, ...]
+    aliases: Mapping[str, str]
+    operators: Mapping[str, OperatorRule]
+    cures: Mapping[str, str]
+
+
+def operator_table(target: Target) -> OperatorTable | None:
+    """The table of the target's engine version, None for an engine that needs none.
+
+    Raises:
+        CoformerError: there is no table for that version of the engine.
+    """
+    if target.engine == "onnxruntime":
+        return None
+    folder = Path(__file__).parent / "operators"
+    name = f"{target.engine}-{target.engine_version}"
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise CoformerError(
+            f"there is no operator table '{name}'", f"target '{target.name}'", suggestion(name, known, noun="table")
+        )
+    return _table_from_content(read_toml(folder / f"{name}.toml", f"operator table {name}"))
+
+
+def _table_from_content(content: dict[str, Any]) -> OperatorTable:
+    return OperatorTable(
+        engine=content["engine"],
+        version=content["version"],
+        opset=content["opset"],
+        source=content["source"],
+        types=tuple(content["types"]),
+        aliases=content["aliases"],
+        operators={name: _rule_from_content(entry) for name, entry in content["operators"].items()},
+        cures={name: entry["cure"] for name, entry in content["missing"].items()},
+    )
+
+
+def _rule_from_content(entry: dict[str, Any]) -> OperatorRule:
+    return OperatorRule(
+        types=tuple(entry["types"]),
+        data=tuple(entry["data"]) if "data" in entry else None,
+        initializer=tuple(entry.get("initializer", ())),
+        ranks=tuple(entry.get("ranks", ())),
+        attributes={name: tuple(values) for name, values in entry.get("attributes", {}).items()},
+        rule=entry.get("rule", ""),
+    )
