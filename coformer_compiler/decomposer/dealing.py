@@ -1,0 +1,75 @@
+"""Which heads and neurons fill the shapes: the ranking is dealt out, so that no two members hold the same.
+
+Measured: members that all take the best units agree with each other, and the aggregator has nothing to gain from them
+(docs/method.md). Dealing keeps the members unlike each other and fulfils C3 and C4 as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy
+from coformer_compiler.decomposer.shapes import MemberShape
+
+
+def deal(scores: torch.Tensor, counts: Sequence[int], *, overlap: bool = False) -> list[tuple[int, ...]]:
+    """Hand out `counts[n]` units to each member n, the best first.
+
+    In each turn the member that is furthest behind its share picks the best unit left (the smaller index among equals).
+
+    Args:
+        scores: importance of each unit, `(units,)`.
+        counts: how many each member gets; their sum is at most the number of units unless `overlap`.
+        overlap: every member takes the best units, whoever else has them.
+    """
+    ranking = sorted(range(len(scores)), key=lambda unit: (-float(scores[unit]), unit))
+    if overlap:
+        return [tuple(sorted(ranking[:count])) for count in counts]
+    dealt: list[list[int]] = [[] for _ in counts]
+    for unit in ranking[: sum(counts)]:
+        hungry = [n for n, count in enumerate(counts) if len(dealt[n]) < count]
+        turn = min(hungry, key=lambda n: ((len(dealt[n]) + 0.5) / counts[n], n))
+        dealt[turn].append(unit)
+    return [tuple(sorted(units)) for units in dealt]
+
+
+def members_from_shapes(
+    devices: Sequence[str],
+    shapes: Sequence[MemberShape],
+    scores: Mapping[tuple[str, int], torch.Tensor],
+    channel_scores: torch.Tensor | None,
+    *,
+    overlap: bool = False,
+) -> tuple[MemberPolicy, ...]:
+    """Fill every member's shape with units, layer by layer.
+
+    Args:
+        devices: names, in the order of `shapes`.
+        shapes: what each member has room for.
+        scores: importance of the units of each (kind, layer), kind "attention" or "mlp".
+        channel_scores: given for index slicing, where stream channels are dealt out as well.
+        overlap: see `deal`.
+    """
+    heads: list[dict[int, tuple[int, ...]]] = [{} for _ in shapes]
+    neurons: list[dict[int, tuple[int, ...]]] = [{} for _ in shapes]
+    for kind, layer in scores:
+        taken = heads if kind == "attention" else neurons
+        counts = [(s.heads if kind == "attention" else s.neurons).get(layer, 0) for s in shapes]
+        keeping = [n for n, count in enumerate(counts) if count]
+        hands = deal(scores[kind, layer], [counts[n] for n in keeping], overlap=overlap)
+        for n, hand in zip(keeping, hands, strict=True):
+            taken[n][layer] = hand
+    channels: Sequence[tuple[int, ...] | None] = [None] * len(shapes)
+    if channel_scores is not None:
+        channels = deal(channel_scores, [shape.embed for shape in shapes], overlap=overlap)
+    return tuple(
+        MemberPolicy(
+            device,
+            shape.embed,
+            tuple(LayerShare(layer, heads[n][layer], neurons[n][layer]) for layer in sorted(shape.heads)),
+            channels[n],
+        )
+        for n, (device, shape) in enumerate(zip(devices, shapes, strict=True))
+    )

@@ -1,0 +1,98 @@
+"""Member shapes before anything is selected: how wide, how deep, how many heads and neurons.
+
+A strategy decides shapes from shares; importance decides later which heads and neurons fill them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from coformer_compiler.decomposer.policy import MemberPolicy, TeacherShape
+from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.spec import (
+    AttentionSpec,
+    MlpSpec,
+    NormSpec,
+    ResidualSpec,
+    TransformerSpec,
+)
+
+
+@dataclass(frozen=True)
+class MemberShape:
+    """Shape of one member: heads and neurons per kept layer, `{layer: count}`."""
+
+    embed: int
+    heads: dict[int, int]
+    neurons: dict[int, int]
+
+
+def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool) -> TransformerSpec:
+    """The spec of a transplanted member of the given shape.
+
+    Args:
+        teacher: spec of the teacher.
+        shape: widths of the member.
+        shortcuts: whether each sub-block has a matrix in its shortcut (one basis per norm).
+    """
+    blocks = []
+    for block in teacher.blocks:
+        if block.layer not in shape.heads:
+            continue
+        norm = _plain(block.norm, shape.embed)
+        branch: AttentionSpec | MlpSpec
+        if isinstance(block.branch, AttentionSpec):
+            branch = replace(block.branch, embed=shape.embed, out=shape.embed, heads=shape.heads[block.layer],
+                             reader_bias=True, writer_bias=True)  # fmt: skip
+        else:
+            branch = replace(block.branch, embed=shape.embed, out=shape.embed, neurons=shape.neurons[block.layer],
+                             reader_bias=True, writer_bias=True)  # fmt: skip
+        blocks.append(ResidualSpec(block.layer, norm, branch, shortcuts))
+    stem = teacher.stem
+    if stem.norm is None:
+        stem = replace(stem, embed=shape.embed)
+    else:
+        stem = replace(stem, embed=shape.embed, norm=_plain(stem.norm, shape.embed), mix=shape.embed)
+    pool = teacher.pool
+    if pool.norm is not None:
+        pool = replace(pool, norm=_plain(pool.norm, shape.embed))
+    return TransformerSpec(stem, tuple(blocks), pool, teacher.classes)
+
+
+def cost_of_spec(spec: TransformerSpec, *, with_head: bool = False) -> Cost:
+    """Cost of a spec's model without allocating its weights."""
+    import torch
+
+    from coformer_compiler.model.transformer import Transformer
+
+    with torch.device("meta"):
+        return Transformer(spec).cost(with_head=with_head)
+
+
+def member_cost(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool) -> Cost:
+    """ω and the parts of φ of a member of the given shape."""
+    return cost_of_spec(member_spec(teacher, shape, shortcuts=shortcuts))
+
+
+def shape_of_member(member: MemberPolicy) -> MemberShape:
+    """The shape that a finished policy gives a member."""
+    return MemberShape(
+        member.embed,
+        {share.layer: len(share.heads) for share in member.layers},
+        {share.layer: len(share.neurons) for share in member.layers},
+    )
+
+
+def full_shape(teacher: TeacherShape) -> MemberShape:
+    """Everything kept."""
+    return MemberShape(teacher.embed, dict(enumerate(teacher.heads)), dict(enumerate(teacher.neurons)))
+
+
+def aggregator_cost(widths: list[int], classes: int) -> Cost:
+    """Cost of the folded aggregator on the central device."""
+    return linear_cost(1, sum(widths), classes)
+
+
+def _plain(norm: NormSpec, width: int) -> NormSpec:
+    """Members' norms have no gain and bias: the linears behind them carry both."""
+    return replace(norm, width=width, affine=False)

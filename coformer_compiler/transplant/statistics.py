@@ -1,0 +1,152 @@
+"""What one pass of the teacher over the calibration set tells: second moments at every norm, importance of every unit.
+
+Everything is a running sum in float64; no activation outlives its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from coformer_compiler.model.residual import Residual
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.transplant.basis import plain_normed
+
+IMPORTANCE = ("activation", "taylor")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a teacher on its calibration set.
+
+    Attributes:
+        moments: one float64 `(d, d)` per sub-block, then one for the final norm: second moment of the plainly normed
+            stream. Where the stem has a norm of its own, its input's moment comes first in `stem_moment`.
+        stem_moment: see above, or None.
+        scores: per sub-block, the importance of each unit (head or neuron), `(units,)`.
+        channel_scores: importance of each stream channel, `(d,)`: its mean square over all norms.
+    """
+
+    moments: tuple[torch.Tensor, ...]
+    stem_moment: torch.Tensor | None
+    scores: tuple[torch.Tensor, ...]
+    channel_scores: torch.Tensor
+
+
+@torch.no_grad()
+def statistics_from_batches(
+    teacher: Transformer, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], importance: str = "activation"
+) -> Statistics:
+    """Run the teacher once over `(pixels, labels)` batches.
+
+    Args:
+        teacher: the model.
+        batches: pixels `(batch, channels, height, width)` uint8 and labels `(batch,)` int64.
+        importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed activation
+            times output weights, exactly, from the unit's covariance); "taylor" by the mean over samples of
+            |Σ activation × gradient of the loss|, which needs a backward pass.
+    """
+    embed, device = teacher.spec.embed, teacher.head.weight.device
+    moments = [_Moment(embed, device) for _ in range(len(teacher.residuals) + 1)]
+    stem = _Moment(embed, device) if teacher.stem.norm is not None else None
+    spreads = [_UnitSpread(block, device) for block in teacher.residuals]
+    taylor = [torch.zeros(block.branch.units, dtype=torch.float64, device=device) for block in teacher.residuals]
+    for pixels, labels in batches:
+        if stem is not None:
+            stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(pixels)))
+        x = teacher.stem(pixels)
+        for j, block in enumerate(teacher.residuals):
+            moments[j].add(plain_normed(block.norm, x))
+            mixed = block.branch.mix(block.branch.reader(block.norm(x)))
+            spreads[j].add(mixed)
+            x = block.skip(x) + block.branch.writer(mixed)
+        moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x)))
+        if importance == "taylor":
+            _add_taylor(teacher, pixels, labels, taylor)
+    scores = taylor if importance == "taylor" else [spread.scores() for spread in spreads]
+    means = tuple(moment.mean() for moment in moments)
+    channels = torch.stack([moment.diagonal() for moment in means]).sum(0)
+    return Statistics(means, None if stem is None else stem.mean(), tuple(scores), channels)
+
+
+class _Moment:
+    """Uncentred second moment of rows `(…, width)`."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.sum = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.rows = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1])
+        # Products of one batch in float32 (half the time on a CPU), the sum over batches in float64.
+        self.sum += (rows.T @ rows).double()
+        self.rows += len(rows)
+
+    def mean(self) -> torch.Tensor:
+        return self.sum / max(self.rows, 1)
+
+
+class _UnitSpread:
+    """Covariance of the columns of each unit, for the variance that the unit writes into the stream."""
+
+    def __init__(self, block: Residual, device: torch.device) -> None:
+        self.branch = block.branch
+        self.size = len(block.branch.writer_columns([0]))
+        units = block.branch.units
+        self.square = torch.zeros(units, self.size, self.size, dtype=torch.float64, device=device)
+        self.sum = torch.zeros(units, self.size, dtype=torch.float64, device=device)
+        self.rows = 0
+
+    def add(self, mixed: torch.Tensor) -> None:
+        rows = mixed.reshape(-1, len(self.sum), self.size)
+        self.square += torch.einsum("rui,ruj->uij", rows, rows).double()
+        self.sum += rows.sum(0).double()
+        self.rows += len(rows)
+
+    def scores(self) -> torch.Tensor:
+        mean = self.sum / max(self.rows, 1)
+        covariance = self.square / max(self.rows, 1) - mean[:, :, None] * mean[:, None, :]
+        weight = self.branch.writer.weight.detach().double().T.reshape(len(mean), self.size, -1)
+        gram = weight @ weight.transpose(1, 2)
+        return (covariance * gram).sum((1, 2)).clamp(min=0).sqrt()
+
+
+@torch.enable_grad()
+def _add_taylor(teacher: Transformer, pixels: torch.Tensor, labels: torch.Tensor, into: list[torch.Tensor]) -> None:
+    x = teacher.stem(pixels).detach()
+    mixes = []
+    for block in teacher.residuals:
+        mixed = block.branch.mix(block.branch.reader(block.norm(x)))
+        mixed = mixed if mixed.requires_grad else mixed.requires_grad_()
+        mixes.append(mixed)
+        x = block.skip(x) + block.branch.writer(mixed)
+    loss = F.cross_entropy(teacher.head(teacher.pool(x)), labels, reduction="sum")
+    for scores, mixed, gradient in zip(into, mixes, torch.autograd.grad(loss, mixes), strict=True):
+        effect = (mixed.detach() * gradient).sum(1).reshape(len(pixels), len(scores), -1).sum(-1)
+        scores += effect.abs().double().sum(0)
+
+
+def save_statistics(path: Path, statistics: Statistics) -> None:
+    """Write to a safetensors file."""
+    from safetensors.torch import save_file
+
+    tensors = {f"moments.{i:04d}": moment for i, moment in enumerate(statistics.moments)}
+    tensors |= {f"scores.{i:04d}": score for i, score in enumerate(statistics.scores)}
+    tensors["channel_scores"] = statistics.channel_scores
+    if statistics.stem_moment is not None:
+        tensors["stem_moment"] = statistics.stem_moment
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read what `save_statistics` wrote."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    moments = tuple(tensors[name] for name in sorted(tensors) if name.startswith("moments."))
+    scores = tuple(tensors[name] for name in sorted(tensors) if name.startswith("scores."))
+    return Statistics(moments, tensors.get("stem_moment"), scores, tensors["channel_scores"])

@@ -1,0 +1,221 @@
+"""Closed-form transplanting: members get their weights by regression against the teacher, no gradient step.
+
+The teacher's stream t and every member's stream s walk the layers side by side over the calibration set. Each reader is
+fitted from the member's own normed stream to what the teacher's kept units read; each writer so that the member's stream
+meets the teacher's as seen in the member's basis, which corrects the errors made so far, those of dropped layers included.
+One forward pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is reduced to Gram
+matrices batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from coformer_compiler.decomposer.policy import MemberPolicy
+from coformer_compiler.decomposer.shapes import member_spec, shape_of_member
+from coformer_compiler.model.residual import Residual
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.transplant.basis import BasisKind, bases_at, basis_of_width, eigenbasis, gain_of
+from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
+from coformer_compiler.transplant.statistics import Statistics
+from coformer_compiler.transplant.streams import Streams
+
+
+@dataclass(frozen=True)
+class Match:
+    """How well one linear of a member was matched: held-out R² and the penalty that was chosen."""
+
+    member: int
+    block: str
+    linear: str
+    match: float
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Transplanted:
+    """Members without heads fitted yet, how well each linear was matched, and the prior of each member's readout.
+
+    `priors[n]` is `(teacher features, member features)`: the member's features back in the teacher's, as its final basis
+    says.
+    """
+
+    members: list[Transformer]
+    matches: list[Match]
+    priors: list[torch.Tensor]
+
+
+@torch.no_grad()
+def transplant(
+    teacher: Transformer,
+    statistics: Statistics,
+    policies: Sequence[MemberPolicy],
+    pixels: torch.Tensor,
+    *,
+    basis: BasisKind,
+    batch: int = 128,
+    memory_bytes: int = 2**31,
+    advance: Callable[[], None] = lambda: None,
+) -> Transplanted:
+    """Transplant the teacher into one member per policy, all in one walk.
+
+    Args:
+        teacher: the model, in evaluation mode.
+        statistics: its statistics on `pixels`.
+        policies: what each member keeps.
+        pixels: calibration images `(samples, channels, height, width)` uint8.
+        basis: one basis for the whole stream, or one per norm with matrices in the shortcuts.
+        batch: images at a time.
+        memory_bytes: above this the streams are kept in a temporary file.
+        advance: called after every sub-block of the teacher, for a progress bar.
+    """
+    walkers = [_Walker(n, teacher, statistics, policy, basis) for n, policy in enumerate(policies)]
+    spec = teacher.spec
+    shape = (len(pixels), spec.stem.tokens)
+    widths = [spec.stem.out, *(walker.width for walker in walkers)]
+    with Streams(shape, widths, batch, memory_bytes, teacher.head.weight.device) as streams:
+        for walker in walkers:
+            walker.start(streams, pixels)
+        for part in streams.parts():
+            streams.write(0, part, teacher.stem(pixels[part].to(streams.device)))
+        for j, block in enumerate(teacher.residuals):
+            here = [walker for walker in walkers if walker.keeps(block)]
+            for walker in here:
+                walker.finish_pending(streams, j)
+            _read(streams, block, j, here)
+            advance()
+        for walker in walkers:
+            walker.finish_pending(streams, len(teacher.residuals), teacher)
+    matches = [match for walker in walkers for match in walker.matches]
+    return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers])
+
+
+def _read(streams: Streams, block: Residual, point: int, here: Sequence[_Walker]) -> None:
+    """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass."""
+    grams = [walker.begin_read(block) for walker in here]
+    for part in streams.parts():
+        x = streams.read(0, part)
+        read = block.branch.reader(block.norm(x))
+        for walker, (gram, rows, local) in zip(here, grams, strict=True):
+            gram.add(local.norm(streams.read(walker.stream, part)), read[..., rows], part.start)
+        streams.write(0, part, block.skip(x) + block.branch.writer(block.branch.mix(read)))
+    for walker, (gram, rows, _) in zip(here, grams, strict=True):
+        walker.end_read(block, point, gram, rows)
+
+
+class _Walker:
+    """One member on the walk: its basis at every point, its blocks so far, and the block whose writer is pending."""
+
+    def __init__(
+        self, index: int, teacher: Transformer, statistics: Statistics, policy: MemberPolicy, basis: BasisKind
+    ) -> None:
+        self.index, self.stream, self.width = index, index + 1, policy.embed
+        self.kind = teacher.residuals[0].norm.spec.kind
+        device = teacher.head.weight.device
+        vectors = bases_at([moment.to(device) for moment in statistics.moments], self.kind, basis)
+        self.bases = [basis_of_width(each, policy.embed, self.kind) for each in vectors]
+        spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=basis == "per-norm")
+        self.member = Transformer(spec).to(device).eval()
+        self.shares = {share.layer: share for share in policy.layers}
+        self.blocks = iter(self.member.residuals)
+        self.pending: tuple[Residual, int, Residual, list[int]] | None = None
+        self.matches: list[Match] = []
+        self._stem_from(teacher, statistics, device)
+
+    def _stem_from(self, teacher: Transformer, statistics: Statistics, device: torch.device) -> None:
+        first = self.bases[0]
+        norm = teacher.stem.norm
+        if norm is None or statistics.stem_moment is None:
+            self.member.stem = teacher.stem.project(first.into).to(device)
+            return
+        vectors = eigenbasis(statistics.stem_moment.to(device), norm.spec.kind)
+        inner = basis_of_width(vectors, self.width, norm.spec.kind)
+        plain = self.member.stem.norm
+        assert plain is not None
+        weight = first.into @ (gain_of(norm, len(vectors)).to(device)[:, None] * inner.back)
+        shift = torch.zeros(len(vectors)) if norm.bias is None else norm.bias
+        self.stem_prior, bias = weight, first.into @ shift.to(device).double()
+        self.member.stem = teacher.stem.project(inner.into).with_norm(plain, weight, bias).to(device)
+
+    def start(self, streams: Streams, pixels: torch.Tensor) -> None:
+        """Embed the calibration set."""
+        for part in streams.parts():
+            streams.write(self.stream, part, self.member.stem(pixels[part].to(streams.device)))
+
+    def keeps(self, block: Residual) -> bool:
+        """Whether the member keeps the teacher's layer that the block belongs to."""
+        return block.layer in self.shares
+
+    def begin_read(self, block: Residual) -> tuple[SplitGram, list[int], Residual]:
+        """An empty Gram for the reader of the member's next block, the teacher's rows it is fitted to, and the block."""
+        local = next(self.blocks)
+        share = self.shares[block.layer]
+        units = share.heads if block.kind == "attention" else share.neurons
+        rows = block.branch.reader_rows(units)
+        local.branch = block.branch.with_units(units, self.width, self.width).to(block.branch.reader.weight.device)
+        self.reading = (local, list(units))
+        return SplitGram(self.width, len(rows), block.branch.reader.weight.device), rows, local
+
+    def end_read(self, block: Residual, point: int, gram: SplitGram, rows: list[int]) -> None:
+        """Solve the reader; the writer waits until the teacher's stream reaches the member's next norm."""
+        local, units = self.reading
+        weight = block.branch.reader.weight.detach().double()[rows]
+        prior = (weight * gain_of(block.norm, weight.shape[1]).to(weight)) @ self.bases[point].back
+        self._set(local.branch.reader, ridge(gram, prior), block, "reader")
+        self.pending = (local, point, block, units)
+
+    def finish_pending(self, streams: Streams, point: int, teacher: Transformer | None = None) -> None:
+        """Solve the pending writer (and shortcut) against the teacher's stream at `point`, then move the member's.
+
+        Args:
+            streams: teacher's stream at `point`, member's before the pending block.
+            point: index of the norm that reads the result.
+            teacher: given at the end of the walk: then only what the pool sees is fitted.
+        """
+        if self.pending is None:
+            return
+        local, before, block, units = self.pending
+        into = self.bases[point].into
+        columns = block.branch.writer_columns(units)
+        prior = into @ block.branch.writer.weight.detach().double()[:, columns]
+        if local.shortcut is not None:
+            prior = torch.cat([into @ self.bases[before].back, prior], 1)
+        gram = SplitGram(prior.shape[1], self.width, into.device)
+        cast = into.float()
+        rows = (lambda x: x) if teacher is None else teacher.pool.rows
+        for part in streams.parts():
+            s = streams.read(self.stream, part)
+            mixed = local.branch.mix(local.branch.reader(local.norm(s)))
+            wanted = streams.read(0, part) @ cast.T
+            if local.shortcut is None:
+                gram.add(rows(mixed), rows(wanted - s), part.start)
+            else:
+                gram.add(rows(torch.cat([s, mixed], -1)), rows(wanted), part.start)
+        self._set_writer(local, ridge(gram, prior), block)
+        for part in streams.parts():
+            streams.write(self.stream, part, local(streams.read(self.stream, part)))
+        self.pending = None
+
+    def _set_writer(self, local: Residual, fit: Fit, block: Residual) -> None:
+        if local.shortcut is not None:
+            local.shortcut.weight.copy_(fit.weight[:, : self.width])
+            fit = Fit(fit.weight[:, self.width :], fit.bias, fit.penalty, fit.match)
+        self._set(local.branch.writer, fit, block, "writer")
+
+    def _set(self, linear: nn.Linear, fit: Fit, block: Residual, role: str) -> None:
+        linear.weight.copy_(fit.weight)
+        linear.bias.copy_(fit.bias)
+        name = f"layers.{block.layer}.{block.kind}"
+        self.matches.append(Match(self.index, name, role, fit.match, fit.penalty))
+
+    def readout_prior(self, teacher: Transformer) -> torch.Tensor:
+        """`(teacher features, member features)`: the final basis back, with the final norm's gain."""
+        back: torch.Tensor = self.bases[-1].back
+        back = gain_of(teacher.pool.norm, len(back)).to(back)[:, None] * back
+        copies = teacher.pool.spec.count if teacher.pool.spec.kind == "prefix" else 1
+        return torch.block_diag(*[back] * copies)
+
