@@ -1,0 +1,95 @@
+"""From samples on disk to what a step computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from coformer_compiler.booster.losses import Targets
+from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.booster.ranks import Ranks
+from coformer_compiler.booster.schedule import batch_indices, shifts
+from coformer_compiler.data.dataset import Split
+
+INFERENCE_BATCH = 256
+"""Images in one forward pass without gradients."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The training split with the teacher's outputs.
+
+    Attributes:
+        split: images and labels.
+        features: float32 memory map `(samples, teacher features)`.
+        logits: float32 memory map `(samples, classes)`.
+    """
+
+    split: Split
+    features: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's part of a step's samples.
+
+    Attributes:
+        step: which step of the phase.
+        pixels: uint8 `(batch, channels, height, width)`.
+        targets: labels and teacher logits.
+        weights: `(batch,)`, in units of the equal weight 1/M.
+    """
+
+    step: int
+    pixels: torch.Tensor
+    targets: Targets
+    weights: torch.Tensor
+
+
+def batch_of_step(
+    lessons: Lessons, weights: torch.Tensor, options: BoosterOptions, phase: int, step: int, ranks: Ranks
+) -> Batch:
+    """The samples of a step: every process draws all of them and takes every `ranks.size`-th."""
+    mine = slice(ranks.rank, None, ranks.size)
+    samples = len(lessons.split)
+    picked = batch_indices(samples, options.batch, options.seed, phase, step)[mine]
+    pixels = torch.from_numpy(lessons.split.images[picked])
+    if options.augmentation == "shift":
+        height, width = pixels.shape[-2:]
+        drawn = shifts(options.batch, height, width, options.seed, phase, step)[mine]
+        pixels = shifted(pixels, torch.from_numpy(drawn))
+    device = ranks.device
+    return Batch(
+        step,
+        pixels.to(device),
+        Targets(
+            torch.from_numpy(lessons.split.labels[picked]).to(device),
+            torch.from_numpy(lessons.logits[picked]).to(device),
+        ),
+        (weights[picked] * samples).float().to(device),
+    )
+
+
+def shifted(pixels: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Each image `(batch, channels, height, width)` moved down and across by its row of `by` `(batch, 2)`.
+
+    What comes in from outside repeats the edge.
+    """
+    height, width = pixels.shape[-2:]
+    rows = (torch.arange(height) - by[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width) - by[:, 1:]).clamp(0, width - 1)
+    moved = pixels.gather(2, rows[:, None, :, None].expand(pixels.shape))
+    return moved.gather(3, columns[:, None, None, :].expand(pixels.shape))
+
+
+def in_order(split: Split, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
+    """All images of a split, in order: (rows, pixels on the device)."""
+    for start in range(0, len(split), INFERENCE_BATCH):
+        rows = slice(start, start + INFERENCE_BATCH)
+        # A copy: rows of a memory map are read-only, which torch takes only under protest.
+        yield rows, torch.from_numpy(np.array(split.images[rows])).to(device)

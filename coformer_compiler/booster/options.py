@@ -1,0 +1,82 @@
+"""What a user can choose about the booster."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from coformer_runtime.errors import CoformerError
+
+Weighting = Literal["none", "paper", "samme-r"]
+Augmentation = Literal["none", "shift"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class BoosterOptions:
+    """How the members are trained. The defaults are what measured best; docs say where the paper's letter differs.
+
+    Attributes:
+        steps: optimizer steps for each member alone; 0 leaves the members as they come.
+        batch: samples a step, over all processes together.
+        learning_rate: peak of the cosine for a member alone.
+        weight_decay: of AdamW, on matrices only.
+        joint_steps: optimizer steps in which members and aggregator train together; 0 for none.
+        joint_learning_rate: peak of the cosine for them.
+        member_loss: weight of the members' own losses beside the aggregated one in the joint phase.
+        weighting: how eq. (13) moves the samples' weights between members; "none" leaves them equal.
+        soft_targets: share of the loss that is the divergence from the teacher's soft decision; 0 is eq. (14).
+        temperature: of that divergence.
+        augmentation: "shift" moves every training image by up to an eighth of its side, edges repeated.
+        refit_heads: whether a member's head may be replaced by the closed-form one where that validates better.
+        checkpoint_every: steps between two checkpoints.
+        seed: of the order of samples, of shifts and of the members that are dropped.
+        device: "auto" takes CUDA where there is some.
+    """
+
+    steps: int = 200
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    joint_steps: int = 200
+    joint_learning_rate: float = 5e-4
+    member_loss: float = 1.0
+    weighting: Weighting = "none"
+    soft_targets: float = 0.0
+    temperature: float = 2.0
+    augmentation: Augmentation = "none"
+    refit_heads: bool = True
+    checkpoint_every: int = 100
+    seed: int = 0
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            CoformerError: naming the option that is out of its range.
+        """
+        for name, least in (("steps", 0), ("batch", 1), ("joint_steps", 0), ("checkpoint_every", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise out_of_range(name, getattr(self, name), f"give {least} or more")
+        for name in ("learning_rate", "joint_learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise out_of_range(name, getattr(self, name), "give a number above 0")
+        for name in ("weight_decay", "member_loss"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise out_of_range(name, getattr(self, name), "give 0 or more")
+        if not 0 <= self.soft_targets <= 1:
+            raise out_of_range("soft_targets", self.soft_targets, "give a share from 0 to 1")
+        for name, choices in (
+            ("weighting", ("none", "paper", "samme-r")),
+            ("augmentation", ("none", "shift")),
+            ("device", ("auto", "cpu", "cuda")),
+        ):
+            if getattr(self, name) not in choices:
+                raise out_of_range(name, getattr(self, name), f"choose one of {', '.join(choices)}")
+
+
+def out_of_range(name: str, value: object, mend: str) -> CoformerError:
+    """The error for an option that cannot be."""
+    return CoformerError(f"{name} = {value!r} is out of range", f"boost.{name}", mend)

@@ -1,0 +1,70 @@
+"""What happens at which step: learning rate, samples, shifts, dropped members.
+
+Every draw is a function of (seed, purpose, phase, index) through a counter-based generator. No generator has a
+state, so a run that is resumed at a step, or spread over processes, draws what an uninterrupted one draws there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from coformer_compiler.model.aggregator import Subset
+
+Indices = npt.NDArray[np.int64]
+
+ORDER, SHIFT, SUBSET = range(3)
+"""Purposes of a draw."""
+
+WARM_UP = 0.05
+"""Share of the steps in which the learning rate rises."""
+
+FULL_SET = 0.5
+"""Probability that no member is dropped in a joint step."""
+
+
+def draws(seed: int, purpose: int, phase: int, index: int) -> np.random.Generator:
+    """A generator of its own for each use; Philox's counter is its address."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, phase, index]))
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine that would reach zero at `steps`."""
+    warm_up = max(1, math.ceil(WARM_UP * steps))
+    return min((step + 1) / warm_up, (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(samples: int, seed: int, phase: int, epoch: int) -> Indices:
+    """The order in which an epoch visits the samples."""
+    order = draws(seed, ORDER, phase, epoch).permutation(samples)
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(samples: int, batch: int, seed: int, phase: int, step: int) -> Indices:
+    """The samples of a step, int64 `(batch,)`: epochs follow one another without a short batch between them."""
+    picked = []
+    first, last = step * batch, (step + 1) * batch
+    for epoch in range(first // samples, (last - 1) // samples + 1):
+        start = epoch * samples
+        picked.append(epoch_order(samples, seed, phase, epoch)[max(first - start, 0) : min(last - start, samples)])
+    return np.concatenate(picked)
+
+
+def shifts(batch: int, height: int, width: int, seed: int, phase: int, step: int) -> Indices:
+    """Pixels down and across by which each image of a step moves, int64 `(batch, 2)`: up to an eighth of the side."""
+    most = [max(1, side // 8) for side in (height, width)]
+    return draws(seed, SHIFT, phase, step).integers([-m for m in most], [m + 1 for m in most], (batch, 2))
+
+
+def subset_of_step(subsets: Sequence[Subset], seed: int, phase: int, step: int) -> Subset:
+    """Who takes part in a joint step: everyone (the first subset) most often, else any of the others alike."""
+    random = draws(seed, SUBSET, phase, step)
+    if len(subsets) == 1 or random.random() < FULL_SET:
+        return subsets[0]
+    return subsets[1 + int(random.integers(len(subsets) - 1))]

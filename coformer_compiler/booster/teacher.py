@@ -1,0 +1,82 @@
+"""The teacher's outputs on the training split: computed once, kept on disk, read by the batch."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from coformer_compiler.booster.batches import Lessons, in_order
+from coformer_compiler.booster.ranks import Ranks
+from coformer_compiler.data.dataset import Split, digest_of
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.progress import Progress
+from coformer_runtime.errors import CoformerError
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """The sha256 of all weights and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of_split(split: Split) -> str:
+    """The sha256 of all pixels and labels."""
+    return digest_of((split,), ())
+
+
+def lessons_from_teacher(
+    teacher: Transformer, split: Split, digest: str, workdir: Path, ranks: Ranks, progress: Progress
+) -> Lessons:
+    """Returns what `workdir` holds for this teacher and split, and computes it where it holds nothing.
+
+    Args:
+        teacher: on the device of `ranks`.
+        split: the training split.
+        digest: of teacher and split.
+        workdir: visible to all processes.
+        ranks: process 0 computes, the others wait.
+        progress: shows a stage where something is computed.
+
+    Raises:
+        CoformerError: a process does not see what process 0 wrote.
+    """
+    folder = workdir / f"teacher-{digest[:16]}"
+    if ranks.first and not folder.exists():
+        _write_outputs(teacher, split, folder, ranks.device, progress)
+    ranks.barrier()
+    try:
+        features, logits = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "logits"))
+    except (OSError, ValueError) as error:
+        raise CoformerError(
+            f"the teacher's outputs cannot be read ({error})",
+            str(folder),
+            "remove this folder, and put it on a disk that all processes share",
+        ) from error
+    return Lessons(split, features, logits)
+
+
+@torch.no_grad()
+def _write_outputs(teacher: Transformer, split: Split, folder: Path, device: torch.device, progress: Progress) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    features, logits = (
+        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (len(split), width))
+        for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))
+    )
+    with progress.stage("teacher's outputs", len(split), unit="image") as stage:
+        for rows, pixels in in_order(split, device):
+            found = teacher.features(pixels)
+            features[rows], logits[rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
+            stage.advance(len(pixels))
+    features.flush()
+    logits.flush()
+    partial.rename(folder)
