@@ -9,34 +9,47 @@ ours needs them to be fast; they have to exist, and to be right.
 from __future__ import annotations
 
 import functools
-import importlib.machinery
+import importlib
 import importlib.util
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 OPERATORS = ("nms", "qnms")
-"""Operators of which torchvision registers a shape function at import, whether or not they exist."""
+"""Operators of which torchvision 0.28 registers a shape function at import, whether or not they exist."""
 
 
 def ensure_torchvision_operators() -> tuple[str, ...]:
-    """Registers those operators of torchvision that are missing; to be called before timm or torchvision is imported.
+    """Makes `import torchvision` work; to be called before timm or torchvision is imported.
+
+    Whether the operators are missing is found out by importing torchvision, because the name of its native library
+    changes (`_C` in 0.28, `_C_stable` in 0.29), and an operator that is defined twice ends the process.
 
     Returns:
         The names of the operators that this call registered: empty when torchvision's own are there, when an earlier
         call has registered them, and when torchvision is not installed.
-    """
-    import torch
 
-    if _has_operators() or importlib.util.find_spec("torchvision") is None or _load_native_operators():
+    Raises:
+        RuntimeError: torchvision cannot be imported for another reason.
+    """
+    if importlib.util.find_spec("torchvision") is None:
         return ()
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if not any(str(error) == f"operator torchvision::{name} does not exist" for name in OPERATORS):
+            raise
+    else:
+        return ()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # what the failed import has left
     library = _fallback_library()
     for name in OPERATORS:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.impl(name, non_maximum_suppression, "CompositeExplicitAutograd")
-    torch.ops.torchvision.nms  # noqa: B018  raises here, and not within torchvision, if the definition failed
+    importlib.import_module("torchvision")
     return OPERATORS
 
 
@@ -80,29 +93,6 @@ def non_maximum_suppression(dets: torch.Tensor, scores: torch.Tensor, iou_thresh
         intersection = (high - low).clamp(min=0).prod(dim=1)
         gone[i + 1 :] |= intersection / (area[i] + area[i + 1 :] - intersection) > iou_threshold
     return order[kept]
-
-
-def _has_operators() -> bool:
-    import torch
-
-    return all(hasattr(torch.ops.torchvision, name) for name in OPERATORS)
-
-
-def _load_native_operators() -> bool:
-    """Loads torchvision's native library just as its own `extension.py` does later; loading twice is harmless."""
-    import torch
-
-    package = importlib.util.find_spec("torchvision")
-    assert package is not None and package.origin is not None
-    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    native = importlib.machinery.FileFinder(str(Path(package.origin).parent), loader).find_spec("_C")
-    if native is None or native.origin is None:
-        return False
-    try:
-        torch.ops.load_library(native.origin)
-    except OSError:
-        return False
-    return _has_operators()
 
 
 @functools.cache
