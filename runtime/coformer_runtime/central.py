@@ -215,12 +215,13 @@ class Central:
     def _roster(self) -> Dict[int, Tuple[Optional[WorkerLink], str]]:
         """Return member index → its link that can be asked now, or None and why not."""
         roster: Dict[int, Tuple[Optional[WorkerLink], str]] = {}
+        seen = [(link, link.member, link.problem) for link in self._links]  # other threads write to them
         for index, device in enumerate(self.manifest.members):
-            asked = [link for link in self._links if link.problem is None and link.member == index]
+            asked = [link for link, member, problem in seen if problem is None and member == index]
             reasons = [
-                link.problem
-                for link in self._links
-                if link.problem is not None and self._likely(link) in (device, None)
+                problem
+                for link, member, problem in seen
+                if problem is not None and self._likely(link, member) in (device, None)
             ]
             if asked:
                 roster[index] = (asked[0], "")
@@ -228,21 +229,22 @@ class Central:
                 roster[index] = (None, "; ".join(reasons) or "no worker's address was given for it")
         return roster
 
-    def _likely(self, link: WorkerLink) -> Optional[str]:
-        """Return the device that answers, answered or should answer at a link; None where nobody knows."""
+    def _likely(self, link: WorkerLink, member: Optional[int]) -> Optional[str]:
+        """Return the device that should answer or last answered at a link; None where nobody knows."""
         if link.expected is not None:
             return link.expected
-        return None if link.member is None else self.manifest.members[link.member]
+        return None if member is None else self.manifest.members[member]
 
     def _claim(self, link: WorkerLink, greeting: wire.Greeting) -> Optional[str]:
+        """Give the greeting's member to this link, or return why not."""
         refusal = greeting_refusal(greeting, link, self.manifest, self._features)
         if refusal is not None:
             return refusal
         with self._claiming:
             for other in self._links:
-                if other is not link and other.member == greeting.member and other.problem is None:
+                if other is not link and other.claimed and other.member == greeting.member:
                     return "{} serves '{}', as {} does already".format(link.address, greeting.device, other.address)
-            link.member = greeting.member
+            link.member, link.claimed = greeting.member, True
         return None
 
     def _unanswered(self, missing: Dict[str, str], late: bool) -> Unanswered:

@@ -22,7 +22,7 @@ SERVER_OPTIONS: List[Tuple[str, int]] = CHANNEL_OPTIONS[:2] + [
     ("grpc.http2.min_ping_interval_without_data_ms", 10000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-GRACE_S = 1.0
+GRACE_S = 0.25
 
 
 def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
@@ -119,7 +119,8 @@ def serve_until_stopped(server: Any, address: str, exit_with_stdin: bool) -> Non
 
 
 def _watch_stdin(writing: int) -> None:
-    while sys.stdin.buffer.read(4096):
+    # os.read: a daemon thread inside a buffered read aborts the interpreter when it exits.
+    while os.read(0, 4096):
         pass
     os.write(writing, b"x")
 

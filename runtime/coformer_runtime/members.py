@@ -92,10 +92,11 @@ class WorkerLink:
         address: HOST:PORT of the worker.
         manifest: the central node's.
         expected: the device that must answer there, or None for any of the others.
-        claim: called with (link, greeting) before the worker is accepted; why it is refused, or None.
+        claim: called with (link, greeting): sets `member` and `claimed`, or returns why the worker is refused.
 
     Attributes:
         member: index of the member that answers there; None until the first accepted hello.
+        claimed: whether that member is this link's and no other's now.
         problem: why it cannot be asked now; None while it can.
     """
 
@@ -110,6 +111,7 @@ class WorkerLink:
 
         self.address, self.expected = address, expected
         self.member: Optional[int] = None
+        self.claimed = False
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self._manifest, self._claim = manifest, claim
         self._lock = threading.Lock()
@@ -155,7 +157,7 @@ class WorkerLink:
             except Exception as error:  # noqa: BLE001 - the thread goes on, the log has the trace
                 problem = "internal error {}".format(report("link " + self.address, error))
             with self._lock:
-                self.problem = problem
+                self.problem, self.claimed = problem, False
                 pending, self._pending = self._pending, {}
             for future in pending.values():
                 future.set_result(failed(problem))
@@ -183,7 +185,7 @@ class WorkerLink:
             if refusal is not None:
                 return refusal
             with self._lock:
-                self.member, self.problem, self._outgoing = greeting.member, None, outgoing
+                self.problem, self._outgoing = None, outgoing
             for data in call:
                 self._receive(wire.decode_frame(data))
             return "unreachable: {} ended the conversation".format(self.address)

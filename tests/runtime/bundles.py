@@ -1,7 +1,7 @@
 """Tiny real bundles for the tests: three devices, graphs that onnxruntime 1.10 loads, true golden vectors."""
 
 import hashlib
-import os
+import io
 from itertools import combinations
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -114,7 +114,7 @@ def aggregator_graph(members: Sequence[int]) -> bytes:
     names = ["features_{}".format(member) for member in members]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTHS[member]])
-        for name, member in zip(names, members)
+        for name, member in zip(names, members, strict=True)
     ]
     nodes = [
         helper.make_node("Concat", names, ["joined"], axis=1),
@@ -129,15 +129,13 @@ def aggregator_graph(members: Sequence[int]) -> bytes:
 
 
 def npy(array: np.ndarray) -> bytes:
-    import io
-
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def golden_pixels(pixels: Sequence[int] = PIXELS) -> np.ndarray:
-    shape = (CASES,) + tuple(pixels[1:])
+    shape = (CASES, *pixels[1:])
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -199,7 +197,7 @@ def write_bundle(directory: Path, manifest: Manifest, files: Dict[str, bytes]) -
     """Write the files and the manifest; return the directory as a text."""
     for path, data in files.items():
         target = directory.joinpath(*path.split("/"))
-        os.makedirs(str(target.parent), exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     (directory / "manifest.json").write_text(manifest_json(manifest), encoding="ascii")
     return str(directory)
