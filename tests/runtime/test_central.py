@@ -1,48 +1,19 @@
 """One round over real sockets: answers, and every way in which a member can fail."""
 
-import contextlib
+import re
 import time
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
 
 from coformer_runtime import wire
 from coformer_runtime.answer import answer_from_parameters, parameters_from_answer
-from coformer_runtime.bundle import open_bundle
 from coformer_runtime.central import Central, Unanswered
-from coformer_runtime.central_options import CentralOptions, check_options
-from coformer_runtime.errors import CoformerError
 from coformer_runtime.listen import open_server
-from coformer_runtime.worker import Worker
 from tests.runtime import bundles
-
-PIXELS = bundles.golden_pixels()[:1]
-EVERYONE = (0, 1, 2)
-
-
-@contextlib.contextmanager
-def serving(bundle_dir: str, listen: str = "127.0.0.1:0") -> Iterator[str]:
-    with Worker(open_bundle(bundle_dir), listen, 1) as worker:
-        yield worker.address
-
-
-@contextlib.contextmanager
-def gathering(
-    bundle_dir: str, workers: List[str], wait: bool = True, deadline_ms: int = 2000, min_members: Optional[int] = None
-) -> Iterator[Central]:
-    with Central(open_bundle(bundle_dir), CentralOptions(tuple(workers), deadline_ms, min_members)) as central:
-        if wait:
-            settled(lambda: central.ready())
-        yield central
-
-
-def settled(condition: Any, timeout_s: float = 10.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, "not settled within {:g} s".format(timeout_s)
-        time.sleep(0.01)
+from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
 
 
 def unanswered(central: Central) -> Unanswered:
@@ -52,11 +23,14 @@ def unanswered(central: Central) -> Unanswered:
 
 
 def test_answer_of_all_members(cluster_dirs: List[str]) -> None:
-    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk:
-        with gathering(cluster_dirs[0], [hall, desk]) as central:
-            for pixels in (bundles.golden_pixels()[case : case + 1] for case in range(bundles.CASES)):
-                answer = central.answer(pixels)
-                np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, pixels), rtol=1e-4, atol=1e-4)
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[2]) as desk,
+        gathering(cluster_dirs[0], [hall, desk]) as central,
+    ):
+        for pixels in (bundles.golden_pixels()[case : case + 1] for case in range(bundles.CASES)):
+            answer = central.answer(pixels)
+            np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, pixels), rtol=1e-4, atol=1e-4)
     assert answer.members == bundles.DEVICES
     assert not answer.degraded and answer.missing == {}
     assert answer.expected_accuracy == pytest.approx(0.93)
@@ -97,26 +71,36 @@ def test_worker_down_then_up(cluster_dirs: List[str]) -> None:
 
 def test_worker_of_another_build(cluster_dirs: List[str], tmp_path: Path) -> None:
     other = bundles.make_bundle(tmp_path, 2, build="d" * 64)
-    with serving(cluster_dirs[1]) as hall, serving(other) as desk:
-        with gathering(cluster_dirs[0], [hall, desk], wait=False) as central:
-            settled(lambda: "another build" in str(central.missing()) and "hall" not in central.missing())
-            error = unanswered(central)
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(other) as desk,
+        gathering(cluster_dirs[0], [hall, desk], wait=False) as central,
+    ):
+        settled(lambda: "another build" in str(central.missing()) and "hall" not in central.missing())
+        error = unanswered(central)
     assert ("desk (another build: {} serves 'desk' of build dddddddddddd..., this cluster is build bbbbbbbbbbbb...)"
             .format(desk)) in error.what  # fmt: skip
 
 
 def test_wrong_member(cluster_dirs: List[str]) -> None:
-    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk:
-        with gathering(cluster_dirs[0], ["desk=" + hall, "hall=" + desk], wait=False) as central:
-            settled(lambda: str(central.missing()).count("another member") == 2)
-            assert "another member: {} serves 'hall', not 'desk'".format(hall) in unanswered(central).what
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[2]) as desk,
+        gathering(cluster_dirs[0], ["desk=" + hall, "hall=" + desk], wait=False) as central,
+    ):
+        settled(lambda: str(central.missing()).count("another member") == 2)
+        assert "another member: {} serves 'hall', not 'desk'".format(hall) in unanswered(central).what
 
 
 def test_own_member_and_a_second_one_are_refused(cluster_dirs: List[str]) -> None:
-    with serving(cluster_dirs[0]) as attic, serving(cluster_dirs[1]) as hall, serving(cluster_dirs[1]) as again:
-        with gathering(cluster_dirs[0], [hall, again, attic], wait=False) as central:
-            settled(lambda: "already" in str(central.missing()) and "itself" in str(central.missing()))
-            what = unanswered(central).what
+    with (
+        serving(cluster_dirs[0]) as attic,
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[1]) as again,
+        gathering(cluster_dirs[0], [hall, again, attic], wait=False) as central,
+    ):
+        settled(lambda: "already" in str(central.missing()) and "itself" in str(central.missing()))
+        what = unanswered(central).what
     assert "{} serves 'attic', which is this node itself".format(attic) in what
     assert "serves 'hall', as" in what and "hall (" not in what
 
@@ -144,9 +128,8 @@ def test_late_member(cluster_dirs: List[str], tmp_path: Path) -> None:
             started = time.monotonic()
             error = unanswered(central)
             assert 0.1 <= time.monotonic() - started < 0.4
-            assert error.late and "missing: desk (late: no answer within 99 ms)" in error.what.replace(
-                "100 ms", "99 ms"
-            )
+            assert error.late
+            assert re.search(r"missing: desk \(late: no answer within (99|100) ms\)", error.what)
             again = unanswered(central)
             assert again.late and "desk (late: " in again.what
         with gathering(cluster_dirs[0], [hall, desk], deadline_ms=100, min_members=1) as central:
@@ -172,69 +155,3 @@ def test_a_server_that_is_no_worker(cluster_dirs: List[str]) -> None:
         settled(lambda: "does not speak" in central.missing()["hall"])
         assert "(malformed frame: 5 bytes, the header alone has 96)" in central.missing()["hall"]
     server.stop(0).wait()
-
-
-def exchange(address: str, frames: List[bytes]) -> List[wire.Frame]:
-    import grpc
-
-    with grpc.insecure_channel(address) as channel:
-        return [wire.decode_frame(data) for data in channel.stream_stream(wire.METHOD)(iter(frames), timeout=10)]
-
-
-def test_what_a_worker_refuses(cluster_dirs: List[str]) -> None:
-    manifest = open_bundle(cluster_dirs[0]).manifest
-    hello = wire.encode_frame(wire.hello_frame(manifest, "0"))
-    ask = wire.tensor_frame(wire.REQUEST, 5, manifest.build, PIXELS)
-
-    def failure(*frames: bytes) -> Tuple[wire.Frame, CoformerError]:
-        frame = exchange(address, list(frames))[-1]
-        return frame, wire.frame_error(frame)
-
-    with serving(cluster_dirs[1]) as address:
-        frame, error = failure(hello, wire.encode_frame(ask._replace(build="d" * 64)))
-        assert (frame.request_id, frame.status) == (5, wire.OTHER_BUILD)
-        assert error.what == "the request is of build dddddddddddd..., this device serves bbbbbbbbbbbb..."
-        wrong = wire.tensor_frame(wire.REQUEST, 5, manifest.build, PIXELS.astype(np.float32))
-        frame, error = failure(hello, wire.encode_frame(wrong))
-        assert (frame.request_id, frame.status) == (5, wire.BAD_REQUEST)
-        assert error.what == (
-            "the request holds float32 of shape [1, 1, 4, 4], the input is uint8 of shape [1, 1, 4, 4]"
-        )
-        assert error.where == "hall"
-        for frames in (
-            [b"junk"],
-            [wire.encode_frame(ask)],
-            [hello, wire.encode_frame(ask._replace(kind=wire.FEATURES))],
-        ):
-            frame, error = failure(*frames)
-            assert (frame.request_id, frame.status) == (0, wire.BAD_REQUEST)
-        replies = exchange(address, [hello, wire.encode_frame(ask), wire.encode_frame(ask._replace(request_id=6))])
-    assert [frame.request_id for frame in replies] == [0, 5, 6]
-    assert replies[1].member == 1 and replies[1].compute_us > 0
-    np.testing.assert_allclose(wire.frame_tensor(replies[1]), bundles.features_of(1, PIXELS), rtol=1e-5)
-
-
-OPTIONS = {
-    "too few": (CentralOptions(("127.0.0.1:1",)), "3 members are needed, this node and 1 --worker make 2"),
-    "twice": (CentralOptions(("127.0.0.1:1", "127.0.0.1:1")), "the worker is given twice"),
-    "device twice": (CentralOptions(("hall=127.0.0.1:1", "hall=127.0.0.1:2")), "the worker is given twice"),
-    "stranger": (CentralOptions(("roof=127.0.0.1:1",)), "'roof' is not another member of this cluster"),
-    "itself": (CentralOptions(("attic=127.0.0.1:1",)), "'attic' is not another member of this cluster"),
-    "no address": (CentralOptions(("hall",)), "'hall' is not an address"),
-    "far away": (CentralOptions(("10.0.0.7:1", "127.0.0.1:1")), "'10.0.0.7:1' can be reached from other machines"),
-    "min": (CentralOptions((), min_members=4), "--min-members is 4 of 3"),
-    "deadline": (CentralOptions((), deadline_ms=0), "--deadline-ms is 0"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(OPTIONS))
-def test_options_are_checked(cluster_dirs: List[str], name: str) -> None:
-    options, message = OPTIONS[name]
-    with pytest.raises(CoformerError) as caught:
-        check_options(open_bundle(cluster_dirs[0]).manifest, options)
-    assert caught.value.what.startswith(message)
-
-
-def test_only_the_central_bundle_aggregates(cluster_dirs: List[str]) -> None:
-    with pytest.raises(CoformerError, match="'hall' is not the central device, that is 'attic'"):
-        Central(open_bundle(cluster_dirs[1]), CentralOptions(()))

@@ -72,7 +72,7 @@ def test_unreadable_graph(tmp_path: Path) -> None:
 def test_graph_of_another_shape(tmp_path: Path) -> None:
     wrong_input = bundles.member_graph(1, pixels=(1, 1, 5, 5))
     bundle = open_bundle(bundles.make_bundle(tmp_path / "input", 1, graph=wrong_input))
-    with pytest.raises(CheckFailed, match="the graph takes .*5, 5.*the manifest says .*4, 4"):
+    with pytest.raises(CheckFailed, match=r"the graph takes .*5, 5.*the manifest says .*4, 4"):
         open_member(bundle, 1)
     bundle = open_bundle(bundles.make_bundle(tmp_path / "output", 1, graph=bundles.member_graph(2)))
     with pytest.raises(CheckFailed, match="the graph maps"):
