@@ -32,7 +32,7 @@ def joined(parts: Iterable[str], between: str = "") -> Markup:
     return Markup(escaped(between).join(escaped(part) for part in parts))
 
 
-def element(name: str, *children: str, **attributes: Attribute) -> Markup:
+def element(name: str, /, *children: str, **attributes: Attribute) -> Markup:
     """`<name attributes>children</name>`; `class_` is the attribute class, `data_d` is data-d, None leaves one out."""
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(_text(value))}"'

@@ -77,11 +77,11 @@ def seconds_text(seconds: float) -> str:
 
 def medians(timings: Iterable[Timing | None]) -> list[float | None]:
     """The medians of those that were measured."""
-    return [timing and timing.median for timing in timings]
+    return [None if timing is None else timing.median for timing in timings]
 
 
 def list_text(words: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """The words as in "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

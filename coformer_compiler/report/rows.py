@@ -64,7 +64,7 @@ def rows_from_report(report: Report) -> list[Row]:
 
 
 def subset_label(report: Report, members: Sequence[int]) -> str:
-    """ "attic + desk"; a member that answers through the aggregator of its own is told from the bare member."""
+    """As in "attic + desk"; a member that answers through its own aggregator is told from the bare member."""
     names = [report.devices[n].name for n in members]
     return " + ".join(names) if len(names) > 1 else f"{names[0]} (aggregator)"
 

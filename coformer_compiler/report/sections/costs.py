@@ -1,0 +1,102 @@
+"""What the teacher and each member cost: work, weights, memory, bytes, time."""
+
+from __future__ import annotations
+
+from coformer_compiler.report.blocks import Heading, body_row, device_name, section, share_bar, table_html
+from coformer_compiler.report.markup import Markup, joined
+from coformer_compiler.report.numerals import NONE, bytes_text, medians, percent_text, scale_for, scale_ms
+from coformer_compiler.report.schema import Report, Timing
+
+
+def costs_html(report: Report) -> Markup:
+    """The section."""
+    return section("Costs", _lead(report), _work(report), _devices(report))
+
+
+def _lead(report: Report) -> str:
+    whole = report.cost.teacher.flops
+    total = sum(member.flops for member in report.cost.members)
+    if not whole or len(report.cost.members) < 2:
+        return ""
+    return f"All members together do {percent_text(total / whole, 0)} % of the teacher's work."
+
+
+def _work(report: Report) -> Markup:
+    cost, latency = report.cost, report.latency_ms
+    parts = [cost.teacher, *cost.members, *([cost.aggregator] if cost.aggregator else [])]
+    flops, params = scale_for(part.flops for part in parts), scale_for(part.params for part in parts)
+    time = scale_ms(medians([latency.teacher, *latency.members]))
+    headings = (
+        Heading("model", number=False),
+        Heading("FLOPs", flops.unit),
+        Heading("of the teacher's", "%"),
+        Heading("", number=False),
+        Heading("parameters", params.unit),
+        Heading("of the teacher's", "%"),
+        Heading("engine file"),
+        Heading("median", "ms"),
+        Heading("p95", "ms"),
+    )
+
+    def row(
+        name: str, work: int, weights: int, engine: str, timing: Timing | None, member: int | None = None
+    ) -> Markup:
+        share = work / cost.teacher.flops if cost.teacher.flops else None
+        cells = (
+            flops.number(work),
+            percent_text(share),
+            share_bar(share or 0.0, member),
+            params.number(weights),
+            percent_text(weights / cost.teacher.params if cost.teacher.params else None),
+            engine,
+            time.number(timing.median if timing else None),
+            time.number(timing.p95 if timing else None),
+        )
+        return body_row(name, cells, headings)
+
+    rows = [row("teacher", cost.teacher.flops, cost.teacher.params, "", latency.teacher)]
+    rows += [
+        row(device_name(report, n), c.flops, c.params, bytes_text(c.engine_bytes), latency.members[n], n)
+        for n, c in enumerate(cost.members)
+    ]
+    if cost.aggregator:
+        rows.append(row("aggregator of all", cost.aggregator.flops, cost.aggregator.params, "", None))
+    return table_html(_caption(report), headings, rows)
+
+
+def _caption(report: Report) -> str:
+    runs = sorted({t.runs for t in (report.latency_ms.teacher, *report.latency_ms.members) if t is not None})
+    told = "One forward pass of one sample; a multiply-accumulate is two operations."
+    if runs:
+        told += f" Latency of each engine alone on this host, {' or '.join(f'{r:,}' for r in runs)} runs."
+    return told
+
+
+def _devices(report: Report) -> Markup:
+    headings = (
+        Heading("device", number=False),
+        Heading("target", number=False),
+        Heading("engine", number=False),
+        Heading("speed", "GFLOPS"),
+        Heading("memory", "MB"),
+        Heading("planned with", "MB"),
+        Heading("", number=False),
+        Heading("input", "bytes in"),
+        Heading("features", "bytes out"),
+    )
+    rows = []
+    for n, (device, cost) in enumerate(zip(report.devices, report.cost.members, strict=True)):
+        planned = None if cost.memory_bytes is None else cost.memory_bytes / 1e6
+        cells = (
+            device.target,
+            device.engine,
+            f"{device.gflops:,.1f}" if device.gflops < 100 else f"{device.gflops:,.0f}",
+            f"{device.memory_mb:,.0f}",
+            NONE if planned is None else f"{planned:,.1f}" if planned < 100 else f"{planned:,.0f}",
+            share_bar(planned / device.memory_mb, n) if planned is not None and device.memory_mb else "",
+            "stays" if device.central else NONE if cost.input_bytes is None else f"{cost.input_bytes:,}",
+            "stay" if device.central else f"{cost.wire_bytes:,}",
+        )
+        name = joined([device_name(report, n), " (central)" if device.central else ""])
+        rows.append(body_row(name, cells, headings))
+    return table_html("The devices, and what a request moves over the wire.", headings, rows)
