@@ -24,6 +24,7 @@ from coformer_compiler.model.spec import (
 )
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress, SilentProgress
+from coformer_compiler.transplant.regression import SplitGram, ridge
 
 CLASSES = 3
 
@@ -48,19 +49,22 @@ def small_model(embed: int, seed: int) -> Transformer:
         torch.manual_seed(seed)
         model = Transformer(small_spec(embed))
         model.stem.std.fill_(64)
+        with torch.no_grad():
+            model.stem.positions.normal_()
     return model.eval()
 
 
 def small_teacher() -> Transformer:
     """Random weights but for the head, which is fitted to the labels: right nearly always."""
     teacher, split = small_model(12, 7), small_split(96, 1)
+    gram = SplitGram(12, CLASSES)
     with torch.no_grad():
-        features = teacher.features(torch.from_numpy(split.images))
-        rows = torch.cat([features, torch.ones(len(features), 1)], 1)
-        wanted = 8.0 * torch.nn.functional.one_hot(torch.from_numpy(split.labels), CLASSES)
-        fitted = torch.linalg.lstsq(rows, wanted).solution
-        teacher.head.weight.copy_(fitted[:-1].T)
-        teacher.head.bias.copy_(fitted[-1])
+        wanted = 8 * torch.nn.functional.one_hot(torch.from_numpy(split.labels), CLASSES)
+        # Not torch.linalg.lstsq: its answer differs from call to call.
+        gram.add(teacher.features(torch.from_numpy(split.images)), wanted, 0)
+        fit = ridge(gram)
+        teacher.head.weight.copy_(fit.weight)
+        teacher.head.bias.copy_(fit.bias)
     return teacher
 
 
