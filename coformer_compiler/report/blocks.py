@@ -13,11 +13,20 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Heading:
-    """A table column's heading, its unit (on a line of its own), and whether it holds numbers."""
+    """A table column's heading, its unit (on a line of its own), whether it holds numbers, or bars.
+
+    Bars repeat a number, and show only on a wide page.
+    """
 
     text: str
     unit: str = ""
     number: bool = True
+    bars: bool = False
+
+    @property
+    def class_(self) -> str | None:
+        """Class of the column's cells."""
+        return "roomy" if self.bars else "n" if self.number else None
 
 
 def section(title: str, lead: str, *children: str) -> Markup:
@@ -59,21 +68,23 @@ def share_bar(share: float, member: int | None = None) -> Markup:
     return element("span", filled, class_="bar" if member is None else f"bar {colour(member)}", aria_hidden="true")
 
 
+def caption_html(text: str) -> Markup:
+    """A table's caption, which stays in sight where the table scrolls sideways."""
+    return element("caption", element("span", text))
+
+
 def head_row(headings: Sequence[Heading], *more: str) -> Markup:
     """The thead of a table; `more` are further cells."""
     cells = []
     for heading in headings:
         unit = [Markup("<br/>"), element("span", heading.unit, class_="unit")] if heading.unit else []
-        cells.append(element("th", heading.text, *unit, scope="col", class_="n" if heading.number else None))
+        cells.append(element("th", heading.text, *unit, scope="col", class_=heading.class_))
     return element("thead", element("tr", *cells, *more))
 
 
 def body_row(name: str, cells: Sequence[str], headings: Sequence[Heading], class_: str | None = None) -> Markup:
     """A table row: its name, and one cell for each further heading."""
-    made = [
-        element("td", cell, class_="n" if heading.number else None)
-        for cell, heading in zip(cells, headings[1:], strict=True)
-    ]
+    made = [element("td", cell, class_=heading.class_) for cell, heading in zip(cells, headings[1:], strict=True)]
     return element("tr", element("th", name, scope="row"), *made, class_=class_)
 
 
@@ -81,7 +92,7 @@ def table_html(caption: str, headings: Sequence[Heading], rows: Sequence[Markup]
     """A captioned table in a box that scrolls where the page is too narrow for it."""
     table = element(
         "table",
-        element("caption", caption),
+        caption_html(caption),
         head_row(headings),
         element("tbody", joined(rows)),
         class_="wide" if wide else None,

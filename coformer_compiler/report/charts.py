@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coformer_compiler.report.markup import Markup, element, figure_svg, percent, stretched
 from coformer_compiler.report.numerals import log_ticks, tick_text, ticks
 
-HEIGHT = 200
+HEIGHT = 188
 LEFT, WIDTH = 0.09, 0.69
 TOP, BOTTOM = 10.0, 168.0
 LABEL_PITCH = 13.0

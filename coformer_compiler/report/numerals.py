@@ -22,8 +22,13 @@ class Scale:
     decimals: int
 
     def number(self, value: float | None) -> str:
-        """The number without its unit; a dash where there is none."""
-        return NONE if value is None else f"{value / self.factor:,.{self.decimals}f}"
+        """The number without its unit; a dash where there is none; "<0.01" rather than a false zero."""
+        if value is None:
+            return NONE
+        least = 10.0**-self.decimals
+        if 0 < value / self.factor < least / 2:
+            return f"<{least:.{self.decimals}f}"
+        return f"{value / self.factor:,.{self.decimals}f}"
 
     def quantity(self, value: float | None) -> str:
         """The number with its unit."""
@@ -69,7 +74,9 @@ def points_text(share: float | None, reference: float | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration: "0.03 s", "12.4 s", "3 min 20 s"."""
+    """A duration: "0.03 s", "12.4 s", "3 min 20 s", "4 h 15 min"."""
+    if seconds >= 7200:
+        return f"{int(seconds) // 3600}{THIN_SPACE}h {int(seconds) % 3600 // 60}{THIN_SPACE}min"
     if seconds >= 120:
         return f"{int(seconds) // 60}{THIN_SPACE}min {int(seconds) % 60}{THIN_SPACE}s"
     return f"{seconds:.{2 if seconds < 10 else 1}f}{THIN_SPACE}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from coformer_compiler.report.blocks import Heading, chips, colour, head_row, section
+from coformer_compiler.report.blocks import Heading, caption_html, chips, colour, head_row, section
 from coformer_compiler.report.markup import Markup, element, figure_svg, joined, percent
 from coformer_compiler.report.numerals import THIN_SPACE, percent_text, points_text, tick_text, ticks
 from coformer_compiler.report.rows import Row, absences, rows_from_report
@@ -33,7 +33,7 @@ def accuracy_html(report: Report) -> Markup:
         "part. In the plot, open: transplanted, before any training; filled: calibrated; upright line: the teacher."
     )
     head = head_row(HEADINGS, _axis(low, high))
-    table = element("table", element("caption", caption), head, element("tbody", joined(body)), class_="wide")
+    table = element("table", caption_html(caption), head, element("tbody", joined(body)), class_="wide")
     return section("Accuracy", _lead(report), table, *remarks)
 
 
@@ -67,7 +67,7 @@ def _uncertainty(report: Report) -> str:
 
 def _row_html(report: Report, row: Row, low: float, high: float, first: bool) -> Markup:
     teacher = report.accuracy.teacher
-    name = joined([chips(report, row.members) if row.members else "", row.label])
+    name = element("div", chips(report, row.members) if row.members else "", row.label, class_="who")
     cells = (
         element("td", "" if row.kind == "teacher" else percent_text(row.untrained), class_="n was"),
         element("td", percent_text(row.calibrated), class_="n"),

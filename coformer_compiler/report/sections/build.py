@@ -7,7 +7,7 @@ from coformer_compiler.report.markup import Markup, element
 from coformer_compiler.report.numerals import seconds_text
 from coformer_compiler.report.schema import Report
 
-HEADINGS = (Heading("stage", number=False), Heading("time"), Heading("", number=False), Heading("", number=False))
+HEADINGS = (Heading("stage", number=False), Heading("time"), Heading("", bars=True), Heading("", number=False))
 
 
 def build_html(report: Report) -> Markup:

@@ -23,14 +23,14 @@ def _lead(report: Report) -> str:
 
 def _work(report: Report) -> Markup:
     cost, latency = report.cost, report.latency_ms
-    parts = [cost.teacher, *cost.members, *([cost.aggregator] if cost.aggregator else [])]
-    flops, params = scale_for(part.flops for part in parts), scale_for(part.params for part in parts)
+    flops = scale_for([cost.teacher.flops, *(member.flops for member in cost.members)])
+    params = scale_for([cost.teacher.params, *(member.params for member in cost.members)])
     time = scale_ms(medians([latency.teacher, *latency.members]))
     headings = (
         Heading("model", number=False),
         Heading("FLOPs", flops.unit),
         Heading("of the teacher's", "%"),
-        Heading("", number=False),
+        Heading("", bars=True),
         Heading("parameters", params.unit),
         Heading("of the teacher's", "%"),
         Heading("engine file"),
@@ -80,7 +80,7 @@ def _devices(report: Report) -> Markup:
         Heading("speed", "GFLOPS"),
         Heading("memory", "MB"),
         Heading("planned with", "MB"),
-        Heading("", number=False),
+        Heading("", bars=True),
         Heading("input", "bytes in"),
         Heading("features", "bytes out"),
     )

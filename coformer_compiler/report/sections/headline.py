@@ -10,6 +10,7 @@ from coformer_compiler.report.numerals import (
     bytes_text,
     percent_text,
     points_text,
+    scale_for,
     scale_ms,
 )
 from coformer_compiler.report.rows import wire_bytes
@@ -66,15 +67,16 @@ def _accuracy(report: Report) -> Markup:
 
 def _flops(report: Report) -> Markup:
     whole = report.cost.teacher.flops
-    name = "FLOPs of a member, of the teacher's"
+    name = "Largest member's FLOPs"
     if not whole or not report.cost.members:
         return _figure(name, _missing(report, "cost.teacher"))
+    teacher = f"of the teacher's {scale_for([whole]).quantity(whole)}"
     shares = [member.flops / whole for member in report.cost.members]
     items = [
         element("li", element("span", device_name(report, n)), element("span", f"{percent_text(share)}{THIN_SPACE}%"))
         for n, share in enumerate(shares)
     ]
-    return _figure(name, _value(f"≤{THIN_SPACE}{percent_text(max(shares))}", "%"), element("ul", joined(items)))
+    return _figure(name, _value(percent_text(max(shares)), "%"), element("p", teacher), element("ul", joined(items)))
 
 
 def _wire(report: Report) -> Markup:

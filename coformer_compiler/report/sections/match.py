@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from coformer_compiler.report.blocks import device_name, not_measured, section
+from coformer_compiler.report.blocks import caption_html, device_name, not_measured, section
 from coformer_compiler.report.markup import Markup, element, joined
 from coformer_compiler.report.numerals import MINUS
 from coformer_compiler.report.schema import LinearMatch, Report
 
 # Classes by the share of variance that is lost, 1 − R²; the eye should find what was matched badly.
-STEPS = ((0.01, "≥ .99"), (0.03, ".97"), (0.1, ".90"), (0.25, ".75"), (0.5, ".50"), (float("inf"), "below"))
+STEPS = ((0.01, "≥ .99"), (0.03, "≥ .97"), (0.1, "≥ .90"), (0.25, "≥ .75"), (0.5, "≥ .50"), (float("inf"), "less"))
 FINE = 14
 
 _LAYER = re.compile(r"^(.*?)(\d+)\.(.+)$")
@@ -25,7 +25,7 @@ def match_html(report: Report) -> Markup:
     members = sorted({match.member for match in report.match})
     grids = [_grid(report, n, [match for match in report.match if match.member == n]) for n in members]
     layers = max(len(_layers([m for m in report.match if m.member == n])) for n in members)
-    least = "30rem" if layers > FINE else f"{min(8 + 2.2 * layers, 30):g}rem"
+    least = "30rem" if layers > FINE else f"{min(7.2 + 1.9 * layers, 30):g}rem"
     scale = element(
         "span", *[element("span", text, class_=f"q{i}") for i, (_, text) in enumerate(STEPS)], class_="scale"
     )
@@ -34,7 +34,7 @@ def match_html(report: Report) -> Markup:
         "figcaption",
         "R² against the teacher on held-out calibration samples, before any training: ",
         scale,
-        f" Linears that write to the stream are marked →.{basis}",
+        f" →: writes to the stream.{basis}",
     )
     figure = element("figure", element("div", *grids, class_="heat", style=f"--least:{least}"), caption)
     return section(title, _lead(report), figure, _loose(report))
@@ -45,7 +45,7 @@ def _lead(report: Report) -> str:
     if not known:
         return ""
     worst = min(known, key=lambda m: m.match if m.match is not None else 1.0)
-    return f"Worst: {report.devices[worst.member].name}, {worst.block}, R² {_r2(worst.match)}."
+    return f"The worst match is {report.devices[worst.member].name}'s {worst.block}, R² {_r2(worst.match)}."
 
 
 def place_of(block: str) -> tuple[int | None, str]:
@@ -72,13 +72,13 @@ def _grid(report: Report, member: int, matches: Sequence[LinearMatch]) -> Markup
     head += [element("th", str(layer) if not fine or layer % 4 == 0 else "", scope="col") for layer in across]
     rows = []
     for linear, kind in kinds.items():
-        name = element("th", ("→" if kind == "writer" else "") + _short(linear), scope="row", title=linear)
+        name = element("th", _short(linear) + (" →" if kind == "writer" else ""), scope="row", title=linear)
         rows.append(element("tr", name, *[_cell(cells.get((layer, linear))) for layer in across]))
     known = sorted(m.match for m in matches if m.match is not None)
     caption = f"median {_r2(known[len(known) // 2])}, lowest {_r2(known[0])}" if known else "nothing to match"
     return element(
         "table",
-        element("caption", caption),
+        caption_html(caption),
         element("thead", element("tr", *head)),
         element("tbody", joined(rows)),
         class_="fine" if fine else None,

@@ -18,12 +18,12 @@ from coformer_compiler.report.blocks import (
     share_bar,
     table_html,
 )
-from coformer_compiler.report.kept import Kept, KeptLayer, category, kept_from_policy, tally
-from coformer_compiler.report.markup import Markup, element, figure_svg, joined, percent, stretched
-from coformer_compiler.report.numerals import THIN_SPACE
+from coformer_compiler.report.kept import Kept, KeptLayer, kept_from_policy, tally
+from coformer_compiler.report.markup import Markup, element, figure_svg, percent, stretched
 from coformer_compiler.report.schema import Report
 
 BINS = 128
+BIN = 60  # units that a column is wide
 TOP = 34
 HEADS = (0.06, 0.24)
 NEURONS = (0.33, 0.5)
@@ -31,12 +31,12 @@ DOTS = (0.86, 0.14)
 HEADINGS = (
     Heading("device", number=False),
     Heading("embed width"),
-    Heading("", number=False),
+    Heading("", bars=True),
     Heading("layers"),
     Heading("heads"),
-    Heading("", number=False),
+    Heading("", bars=True),
     Heading("neurons"),
-    Heading("", number=False),
+    Heading("", bars=True),
 )
 
 
@@ -100,8 +100,12 @@ def _picture(report: Report, kept: Kept) -> Markup:
 
 def _titles(report: Report, kept: Kept) -> list[Markup]:
     first = kept.layers[0] if kept.layers else KeptLayer((), (), ())
-    places = ((0.0, "layer"), (HEADS[0], f"{len(first.heads)} heads"), (NEURONS[0], f"{len(first.neurons):,} neurons"))
-    made = [element("text", text, x=percent(x), y=16, class_="strong") for x, text in places]
+    places = (
+        (0.0, "layer", "strong roomy"),
+        (HEADS[0], f"{len(first.heads)} heads", "strong"),
+        (NEURONS[0], f"{len(first.neurons):,} neurons", "strong"),
+    )
+    made = [element("text", text, x=percent(x), y=16, class_=class_) for x, text, class_ in places]
     made.append(element("text", "in which", x=percent(DOTS[0] + 0.01), y=16, class_="strong"))
     return made
 
@@ -111,13 +115,14 @@ def _caption(kept: Kept, members: int) -> str:
     counts += [tally(layer.heads, members) for layer in kept.layers]
     largest = max((len(layer.neurons) for layer in kept.layers), default=0)
     per_bin = -(-largest // BINS)
-    text = "Heads stand in the teacher's order. Neurons: the bar is sorted by device, with counts; the strip below it is in the teacher's order"
+    text = "Heads stand in the teacher's order. Neurons: the bar is sorted by device, with counts; the strip below it "
+    text += "is in the teacher's order"
     text += f", {per_bin} neurons to a column. " if per_bin > 1 else ". "
     text += "A dot: the device has the layer; a ring: it leaves it out."
     if any(count[members] for count in counts):
-        text += " Dark, or split among colours: kept by several devices."
+        text += " Split cells, and bars in the colour of the text: kept by several."
     if any(count[members + 1] for count in counts):
-        text += " Pale: kept by none."
+        text += " Faint: kept by none."
     return text
 
 
@@ -125,16 +130,16 @@ def _row(report: Report, layer: KeptLayer, index: int, y: float, bar: float, str
     members = len(report.devices)
     heads, neurons = len(layer.heads), len(layer.neurons)
     whole = bar + strip + 1
-    parts = [element("text", str(index), x="0", y=y + bar - 4 + (bar > 12), class_="strong")]
+    parts = [element("text", str(index), x="0", y=y + whole / 2 + 4.3, class_="strong")]
     if heads:
         cells = _cells(layer.heads, members, whole)
         parts.append(stretched(HEADS[0], y, HEADS[1], whole, (heads, whole), *cells))
     if neurons:
         counts = tally(layer.neurons, members)
         parts.append(stretched(NEURONS[0], y, NEURONS[1], bar, (neurons, bar), *_sorted_bar(counts, bar)))
-        parts += _labels(counts, neurons, y + bar - 4 + (bar > 12))
+        parts += _labels(counts, neurons, y + bar / 2 + (3.6 if bar > 12 else 3.3))
         binned = _binned(layer.neurons, members, strip)
-        view = (min(neurons, BINS) * 12.0, strip)
+        view = (min(neurons, BINS) * BIN, strip)
         parts.append(stretched(NEURONS[0], y + bar + 1, NEURONS[1], strip, view, *binned))
     for n in range(members):
         x = percent(DOTS[0] + DOTS[1] * (n + 0.5) / members)
@@ -193,19 +198,31 @@ def _labels(counts: Sequence[int], neurons: int, y: float) -> list[Markup]:
 
 
 def _binned(neurons: Sequence[tuple[int, ...]], members: int, height: float) -> list[Markup]:
-    """The neurons in the teacher's order: at most BINS columns of 12 units, each divided as its neurons are."""
+    """The neurons in the teacher's order: at most BINS columns, each divided as its neurons are.
+
+    One stroke per device, as high as the strip, broken where the units are not its own.
+    """
     bins = min(len(neurons), BINS)
     commands: list[list[str]] = [[] for _ in range(members + 2)]
+    ends = [0] * (members + 2)
     for index in range(bins):
         part = neurons[index * len(neurons) // bins : (index + 1) * len(neurons) // bins]
-        counts, x = tally(part, members), 12.0 * index
-        for kind, count in enumerate(counts):
-            if count:
-                wide = 12.0 * count / len(part)
-                commands[kind].append(f"M{x:.4g} 0h{wide:.3g}v{height:g}h-{wide:.3g}z")
-                x += wide
+        x, done = BIN * index, 0
+        for kind, count in enumerate(tally(part, members)):
+            done += count
+            until = BIN * index + round(BIN * done / len(part))
+            if until > x:
+                commands[kind].append(f"m{x - ends[kind]} 0h{until - x}")
+                ends[kind] = until
+            x = until
     return [
-        element("path", d="".join(drawn), class_=_paint(kind, members), data_device=kind if kind < members else None)
+        element(
+            "path",
+            d=f"M0 {height / 2:g}" + "".join(drawn),
+            class_=f"thread {_paint(kind, members)}",
+            stroke_width=height,
+            data_device=kind if kind < members else None,
+        )
         for kind, drawn in enumerate(commands)
         if drawn
     ]

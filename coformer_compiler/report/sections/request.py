@@ -42,7 +42,7 @@ def request_html(report: Report) -> Markup:
     rows = [_table_row(report, n, scale) for n in range(len(report.devices))]
     caption = element(
         "figcaption",
-        "Thick: the device computes; thin: bytes on the wire; dark: the aggregator. "
+        "Thick: the device computes; thin: bytes on the wire; in the colour of the text: the aggregator. "
         "Zero is when the client's request arrives.",
     )
     table = table_html("Durations of the same request.", HEADINGS, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coformer_compiler.report.blocks import colour, not_measured, section
 from coformer_compiler.report.charts import Line, line_chart
@@ -31,28 +31,25 @@ def training_html(report: Report) -> Markup:
 
 def _group(report: Report, name: str, phases: Sequence[Phase]) -> Markup:
     title = TITLES.get(name, name.capitalize())
-    kept = all(phase.kept for phase in phases)
     loss = [
         _line(report, phase, list(zip(map(float, phase.steps), phase.loss, strict=True)), False) for phase in phases
     ]
     log = all(y > 0 for line in loss for _, y in line.points)
-    scale = "training loss, log scale" if log else "training loss"
-    charts = [
-        element("figure", line_chart(f"{title}: {scale}", _ends(loss, "loss", _loss), loss, _loss, log),
-                element("figcaption", scale.capitalize()))
-    ]  # fmt: skip
     checked = [_line(report, phase, _validated(phase), True) for phase in phases]
     checked = [line for line in checked if line.points]
+    charts = [_chart(title, "Training loss, log scale" if log else "Training loss", loss, _loss, log)]
     if checked:
-        chart = line_chart(
-            f"{title}: validation accuracy", _ends(checked, "accuracy", _accuracy), checked, _accuracy, False
-        )
-        caption = f"Validation accuracy,{THIN_SPACE}%"
-        charts.append(element("figure", chart, element("figcaption", caption)))
+        charts.append(_chart(title, f"Validation accuracy,{THIN_SPACE}%", checked, percent_text, False))
     else:
-        charts.append(element("p", not_measured(report, "history"), class_="soft"))
-    heading = element("h3", title + ("" if kept else " (not kept)"))
+        charts.append(element("p", not_measured(report, "history.validation")))
+    heading = element("h3", title + ("" if all(phase.kept for phase in phases) else " (not kept)"))
     return element("div", heading, element("div", *charts, class_="charts"))
+
+
+def _chart(title: str, what: str, lines: Sequence[Line], text: Callable[[float], str], log: bool) -> Markup:
+    ends = [f"{line.label} from {text(line.points[0][1])} to {text(line.points[-1][1])}" for line in lines]
+    chart = line_chart(f"{title}: {what}", ", ".join(ends), lines, text, log)
+    return element("figure", element("figcaption", what), chart)
 
 
 def _line(report: Report, phase: Phase, points: Sequence[tuple[float, float]], dots: bool) -> Line:
@@ -64,15 +61,5 @@ def _validated(phase: Phase) -> list[tuple[float, float]]:
     return [(float(step), y) for step, y in zip(phase.steps, phase.validation, strict=True) if y is not None]
 
 
-def _ends(lines: Sequence[Line], what: str, text: object) -> str:
-    assert callable(text)
-    told = [f"{line.label} from {text(line.points[0][1])} to {text(line.points[-1][1])}" for line in lines]
-    return f"{what}: {', '.join(told)}"
-
-
 def _loss(value: float) -> str:
     return f"{value:.2g}"
-
-
-def _accuracy(share: float) -> str:
-    return percent_text(share)
