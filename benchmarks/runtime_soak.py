@@ -1,0 +1,116 @@
+"""Does a local 3-device cluster answer thousands of requests without an error and without growing?
+
+Usage: python benchmarks/runtime_soak.py [--requests 2000] [--bundles DIR DIR DIR]
+
+Sends requests one after the other, reads every process' resident memory and open files after the warm-up and at the
+end, and writes benchmarks/results/runtime_soak.json. Exits 1 if a request failed or a process grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
+
+import numpy as np  # noqa: E402
+
+from coformer_runtime.cluster import LocalCluster  # noqa: E402
+from coformer_runtime.errors import CoformerError  # noqa: E402
+from coformer_runtime.manifest import load_manifest  # noqa: E402
+from tests.runtime import bundles  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "results" / "runtime_soak.json"
+WARM_UP = 500
+RSS_GROWTH_KB = 2048
+PIXELS = (1, 3, 224, 224)  # 150 kB of uint8
+
+
+def footprint(pid: int) -> dict[str, int]:
+    """Return resident memory in kB, open files and threads of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    values = dict(line.split(":", 1) for line in status.splitlines())
+    return {
+        "rss_kb": int(values["VmRSS"].split()[0]),
+        "open_files": len(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208 - names only
+        "threads": int(values["Threads"]),
+    }
+
+
+def soak(bundle_dirs: list[str], requests: int) -> dict[str, Any]:
+    """Send the requests and return what was measured."""
+    manifest = load_manifest(bundle_dirs[0])
+    random = np.random.default_rng(0)
+    inputs = [random.integers(0, 256, manifest.input.shape).astype(manifest.input.dtype) for _ in range(8)]
+    errors: list[str] = []
+    latency_ms: list[float] = []
+    overhead_ms: list[float] = []
+    samples = []
+    with LocalCluster(bundle_dirs, deadline_ms=5000) as cluster, cluster.client() as client:
+        expected = [client.infer(array).logits for array in inputs]
+        for number in range(WARM_UP + requests):
+            if number >= WARM_UP and (number - WARM_UP) % (requests // 4) == 0:
+                samples.append({device: footprint(pid) for device, pid in cluster.pids.items()})
+            started = time.perf_counter()
+            try:
+                answer = client.infer(inputs[number % len(inputs)])
+            except CoformerError as error:
+                errors.append(str(error))
+                continue
+            if number >= WARM_UP:
+                latency_ms.append((time.perf_counter() - started) * 1e3)
+                overhead_ms.append(latency_ms[-1] - max(answer.phases.compute_ms.values()))
+            if not np.array_equal(answer.logits, expected[number % len(inputs)]) or answer.degraded:
+                errors.append(f"request {number}: another answer than at first")
+        samples.append({device: footprint(pid) for device, pid in cluster.pids.items()})
+    return {
+        "requests": requests,
+        "errors": errors,
+        "input_bytes": int(inputs[0].nbytes),
+        "latency_ms": quantiles(latency_ms),
+        "over_slowest_engine_ms": quantiles(overhead_ms),
+        "samples": samples,
+        "growth": {
+            device: {key: samples[-1][device][key] - samples[0][device][key] for key in samples[0][device]}
+            for device in samples[0]
+        },
+    }
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Return median, 95th and 99th percentile."""
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50": round(cuts[49], 3), "p95": round(cuts[94], 3), "p99": round(cuts[98], 3)}
+
+
+def main() -> int:
+    """Run, print, write, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--bundles", nargs="+", metavar="DIR", help="bundles of one cluster, the central one first")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        measured = soak(options.bundles or bundles.make_cluster(Path(directory), pixels=PIXELS), options.requests)
+    measured["python"], measured["cpus"] = platform.python_version(), os.cpu_count()
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n")
+    print(f"{measured['requests']} requests of {measured['input_bytes']:,} bytes, {len(measured['errors'])} errors")
+    print(f"latency {measured['latency_ms']} ms, over the slowest engine {measured['over_slowest_engine_ms']} ms")
+    for device, growth in measured["growth"].items():
+        print(f"{device}: {growth['rss_kb']:+d} kB, {growth['open_files']:+d} files, {growth['threads']:+d} threads")
+    grew = [device for device, growth in measured["growth"].items()
+            if growth["rss_kb"] > RSS_GROWTH_KB or growth["open_files"] > 0]  # fmt: skip
+    return 1 if measured["errors"] or grew else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

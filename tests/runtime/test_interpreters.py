@@ -1,0 +1,102 @@
+"""Any mix of Python 3.6, 3.8, 3.10, 3.12 and 3.13 at the two ends, each with the versions in runtime/constraints."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import numpy as np
+import pytest
+
+from coformer_runtime.cluster import LocalCluster
+from tests.runtime import bundles
+from tests.runtime.interpreters import VERSIONS, environment, interpreter
+from tests.runtime.nodes import EVERYONE, PIXELS
+
+pytestmark = [pytest.mark.slow, pytest.mark.interpreters]
+CHECKS = Path(__file__).with_name("portable_checks.py")
+
+
+@pytest.fixture(scope="module")
+def python() -> Callable[[str], str]:
+    """Version -> interpreter of an environment with the runtime; skips where the version is absent."""
+    made: Dict[str, str] = {}
+
+    def provide(version: str) -> str:
+        if version not in made:
+            base = interpreter(version)
+            if base is None:
+                pytest.skip("no Python {} on this machine, neither under pyenv nor on PATH".format(version))
+            made[version] = environment(version, base)
+        return made[version]
+
+    return provide
+
+
+def run(command: List[str]) -> str:
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean, check=False)
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    return done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_installed_command(python: Callable[[str], str], cluster_dirs: List[str], version: str) -> None:
+    node = str(Path(python(version)).with_name("coformer-node"))
+    assert run([node, "version"]) == "coformer-node 0.1.0\n"
+    assert run([node, "validate", cluster_dirs[0]]).endswith("7 aggregators: fine\n")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_import_time(python: Callable[[str], str], version: str) -> None:
+    def best(code: str) -> float:
+        times = []
+        for _ in range(5):
+            started = time.monotonic()
+            run([python(version), "-c", code])
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    assert best("import coformer_runtime") - best("pass") < 0.15
+
+
+@pytest.fixture(scope="module")
+def digest_here(cluster_dirs: List[str]) -> str:
+    with LocalCluster(cluster_dirs) as cluster:
+        source = Path(sys.modules["coformer_runtime"].__file__).parents[1]
+        done = subprocess.run([sys.executable, str(CHECKS), cluster_dirs[0], cluster.address], stdout=subprocess.PIPE,
+                              env=dict(os.environ, PYTHONPATH=str(source)), check=True)  # fmt: skip
+    digest: str = json.loads(done.stdout.decode())["digest"]
+    return digest
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_formats_and_bytes(
+    python: Callable[[str], str], cluster_dirs: List[str], digest_here: str, version: str
+) -> None:
+    with LocalCluster(cluster_dirs) as cluster:
+        said = run([python(version), str(CHECKS), cluster_dirs[0], cluster.address])
+    assert json.loads(said)["digest"] == digest_here
+
+
+MIXES = [(central, *pair) for central in VERSIONS
+         for pair in [*itertools.zip_longest(VERSIONS[::2], VERSIONS[1::2], fillvalue=central)]]  # fmt: skip
+
+
+def test_every_pair_is_mixed() -> None:
+    met = {(central, worker) for central, *workers in MIXES for worker in workers}
+    assert met == set(itertools.product(VERSIONS, VERSIONS))
+
+
+@pytest.mark.parametrize("mix", MIXES, ids="-".join)
+def test_mixed_cluster(python: Callable[[str], str], cluster_dirs: List[str], mix: List[str]) -> None:
+    pythons = {device: python(version) for device, version in zip(bundles.DEVICES, mix, strict=True)}
+    with LocalCluster(cluster_dirs, python=pythons, deadline_ms=5000) as cluster, cluster.client() as client:
+        for _ in range(5):
+            answer = client.infer(PIXELS)
+        np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, PIXELS), rtol=1e-4, atol=1e-4)
+        assert answer.members == bundles.DEVICES
