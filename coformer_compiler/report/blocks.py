@@ -13,20 +13,14 @@ COLOURS = 8
 
 @dataclass(frozen=True)
 class Heading:
-    """A table column's heading, its unit (on a line of its own), whether it holds numbers, or bars.
+    """A table column's heading, its unit (on a line of its own), and the class of its cells.
 
-    Bars repeat a number, and show only on a wide page.
+    Classes: "n" aligns numbers to the right; "roomy" shows only on a wide page; "" is plain text.
     """
 
     text: str
     unit: str = ""
-    number: bool = True
-    bars: bool = False
-
-    @property
-    def class_(self) -> str | None:
-        """Class of the column's cells."""
-        return "roomy" if self.bars else "n" if self.number else None
+    class_: str = "n"
 
 
 def section(title: str, lead: str, *children: str) -> Markup:
@@ -35,10 +29,10 @@ def section(title: str, lead: str, *children: str) -> Markup:
     return element("section", *opening, *children)
 
 
-def not_measured(report: Report, path: str) -> Markup:
+def not_measured(report: Report, path: str, word: str = "not measured") -> Markup:
     """The sentence that stands in for a value or a figure that is absent."""
     why = why_absent(report, path)
-    return element("span", f"not measured: {why}" if why else "not measured", class_="absent")
+    return element("span", f"{word}: {why}" if why else word, class_="absent")
 
 
 def colour(member: int | None) -> str:
@@ -78,13 +72,15 @@ def head_row(headings: Sequence[Heading], *more: str) -> Markup:
     cells = []
     for heading in headings:
         unit = [Markup("<br/>"), element("span", heading.unit, class_="unit")] if heading.unit else []
-        cells.append(element("th", heading.text, *unit, scope="col", class_=heading.class_))
+        cells.append(element("th", heading.text, *unit, scope="col", class_=heading.class_ or None))
     return element("thead", element("tr", *cells, *more))
 
 
 def body_row(name: str, cells: Sequence[str], headings: Sequence[Heading], class_: str | None = None) -> Markup:
     """A table row: its name, and one cell for each further heading."""
-    made = [element("td", cell, class_=heading.class_) for cell, heading in zip(cells, headings[1:], strict=True)]
+    made = [
+        element("td", cell, class_=heading.class_ or None) for cell, heading in zip(cells, headings[1:], strict=True)
+    ]
     return element("tr", element("th", name, scope="row"), *made, class_=class_)
 
 

@@ -127,9 +127,11 @@ def _end_labels(axes: Axes, lines: Sequence[Line]) -> list[Markup]:
         line = lines[i]
         x, last = line.points[-1]
         label = line.label if len(line.label) <= LONGEST_LABEL else line.label[: LONGEST_LABEL - 1] + "…"
-        text = f"{label} {axes.y_text(last)}"
         at = percent(LEFT + WIDTH * axes.across(x) + 0.012)
-        made.append(element("text", text, x=at, y=y + 4, class_=f"strong c {line.colour}", data_device=line.member))
+        value = element("tspan", f" {axes.y_text(last)}", class_="roomy")
+        made.append(
+            element("text", label, value, x=at, y=y + 4, class_=f"strong c {line.colour}", data_device=line.member)
+        )
     return made
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from coformer_compiler.report.kept import kept_from_policy
 from coformer_compiler.report.reading import dataclass_from_json, json_from_value
 from coformer_runtime.errors import CoformerError
 
@@ -304,6 +305,10 @@ def _disagreements(report: Report) -> list[str]:
             found.append(f"'history[{i}]' has lists of unequal length")
         if phase.member is not None and not 0 <= phase.member < count:
             found.append(f"'history[{i}].member' is {phase.member}")
+    try:
+        kept_from_policy(report.policy)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        found.append(f"'policy' is not a policy ({type(error).__name__}: {error})")
     for i, span in enumerate(report.timeline):
         if span.device not in names:
             found.append(f"'timeline[{i}].device' is '{span.device}', which is no device of the build")

@@ -12,10 +12,10 @@ from coformer_compiler.report.schema import Report, members_of
 
 ROW_HEIGHT = 28
 HEADINGS = (
-    Heading("who answers", number=False),
+    Heading("who answers", class_=""),
     Heading("transplanted", "%"),
     Heading("calibrated", "%"),
-    Heading("against teacher", "points"),
+    Heading("against teacher", "points", class_="n roomy"),
 )
 
 
@@ -71,7 +71,7 @@ def _row_html(report: Report, row: Row, low: float, high: float, first: bool) ->
     cells = (
         element("td", "" if row.kind == "teacher" else percent_text(row.untrained), class_="n was"),
         element("td", percent_text(row.calibrated), class_="n"),
-        element("td", "" if row.kind == "teacher" else points_text(row.calibrated, teacher), class_="n"),
+        element("td", "" if row.kind == "teacher" else points_text(row.calibrated, teacher), class_="n roomy"),
         element("td", _plot(row, teacher, low, high), class_="plot"),
     )
     class_ = "sum" if row.kind == "all" else "first" if first else None

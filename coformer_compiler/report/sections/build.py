@@ -7,7 +7,7 @@ from coformer_compiler.report.markup import Markup, element
 from coformer_compiler.report.numerals import seconds_text
 from coformer_compiler.report.schema import Report
 
-HEADINGS = (Heading("stage", number=False), Heading("time"), Heading("", bars=True), Heading("", number=False))
+HEADINGS = (Heading("stage", class_=""), Heading("time"), Heading("", class_="roomy"), Heading("", class_=""))
 
 
 def build_html(report: Report) -> Markup:
@@ -17,7 +17,9 @@ def build_html(report: Report) -> Markup:
     versions = sorted(report.versions.items())
     left = element("div", element("h3", "Time of each stage"), _stages(report))
     right = element(
-        "div", element("h3", "Versions"), definitions(versions) if versions else not_measured(report, "versions")
+        "div",
+        element("h3", "Versions"),
+        definitions(versions) if versions else not_measured(report, "versions", "not recorded"),
     )
     return section(
         "The build", "", element("h3", "Seed and digests (SHA-256)"), definitions(facts),
@@ -27,7 +29,7 @@ def build_html(report: Report) -> Markup:
 
 def _stages(report: Report) -> Markup:
     if not report.stages:
-        return element("p", not_measured(report, "stages"))
+        return element("p", not_measured(report, "stages", "not recorded"))
     longest = max(stage.seconds for stage in report.stages)
     rows = [
         body_row(

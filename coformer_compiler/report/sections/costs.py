@@ -27,10 +27,10 @@ def _work(report: Report) -> Markup:
     params = scale_for([cost.teacher.params, *(member.params for member in cost.members)])
     time = scale_ms(medians([latency.teacher, *latency.members]))
     headings = (
-        Heading("model", number=False),
+        Heading("model", class_=""),
         Heading("FLOPs", flops.unit),
         Heading("of the teacher's", "%"),
-        Heading("", bars=True),
+        Heading("", class_="roomy"),
         Heading("parameters", params.unit),
         Heading("of the teacher's", "%"),
         Heading("engine file"),
@@ -74,13 +74,13 @@ def _caption(report: Report) -> str:
 
 def _devices(report: Report) -> Markup:
     headings = (
-        Heading("device", number=False),
-        Heading("target", number=False),
-        Heading("engine", number=False),
+        Heading("device", class_=""),
+        Heading("target", class_=""),
+        Heading("engine", class_=""),
         Heading("speed", "GFLOPS"),
         Heading("memory", "MB"),
         Heading("planned with", "MB"),
-        Heading("", bars=True),
+        Heading("", class_="roomy"),
         Heading("input", "bytes in"),
         Heading("features", "bytes out"),
     )

@@ -84,6 +84,8 @@ def _wire(report: Report) -> Markup:
     number, _, unit = bytes_text(wire_bytes(report, everybody)).partition(THIN_SPACE)
     away = [n for n in everybody if not report.devices[n].central]
     sent = [report.cost.members[n].input_bytes for n in away]
+    if not away:
+        return _figure("On the wire, per request", _value(number, unit), element("p", "the only device answers itself"))
     details = [element("p", f"features of {len(away)} of {len(report.devices)} devices, in one round")]
     known = [size for size in sent if size is not None]
     if known and len(known) == len(sent):

@@ -104,7 +104,7 @@ def _loose(report: Report) -> Markup:
     if not loose:
         return Markup("")
     told = [f"{report.devices[m.member].name} {m.block} {_r2(m.match)}" for m in loose]
-    return element("p", "Outside the layers: " + ", ".join(told) + ".", class_="soft")
+    return element("p", "Outside the layers: " + ", ".join(told) + ".", class_="soft small")
 
 
 def _short(linear: str) -> str:

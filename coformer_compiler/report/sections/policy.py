@@ -29,14 +29,14 @@ HEADS = (0.06, 0.24)
 NEURONS = (0.33, 0.5)
 DOTS = (0.86, 0.14)
 HEADINGS = (
-    Heading("device", number=False),
+    Heading("device", class_=""),
     Heading("embed width"),
-    Heading("", bars=True),
+    Heading("", class_="roomy"),
     Heading("layers"),
     Heading("heads"),
-    Heading("", bars=True),
+    Heading("", class_="roomy"),
     Heading("neurons"),
-    Heading("", bars=True),
+    Heading("", class_="roomy"),
 )
 
 

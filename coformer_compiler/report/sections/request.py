@@ -26,7 +26,7 @@ WORDS = {
 }
 ROW, TOP = 40, 4
 HEADINGS = (
-    Heading("device", number=False),
+    Heading("device", class_=""),
     *(Heading(WORDS[phase], "ms") for phase in PHASES),
     Heading("done at", "ms"),
 )
