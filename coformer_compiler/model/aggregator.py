@@ -15,8 +15,8 @@ from torch import nn
 from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter
 from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.transformer import LOGITS_NAME
 
-LOGITS_NAME = "logits"
 ALL_SUBSETS_UP_TO = 4
 
 Subset = tuple[int, ...]

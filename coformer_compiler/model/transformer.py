@@ -18,6 +18,7 @@ from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.stem import Stem
 
 FEATURES_NAME = "features"
+LOGITS_NAME = "logits"
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,16 @@ class Transformer(nn.Module):
             self.stem.take(channels), blocks, self.pool.take(channels), take_linear(self.head, None, columns)
         )
 
-    def lower(self, name: str) -> ir.Model:
-        """The ONNX model from `pixels` to `features` for a batch of one; the head stays behind."""
+    def lower(self, name: str, *, with_head: bool = False) -> ir.Model:
+        """The ONNX model from `pixels` to `features` for a batch of one, or to `logits` with the head."""
         graph = GraphWriter()
         x = self.stem.lower(graph, "stem")
         for block in self.residuals:
             x = block.lower(graph, f"layers.{block.layer}.{block.kind}", x)
-        return graph.model(name, self.pool.lower(graph, "pool", x), FEATURES_NAME)
+        x = self.pool.lower(graph, "pool", x)
+        if with_head:
+            return graph.model(name, graph.linear("head", x, self.head.weight, self.head.bias), LOGITS_NAME)
+        return graph.model(name, x, FEATURES_NAME)
 
     def cost(self, *, with_head: bool = False) -> Cost:
         """Cost of one forward pass of one image; a member leaves the head to the aggregator."""

@@ -15,7 +15,10 @@ from coformer_compiler.transplant.regression import SplitGram, ridge
 
 @torch.no_grad()
 def fit_readouts(
-    members: Sequence[Transformer], head: nn.Linear, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    members: Sequence[Transformer],
+    head: nn.Linear,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    priors: Sequence[torch.Tensor] | None = None,
 ) -> Aggregator:
     """Fit every member's head in place and return the aggregator of all subsets.
 
@@ -25,6 +28,8 @@ def fit_readouts(
         members: models whose `features` are final; their `head` is replaced.
         head: the teacher's head.
         batches: (pixels `(batch, channels, height, width)`, teacher features `(batch, features)`).
+        priors: per member, `(teacher features, member features)` to pull the fits towards: what a fresh transplant knows
+            of its own basis. A subset's prior is the mean over its members.
     """
     widths = [member.spec.features for member in members]
     device = head.weight.device
@@ -35,11 +40,12 @@ def fit_readouts(
         first += len(pixels)
     aggregator = Aggregator(widths, head).to(device)
     for subset in aggregator.subsets:
-        fit = ridge(gram.select(aggregator.columns(subset)))
+        prior = None if priors is None else torch.cat([priors[n] for n in subset], 1) / len(subset)
+        fit = ridge(gram.select(aggregator.columns(subset)), prior)
         aggregator.mixer(subset).weight.copy_(fit.weight)
         aggregator.mixer(subset).bias.copy_(fit.bias)
     for n, member in enumerate(members):
-        fit = ridge(gram.select(aggregator.columns((n,))))
+        fit = ridge(gram.select(aggregator.columns((n,))), None if priors is None else priors[n])
         member.head = folded_head(head, fit.weight, fit.bias)
     return aggregator
 

@@ -1,0 +1,164 @@
+"""The compiler, stage by stage: the table of contents of the toolchain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coformer_compiler.artifact import NotCached, Store, first_process
+from coformer_compiler.config import BuildConfig
+from coformer_compiler.data import DataSet, load_data
+from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.progress import Progress
+from coformer_compiler.report.schema import Report
+from coformer_compiler.report.write import write_report
+from coformer_compiler.stages.boost import boost_members
+from coformer_compiler.stages.calibrate import calibrate
+from coformer_compiler.stages.decompose import decompose_teacher, policy_of
+from coformer_compiler.stages.evaluate import evaluate
+from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
+from coformer_compiler.stages.lower import lower_members
+from coformer_compiler.stages.measure import measure
+from coformer_compiler.stages.pack import pack_bundles
+from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
+from coformer_compiler.stages.transplant import transplant_members
+from coformer_runtime.errors import CoformerError
+
+STAGES = ("import", "calibrate", "decompose", "transplant", "boost", "evaluate", "lower", "pack", "measure")
+BUILD_FORMAT = "coformer-build/1"
+BUILD_NAME = "build.json"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build: its report, and whether any stage had to run."""
+
+    report: Report
+    changed: bool
+
+
+def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
+    """Compile the teacher into one bundle per device under `out`.
+
+    Raises:
+        CoformerError: for what the user can mend; the stage's own text says what, where and how.
+        CheckFailed: if something that was built is not what it should be.
+    """
+    with _locked(out):
+        store = Store(out / "cache", progress)
+        made, teacher, data = _run_stages(store, config)
+        report = report_from_artifacts(made, config, teacher, data, store.used)
+        changed = not all(artifact.cached for artifact in store.used)
+        if first_process():
+            _publish(made, report, config, out)
+    return Built(report, changed)
+
+
+def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
+    """What a build would do: `{stage: cached}` in order. Nothing is written; a stage behind a missing one is missing."""
+    store = Store(out / "cache", progress, read_only=True)
+    try:
+        _run_stages(store, config)
+    except NotCached:
+        pass
+    cached = {artifact.kind for artifact in store.used}
+    return {stage: stage in cached for stage in STAGES}
+
+
+def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet]:
+    imported = import_teacher(store, config.model)
+    teacher = load_teacher(imported)
+    data = load_build_data(config, teacher)
+    statistics = calibrate(store, imported, teacher, data, config.policy.importance)
+    policy = decompose_teacher(store, statistics, teacher.spec, config.devices, config.policy)
+    chosen = policy_of(policy)
+    transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
+    boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
+    accuracy = evaluate(store, (imported, transplanted, boosted), teacher, data)
+    graphs = lower_members(store, boosted, config, data)
+    bundles = pack_bundles(store, graphs, accuracy, chosen, config, data)
+    latency = measure(store, (imported, bundles), teacher, config)
+    made = Artifacts(imported, statistics, policy, transplanted, boosted, accuracy, graphs, bundles, latency)
+    return made, teacher, data
+
+
+def load_build_data(config: BuildConfig, teacher: Transformer) -> DataSet:
+    """The build's data in the teacher's image size.
+
+    Raises:
+        CoformerError: if the data cannot be read, or has other classes than the teacher's head.
+    """
+    stem, classes = teacher.stem.spec, teacher.head.out_features
+    data = load_data(
+        config.data.source, image_size=stem.image_size, channels=stem.channels, seed=config.seed,
+        calibration=config.data.calibration, crop=config.data.crop,
+    )  # fmt: skip
+    if data.classes != classes:
+        raise CoformerError(
+            f"the data has {data.classes} classes, the teacher answers with {classes}",
+            f"data.source '{config.data.source}'",
+            "give the data that the teacher was trained for, or a teacher fine-tuned on this data",
+        )
+    return data
+
+
+def _publish(made: Artifacts, report: Report, config: BuildConfig, out: Path) -> None:
+    """Bundles, policy, report and the build's index; each appears whole, by rename, the index last."""
+    for device in config.devices:
+        _replace_folder(made.bundles.path / device.name, out / "bundles" / device.name)
+    _write(out / "policy.json", policy_json(policy_of(made.policy)))
+    write_report(report, out)
+    index = {
+        "format": BUILD_FORMAT,
+        "build": report.build,
+        "devices": [device.name for device in config.devices],
+        "targets": [device.target.name for device in config.devices],
+        "system": made.boosted.path.relative_to(out).as_posix(),
+    }
+    _write(out / BUILD_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _replace_folder(source: Path, final: Path) -> None:
+    fresh, old = final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("artifact.json"))
+    if final.exists():
+        final.rename(old)
+    fresh.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the output folder; two builds in one folder would undo each other's work.
+
+    Under torchrun every process builds the same thing, and the first one holds the lock for all.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise CoformerError(f"cannot be written ({error.strerror})", f"output folder {out}", "choose another with -o") from error
+    with lock:
+        if first_process():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise CoformerError("another build is writing there", f"output folder {out}",
+                                    "wait for it, or choose another with -o") from error  # fmt: skip
+        yield

@@ -1,0 +1,275 @@
+"""The configuration of a build: a TOML file, or the command line alone, to frozen data.
+
+Unknown keys are refused with the nearest known one. Paths are relative to the file that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.decomposer.strategies import STRATEGIES
+from coformer_compiler.device import Device
+from coformer_compiler.frontends import ModelSource
+from coformer_runtime.errors import CoformerError
+from coformer_targets import load_target, load_target_file
+from coformer_targets.nearest import suggestion
+from coformer_targets.toml import read_toml
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """`[model]`: which teacher; see `frontends.ModelSource`."""
+
+    name: str
+    weights: Literal["file", "hub", "random"] = "file"
+    checkpoint: Path | None = None
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+class DataSection(_Section):
+    """`[data]`: which samples.
+
+    `source` is `KIND` or `KIND:PATH`; `calibration` is how many training samples the transplant sees; `crop` is the share
+    of a photograph's shorter side that is kept.
+    """
+
+    source: str
+    calibration: int = Field(default=1024, ge=8)
+    crop: float = Field(default=1.0, gt=0, le=1)
+
+
+class PolicySection(_Section):
+    """`[policy]`: how the teacher is shared out, and how the members get their weights.
+
+    `basis` "auto" tries one basis for the whole stream and one per norm and keeps the better by held-out loss.
+    """
+
+    strategy: str = "proportional"
+    file: Path | None = None
+    overlap: bool = False
+    method: Literal["transplant", "index"] = "transplant"
+    basis: Literal["auto", "global", "per-norm"] = "auto"
+    importance: Literal["activation", "taylor"] = "activation"
+
+
+class DeviceSection(_Section):
+    """`[[devices]]`: one board; figures that are left out are the target's."""
+
+    name: str
+    target: str | None = None
+    target_file: Path | None = None
+    gflops: float | None = Field(default=None, gt=0)
+    memory_mb: float | None = Field(default=None, gt=0)
+    max_gflop: float | None = Field(default=None, gt=0)
+    central: bool = False
+
+
+class ConfigSection(_Section):
+    """The whole file."""
+
+    title: str | None = None
+    seed: int = Field(default=0, ge=0)
+    model: ModelSection
+    data: DataSection
+    policy: PolicySection = PolicySection()
+    devices: list[DeviceSection] = Field(min_length=1)
+    booster: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A checked configuration with targets loaded and paths absolute."""
+
+    title: str
+    seed: int
+    model: ModelSource
+    data: DataSection
+    policy: PolicySection
+    devices: tuple[Device, ...]
+    booster: BoosterOptions
+
+    @property
+    def central(self) -> int:
+        """Index of the device that aggregates."""
+        return next(n for n, device in enumerate(self.devices) if device.central)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says over, or in place of, a file."""
+
+    model: str | None = None
+    checkpoint: Path | None = None
+    weights: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    data: str | None = None
+    targets: tuple[str, ...] = ()
+    strategy: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+
+
+def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
+    """The configuration of a file, of the command line, or of both.
+
+    Raises:
+        CoformerError: for anything missing, unknown, or of a wrong type; names the key.
+    """
+    where = "command line" if path is None else f"config {path.name}"
+    content = {} if path is None else read_toml(path, f"config {path.name}")
+    folder = Path.cwd() if path is None else path.resolve().parent
+    merged = _merged(content, overrides)
+    for section, what, flag in (("model", "model", "--model"), ("data", "data set", "--data"), ("devices", "device", "--target")):
+        if not merged.get(section):
+            raise CoformerError(f"names no {what}", where, f"add [{section}] or give {flag}")
+    try:
+        section = ConfigSection.model_validate(merged)
+    except ValidationError as error:
+        raise _config_error(error, where) from error
+    return _build_config(section, folder, where)
+
+
+def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
+    merged = {**content}
+    model, data, policy = (dict(merged.get(key, {})) for key in ("model", "data", "policy"))
+    if given.model is not None:
+        model = {"name": given.model}
+    if given.checkpoint is not None:
+        model["checkpoint"] = str(given.checkpoint.resolve())
+    if given.weights is not None:
+        model["weights"] = given.weights
+    if given.options:
+        model["options"] = {**model.get("options", {}), **{key: _scalar(text) for key, text in given.options}}
+    if given.data is not None:
+        data["source"] = given.data
+    if given.strategy is not None:
+        policy["strategy"] = given.strategy
+    if given.targets:
+        merged["devices"] = _devices_of_targets(given.targets)
+    if given.seed is not None:
+        merged["seed"] = given.seed
+    if given.steps is not None:
+        merged["booster"] = {**merged.get("booster", {}), "steps": given.steps, "joint_steps": given.steps}
+    for key, value in (("model", model), ("data", data), ("policy", policy)):
+        if value:
+            merged[key] = value
+    return merged
+
+
+def _devices_of_targets(targets: Sequence[str]) -> list[dict[str, Any]]:
+    devices = []
+    for i, target in enumerate(targets):
+        same = targets.count(target)
+        number = f"-{targets[: i + 1].count(target)}" if same > 1 else ""
+        devices.append({"name": target.replace("@", "-") + number, "target": target})
+    return devices
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConfig:
+    model, policy = section.model, section.policy
+    known = (*STRATEGIES, "file")
+    if policy.strategy not in known:
+        raise CoformerError(f"unknown strategy '{policy.strategy}'", f"{where}, policy.strategy", suggestion(policy.strategy, known, noun="strategy"))
+    if (policy.strategy == "file") != (policy.file is not None):
+        raise CoformerError("strategy 'file' and policy.file go together", f"{where}, policy.file", "set both or neither")
+    if model.weights == "file" and model.checkpoint is None:
+        raise CoformerError("no checkpoint", f"{where}, model.checkpoint",
+                            "name a file, or set model.weights to 'hub' or 'random'")  # fmt: skip
+    checkpoint = None if model.checkpoint is None or model.weights != "file" else folder / model.checkpoint
+    source = ModelSource(
+        model.name, model.weights, checkpoint, tuple(sorted(model.options.items())),
+        None if model.mean is None else tuple(model.mean), None if model.std is None else tuple(model.std), section.seed,
+    )  # fmt: skip
+    data = section.data.model_copy(update={"source": _absolute_source(section.data.source, folder)})
+    policy = policy.model_copy(update={"file": None if policy.file is None else folder / policy.file})
+    title = section.title or f"{model.name.partition(':')[2]} on {len(section.devices)} devices"
+    return BuildConfig(
+        title, section.seed, source, data, policy, _devices(section.devices, folder, where),
+        _booster(section.booster, section.seed, where),
+    )  # fmt: skip
+
+
+def _absolute_source(source: str, folder: Path) -> str:
+    kind, colon, location = source.partition(":")
+    return f"{kind}:{folder / location}" if colon and location else source
+
+
+def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tuple[Device, ...]:
+    names = [section.name for section in sections]
+    for name in names:
+        if names.count(name) > 1:
+            raise CoformerError(f"device '{name}' is listed {names.count(name)} times", f"{where}, devices",
+                                "give every device a name of its own")  # fmt: skip
+    chosen = [n for n, section in enumerate(sections) if section.central]
+    if len(chosen) > 1:
+        raise CoformerError(f"{len(chosen)} devices are central", f"{where}, devices", "set central = true for one of them")
+    devices = []
+    for section in sections:
+        if (section.target is None) == (section.target_file is None):
+            raise CoformerError(f"device '{section.name}' needs one of target and target_file", f"{where}, devices",
+                                "set target to a name of `coformerc targets`")  # fmt: skip
+        target = load_target(section.target) if section.target is not None else load_target_file(folder / str(section.target_file))
+        devices.append(
+            Device(
+                section.name, target, section.gflops or target.gflops, section.memory_mb or float(target.memory_mb),
+                section.max_gflop,
+            )
+        )  # fmt: skip
+    # The aggregation waits for the slowest anyway; the fastest board has the most time to spare for it.
+    central = chosen[0] if chosen else max(range(len(devices)), key=lambda n: (devices[n].gflops, -n))
+    return tuple(
+        Device(d.name, d.target, d.gflops, d.memory_mb, d.max_gflop, n == central) for n, d in enumerate(devices)
+    )
+
+
+def _booster(content: dict[str, Any], seed: int, where: str) -> BoosterOptions:
+    known = [field.name for field in fields(BoosterOptions)]
+    for key in content:
+        if key not in known:
+            raise CoformerError(f"unknown key 'booster.{key}'", where, suggestion(key, known, noun="key"))
+    try:
+        return TypeAdapter(BoosterOptions).validate_python({"seed": seed, **content})
+    except ValidationError as error:
+        raise _config_error(error, where, "booster") from error
+
+
+def _config_error(error: ValidationError, where: str, prefix: str = "") -> CoformerError:
+    first = error.errors()[0]
+    parts = [prefix] if prefix else []
+    parts += [str(part) for part in first["loc"] if not (isinstance(part, str) and part in ("bool", "int", "float", "str"))]
+    path = ".".join(parts)
+    if first["type"] == "extra_forbidden":
+        known = list(_section_at(first["loc"][:-1]).model_fields)
+        return CoformerError(f"unknown key '{path}'", where, suggestion(str(first["loc"][-1]), known, noun="key"))
+    if first["type"] == "missing":
+        return CoformerError(f"the key '{path}' is missing", where, "add it")
+    return CoformerError(f"{path} = {first.get('input')!r} is refused: {first['msg']}", where, "mend the value")
+
+
+def _section_at(location: Sequence[int | str]) -> type[BaseModel]:
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelSection, "data": DataSection, "policy": PolicySection, "devices": DeviceSection,
+    }  # fmt: skip
+    return sections.get(str(location[0]), ConfigSection) if location else ConfigSection

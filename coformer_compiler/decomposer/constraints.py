@@ -1,0 +1,121 @@
+"""Constraints C1 to C6 of problem (P1), each with an error that says by how much and what would relax it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coformer_compiler.decomposer.policy import MemberPolicy, Policy, TeacherShape
+from coformer_compiler.decomposer.shapes import MemberShape, member_cost, shape_of_member
+from coformer_compiler.device import Device
+from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_runtime.errors import CoformerError
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A limit of a device that a shape breaks: `amount` over `limit`, in `unit`."""
+
+    constraint: str
+    quantity: str
+    needed: float
+    limit: float
+    unit: str
+    relax: str
+
+    def error(self, device: str) -> CoformerError:
+        """The error for a user."""
+        return CoformerError(
+            f"{self.constraint}: the member needs {self.needed:,.4g} {self.unit} of {self.quantity}, the device has "
+            f"{self.limit:,.4g}: short by {self.needed - self.limit:,.4g} {self.unit}",
+            f"device '{device}'",
+            self.relax,
+        )
+
+
+def excess(teacher: TransformerSpec, shape: MemberShape, device: Device, *, shortcuts: bool) -> Excess | None:
+    """The device limit that the shape breaks, C5 before C6; None where it fits."""
+    cost = member_cost(teacher, shape, shortcuts=shortcuts)
+    if device.max_gflop is not None and cost.flops / 1e9 > device.max_gflop:
+        return Excess("C5", "work per inference", cost.flops / 1e9, device.max_gflop, "GFLOP",
+                      f"raise max_gflop of '{device.name}' or give it a smaller share")  # fmt: skip
+    needed = memory_mb(cost, device.target, device.target.precisions[0])
+    if needed > device.memory_mb:
+        return Excess("C6", "memory", needed, device.memory_mb, "MB",
+                      f"raise memory_mb of '{device.name}' or give it a smaller share")  # fmt: skip
+    return None
+
+
+def check_policy(
+    policy: Policy, teacher: TransformerSpec, shape: TeacherShape, devices: Sequence[Device], *, overlap: bool,
+    shortcuts: bool,
+) -> None:  # fmt: skip
+    """Check a finished policy against the teacher and the devices.
+
+    Raises:
+        CoformerError: naming the first constraint that does not hold, the device, by how much, and what would relax it.
+    """
+    if policy.teacher != shape:
+        raise CoformerError(
+            f"made for a teacher of {_words(policy.teacher)}, this one has {_words(shape)}", "policy",
+            "make a policy for this teacher",
+        )  # fmt: skip
+    names = [device.name for device in devices]
+    if sorted(member.device for member in policy.members) != sorted(names):
+        raise CoformerError(
+            f"it is for the devices {', '.join(m.device for m in policy.members)}; the build has {', '.join(names)}",
+            "policy", "name the same devices in both",
+        )  # fmt: skip
+    for member in policy.members:
+        _check_member(member, shape)
+    _check_sums(policy, shape, overlap=overlap)
+    by_name = {device.name: device for device in devices}
+    for member in policy.members:
+        broken = excess(teacher, shape_of_member(member), by_name[member.device], shortcuts=shortcuts)
+        if broken is not None:
+            raise broken.error(member.device)
+
+
+def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
+    where = f"policy, device '{member.device}'"
+    layers = [share.layer for share in member.layers]
+    if not layers or layers != sorted(set(layers)) or layers[-1] >= shape.layers or layers[0] < 0:
+        raise CoformerError(f"C1: keeps the layers {layers} of {shape.layers}", where, "name each layer once, ascending")
+    if not 2 <= member.embed <= shape.embed:
+        raise CoformerError(f"C2: embed {member.embed} is not within 2 to {shape.embed}", where, "choose a width between")
+    for share in member.layers:
+        for kind, units, have in (("heads", share.heads, shape.heads), ("neurons", share.neurons, shape.neurons)):
+            count = have[share.layer]
+            if not units or list(units) != sorted(set(units)) or units[0] < 0 or units[-1] >= count:
+                raise CoformerError(
+                    f"layer {share.layer} keeps {kind} {list(units)[:8]} of {count}", where,
+                    f"name at least one of 0 to {count - 1}, each once, ascending",
+                )  # fmt: skip
+    if member.channels is not None and len(set(member.channels)) != member.embed:
+        raise CoformerError(f"names {len(set(member.channels))} channels for embed {member.embed}", where, "name as many")
+
+
+def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:
+    total = sum(member.embed for member in policy.members)
+    if total > shape.embed:
+        raise CoformerError(f"C2: the widths add up to {total}, {total - shape.embed} more than {shape.embed}", "policy",
+                            "make a member narrower")  # fmt: skip
+    if overlap:
+        return
+    for layer in range(shape.layers):
+        for constraint, kind in (("C3", "heads"), ("C4", "neurons")):
+            owner: dict[int, str] = {}
+            for member in policy.members:
+                for share in member.layers:
+                    for unit in getattr(share, kind) if share.layer == layer else ():
+                        if unit in owner:
+                            raise CoformerError(
+                                f"{constraint}: layer {layer}, {kind[:-1]} {unit} is kept by both '{owner[unit]}' and "
+                                f"'{member.device}'", "policy", f"give it to one of them, or set policy.overlap = true",
+                            )  # fmt: skip
+                        owner[unit] = member.device
+
+
+def _words(shape: TeacherShape) -> str:
+    return f"{shape.layers} layers, embed {shape.embed}, {max(shape.heads)} heads, {max(shape.neurons)} neurons"

@@ -1,0 +1,70 @@
+"""Devices and importance in, a policy out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coformer_compiler.decomposer.constraints import check_policy
+from coformer_compiler.decomposer.dealing import members_from_shapes
+from coformer_compiler.decomposer.policy import Policy, read_policy, teacher_shape
+from coformer_compiler.decomposer.strategies import STRATEGIES, shapes_by_strategy
+from coformer_compiler.device import Device
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.transplant.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """How the policy is found.
+
+    Attributes:
+        strategy: a name in `STRATEGIES`, or "file".
+        file: the policy file for strategy "file".
+        overlap: members may keep the same heads and neurons; drops C3 and C4.
+        method: "transplant" or "index" (index slices also deal out stream channels).
+        shortcuts: whether costs count shortcut matrices (members with one basis per norm).
+    """
+
+    strategy: str
+    file: Path | None
+    overlap: bool
+    method: str
+    shortcuts: bool
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """A policy that fulfils C1 to C6, and what had to give way for it."""
+
+    policy: Policy
+    notes: tuple[str, ...]
+
+
+def decompose(
+    teacher: TransformerSpec, statistics: Statistics, devices: Sequence[Device], options: PolicyOptions
+) -> Decomposed:
+    """The policy for these devices.
+
+    Raises:
+        CoformerError: if no policy fulfils the constraints, or the file's one does not.
+    """
+    shape = teacher_shape(teacher)
+    if options.strategy == "file":
+        assert options.file is not None
+        policy, notes = read_policy(options.file), ()
+        order = {device.name: n for n, device in enumerate(devices)}
+        members = sorted(policy.members, key=lambda member: order.get(member.device, len(order)))
+        policy = Policy(policy.strategy, policy.teacher, tuple(members))
+    else:
+        assert options.strategy in STRATEGIES
+        shapes = shapes_by_strategy(options.strategy, teacher, devices, overlap=options.overlap,
+                                    shortcuts=options.shortcuts)  # fmt: skip
+        scores = {(block.kind, block.layer): s for block, s in zip(teacher.blocks, statistics.scores, strict=True)}
+        channels = statistics.channel_scores if options.method == "index" else None
+        members = list(members_from_shapes([device.name for device in devices], shapes.members, scores, channels,
+                                           overlap=options.overlap))  # fmt: skip
+        policy, notes = Policy(options.strategy, shape, tuple(members)), shapes.notes
+    check_policy(policy, teacher, shape, devices, overlap=options.overlap, shortcuts=options.shortcuts)
+    return Decomposed(policy, notes)

@@ -1,0 +1,129 @@
+"""Strategies: from the devices to the shapes of their members.
+
+A strategy is a function in the table below. It proposes shares; `shapes_from_shares` turns shares into whole numbers that
+fulfil C1 to C4, and shrinks members onto C5 and C6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coformer_compiler.decomposer.constraints import excess
+from coformer_compiler.decomposer.policy import TeacherShape, teacher_shape
+from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.device import Device
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_runtime.errors import CoformerError
+
+SHRINK = 0.95
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes in the order of the devices, and a line for each member that had to shrink."""
+
+    members: tuple[MemberShape, ...]
+    notes: tuple[str, ...]
+
+
+def uniform_shares(devices: Sequence[Device]) -> list[float]:
+    """Every device the same: 1/N, or what the weakest can carry (shrinking one shrinks all)."""
+    return [1 / len(devices)] * len(devices)
+
+
+def proportional_shares(devices: Sequence[Device]) -> list[float]:
+    """Work in proportion to the devices' FLOPS: a member's work goes with the square of its share."""
+    roots: list[float] = [device.gflops**0.5 for device in devices]
+    return [root / sum(roots) for root in roots]
+
+
+STRATEGIES: dict[str, Callable[[Sequence[Device]], list[float]]] = {
+    "uniform": uniform_shares,
+    "proportional": proportional_shares,
+}
+
+
+def shapes_by_strategy(
+    strategy: str, teacher: TransformerSpec, devices: Sequence[Device], *, overlap: bool, shortcuts: bool
+) -> Shapes:
+    """Shapes for every device.
+
+    Raises:
+        CoformerError: if even the smallest member does not fit a device; it names constraint, device and shortfall.
+    """
+    shape = teacher_shape(teacher)
+    shares = STRATEGIES[strategy](devices)
+    notes: list[str] = []
+    while True:
+        shapes = shapes_from_shares(shape, devices, shares, overlap=overlap)
+        broken = [excess(teacher, s, d, shortcuts=shortcuts) for s, d in zip(shapes, devices, strict=True)]
+        if not any(broken):
+            return Shapes(tuple(shapes), tuple(notes))
+        worst = next(n for n, found in enumerate(broken) if found)
+        found = broken[worst]
+        assert found is not None
+        if shapes[worst] == _smallest(shape, devices[worst]):
+            raise found.error(devices[worst].name)
+        shrunk = range(len(devices)) if strategy == "uniform" else [worst]
+        shares = [share * SHRINK if n in shrunk else share for n, share in enumerate(shares)]
+        note = f"'{devices[worst].name}' was shrunk until {found.constraint} held"
+        notes += [] if note in notes else [note]
+
+
+def shapes_from_shares(
+    shape: TeacherShape, devices: Sequence[Device], shares: Sequence[float], *, overlap: bool
+) -> list[MemberShape]:
+    """Whole numbers for shares: widths rounded to the target's alignment, heads by largest remainder, sums kept.
+
+    Raises:
+        CoformerError: if there are fewer heads, or aligned channels or neurons, than devices.
+    """
+    steps = [_alignment(device, shape) for device in devices]
+    embed = _rounded(shape.embed, shares, steps, "C2", "channels", overlap=False)
+    heads = [_rounded(count, shares, [1] * len(shares), "C3", "heads", overlap=overlap) for count in shape.heads]
+    neurons = [_rounded(count, shares, steps, "C4", "neurons", overlap=overlap) for count in shape.neurons]
+    return [
+        MemberShape(
+            embed[n],
+            {layer: heads[layer][n] for layer in range(shape.layers)},
+            {layer: neurons[layer][n] for layer in range(shape.layers)},
+        )
+        for n in range(len(devices))
+    ]
+
+
+def _rounded(
+    total: int, shares: Sequence[float], steps: Sequence[int], constraint: str, what: str, *, overlap: bool
+) -> list[int]:
+    """Multiples of `steps`, at least one each, nearest to `total · share` under a sum of at most `total`."""
+    if sum(steps) > total and not overlap:
+        raise CoformerError(
+            f"{constraint}: {len(shares)} devices need at least {sum(steps)} {what}, the teacher has {total}",
+            "policy", "use fewer devices, or set policy.overlap = true",
+        )  # fmt: skip
+    exact = [total * share / step for share, step in zip(shares, steps, strict=True)]
+    parts = [max(1, int(number + 1e-9)) for number in exact]
+    rest = sorted(range(len(parts)), key=lambda n: (parts[n] - exact[n], n))
+    for n in rest:  # round up while there is room, the largest remainder first
+        size = sum(part * step for part, step in zip(parts, steps, strict=True)) + steps[n]
+        if exact[n] - parts[n] >= 0.5 - 1e-9 and (size <= total or overlap) and (parts[n] + 1) * steps[n] <= total:
+            parts[n] += 1
+    while not overlap and sum(part * step for part, step in zip(parts, steps, strict=True)) > total:
+        n = max(range(len(parts)), key=lambda n: (parts[n] > 1, parts[n] - exact[n]))
+        parts[n] -= 1
+    return [part * step for part, step in zip(parts, steps, strict=True)]
+
+
+def _smallest(shape: TeacherShape, device: Device) -> MemberShape:
+    step = _alignment(device, shape)
+    layers = range(shape.layers)
+    return MemberShape(step, dict.fromkeys(layers, 1), dict.fromkeys(layers, step))
+
+
+def _alignment(device: Device, shape: TeacherShape) -> int:
+    """The target's alignment, or less for a teacher so narrow that aligned parts would be most of it."""
+    step = device.target.alignment
+    while step > 4 and step * 8 > min(shape.embed, *shape.neurons):
+        step //= 2
+    return step

@@ -1,0 +1,28 @@
+"""A device of the user's cluster: a target with this board's own figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coformer_targets.target import Target
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: the user's name for it.
+        target: what kind of device it is.
+        gflops: sustained FP32 throughput, 10⁹ operations a second.
+        memory_mb: memory that the member may use, engine library included; Φ_n of C6.
+        max_gflop: most work per inference, 10⁹ operations; Ω_n of C5, or None for no limit.
+        central: whether it aggregates.
+    """
+
+    name: str
+    target: Target
+    gflops: float
+    memory_mb: float
+    max_gflop: float | None = None
+    central: bool = False

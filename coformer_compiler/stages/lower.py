@@ -1,0 +1,119 @@
+"""Stage "lower": trained members and aggregator to the graphs that each device's engine takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from coformer_compiler.artifact import Artifact, Store
+from coformer_compiler.config import BuildConfig
+from coformer_compiler.data.dataset import DataSet
+from coformer_compiler.device import Device
+from coformer_compiler.model.aggregator import subset_name
+from coformer_compiler.model.stem import INPUT_NAME
+from coformer_compiler.model.system import System, load_system
+from coformer_compiler.model.transformer import FEATURES_NAME, Transformer
+from coformer_passes.runner import legalise
+from coformer_runtime.errors import CheckFailed
+from coformer_targets import Target, engine_from_onnx, recipe_for
+
+GOLDEN_CASES = 8
+TOLERANCE = 1e-4  # largest |graph − torch| / (1 + |torch|), on every golden case
+MEMBER, RECIPE, ENGINE = "member.onnx", "recipe.json", "engine.json"
+GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_ANSWER = "golden/input.npy", "golden/output.npy", "golden/answer.npy"
+
+
+def lower_members(store: Store, system: Artifact, config: BuildConfig, data: DataSet) -> Artifact:
+    """One folder per device: the legal member graph, its golden vectors, recipe or engine facts; aggregators for one."""
+    options = {
+        "targets": [repr(device.target) for device in config.devices],
+        "names": [device.name for device in config.devices],
+        "central": config.central,
+        "data": data.sha256,
+    }
+
+    def make(folder: Path, _work: Path) -> None:
+        loaded = load_system(system.path)
+        pixels = torch.from_numpy(np.ascontiguousarray(data.test.images[:GOLDEN_CASES]))
+        features = loaded.features(pixels)
+        with store.progress.stage("graphs", total=len(config.devices), unit="member") as stage:
+            for n, device in enumerate(config.devices):
+                place = folder / device.name
+                _write_member(place, loaded.members[n], device.target, pixels, features[n])
+                if n == config.central:
+                    _write_aggregators(place, loaded, device, features)
+                stage.advance()
+
+    return store.stage("lower", (system,), options, make)
+
+
+def _write_member(
+    place: Path, member: Transformer, target: Target, pixels: torch.Tensor, features: torch.Tensor
+) -> None:
+    (place / "golden").mkdir(parents=True)
+    np.save(place / GOLDEN_INPUT, pixels.numpy(), allow_pickle=False)
+    np.save(place / GOLDEN_OUTPUT, features.numpy(), allow_pickle=False)
+    model = legal_graph(member, target, pixels.numpy())
+    ir.save(model, place / MEMBER)
+    verify_graph(place / MEMBER, {INPUT_NAME: pixels.numpy()}, FEATURES_NAME, features.numpy())
+    engine = engine_from_onnx(target, place / MEMBER)
+    facts = {"kind": engine.kind, "version": engine.version, "precision": engine.precision}
+    (place / ENGINE).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
+    if target.engine == "tensorrt":
+        recipe = json.dumps(recipe_for(target, place / MEMBER), indent=2, sort_keys=True) + "\n"
+        (place / RECIPE).write_text(recipe, encoding="utf-8")
+
+
+def _write_aggregators(
+    place: Path, system: System, device: Device, features: Mapping[int, torch.Tensor]
+) -> None:
+    (place / "aggregators").mkdir()
+    with torch.no_grad():
+        np.save(place / GOLDEN_ANSWER, system.aggregator(features).numpy(), allow_pickle=False)
+        for subset in system.aggregator.subsets:
+            inputs = {f"features_{n}": features[n].numpy() for n in subset}
+            path = place / aggregator_file(subset)
+            ir.save(legalise(system.aggregator.lower(subset), device.target, inputs), path)
+            answer = system.aggregator({n: features[n] for n in subset})
+            verify_graph(path, inputs, "logits", answer.numpy())
+
+
+def aggregator_file(subset: Sequence[int]) -> str:
+    """Path of a subset's graph within its bundle."""
+    return f"aggregators/{subset_name(subset)}.onnx"
+
+
+def legal_graph(member: Transformer, target: Target, pixels: np.ndarray) -> ir.Model:
+    """The member's graph, legal for the target; `pixels` `(cases, channels, height, width)` prove every pass."""
+    return legalise(member.lower("member"), target, {INPUT_NAME: pixels})
+
+
+def verify_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, wanted: np.ndarray) -> None:
+    """Run a finished graph file in ONNX Runtime and compare it with torch, case by case.
+
+    Raises:
+        CheckFailed: beyond `TOLERANCE`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+    dtypes = {value.name: types[value.type] for value in session.get_inputs()}
+    for case in range(len(wanted)):
+        feed = {name: array[case : case + 1].astype(dtypes[name]) for name, array in inputs.items()}
+        got = session.run([output], feed)[0][0]
+        error = float(np.max(np.abs(got - wanted[case]) / (1 + np.abs(wanted[case]))))
+        if not error <= TOLERANCE:
+            raise CheckFailed(f"'{output}' differs from torch by {error:.1e} on golden case {case}", f"graph {path.name}",
+                              "report it as a bug of the lowering")  # fmt: skip
+
+
+def copy_graphs(graphs: Artifact, device: Device, into: Path) -> None:
+    """Copy one device's graphs, golden vectors and recipe into a bundle folder."""
+    shutil.copytree(graphs.path / device.name, into, ignore=shutil.ignore_patterns(ENGINE))

@@ -1,0 +1,116 @@
+"""Stage "measure": latency on this machine, of the teacher's engine, of each member's, and of whole requests.
+
+Engines that cannot run here (TensorRT) are left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from coformer_compiler.artifact import Artifact, Store
+from coformer_compiler.config import BuildConfig
+from coformer_compiler.model.stem import INPUT_NAME
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.stages.lower import GOLDEN_INPUT, MEMBER
+from coformer_passes.runner import legalise
+from coformer_runtime.answer import Phases
+from coformer_runtime.cluster import LocalCluster
+
+RUNS, WARM_UP = 50, 1  # as in the paper, section IV-A
+RESULT = "latency.json"
+HOST_ENGINE = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Median and 95th percentile over `runs` runs after the warm-up."""
+
+    median: float
+    p95: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What was measured; None where the engine does not run on this machine. `timeline` is the median request's."""
+
+    teacher: Milliseconds
+    members: tuple[Milliseconds | None, ...]
+    aggregated: Milliseconds | None
+    timeline: Phases | None
+
+
+def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, config: BuildConfig) -> Artifact:
+    """Latencies with one thread per engine; `parents` are the artifacts of import and pack."""
+
+    def make(folder: Path, work: Path) -> None:
+        bundles = parents[1].path
+        pixels = np.load(bundles / config.devices[0].name / GOLDEN_INPUT)[:1]
+        runs_here = [device.target.engine == HOST_ENGINE for device in config.devices]
+        graph = work / "teacher.onnx"
+        host = next((d.target for d in config.devices if d.target.engine == HOST_ENGINE), None)
+        lowered = teacher.lower("teacher", with_head=True)
+        ir.save(lowered if host is None else legalise(lowered, host, {INPUT_NAME: pixels}), graph)
+        members = [
+            _engine_latency(bundles / device.name / MEMBER, pixels) if here else None
+            for device, here in zip(config.devices, runs_here, strict=True)
+        ]
+        aggregated, timeline = (None, None)
+        if all(runs_here):
+            aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], pixels)
+        result = Latencies(_engine_latency(graph, pixels), tuple(members), aggregated, timeline)
+        text = json.dumps(asdict(result) | {"timeline": None if timeline is None else timeline._asdict()})
+        (folder / RESULT).write_text(text, encoding="utf-8")
+
+    return store.stage("measure", parents, {}, make)
+
+
+def latencies_of(artifact: Artifact) -> Latencies:
+    """The figures on disk."""
+    data = json.loads((artifact.path / RESULT).read_text(encoding="utf-8"))
+
+    def figures(value: dict[str, Any] | None) -> Milliseconds | None:
+        return None if value is None else Milliseconds(**value)
+
+    teacher = figures(data["teacher"])
+    assert teacher is not None
+    timeline = None if data["timeline"] is None else Phases(**data["timeline"])
+    return Latencies(teacher, tuple(figures(each) for each in data["members"]), figures(data["aggregated"]), timeline)
+
+
+def cluster_latency(bundles: Sequence[Path], pixels: np.ndarray) -> tuple[Milliseconds, Phases]:
+    """Whole requests through a cluster of local processes: (latency, phases of the median request)."""
+    with LocalCluster([str(bundle) for bundle in bundles], deadline_ms=5000) as cluster, cluster.client() as client:
+        phases: list[Phases] = []
+        timed = _timed(lambda: phases.append(client.infer(pixels).phases))
+    phases = sorted(phases[WARM_UP:], key=lambda each: each.total_ms)
+    return timed, phases[len(phases) // 2]
+
+
+def _engine_latency(graph: Path, pixels: np.ndarray) -> Milliseconds:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    wanted = session.get_inputs()[0]
+    feed = {wanted.name: pixels if wanted.type == "tensor(uint8)" else pixels.astype(np.float32)}
+    return _timed(lambda: session.run(None, feed))
+
+
+def _timed(run: Callable[[], object]) -> Milliseconds:
+    times = []
+    for _ in range(WARM_UP + RUNS):
+        began = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - began) * 1e3)
+    counted = times[WARM_UP:]
+    return Milliseconds(float(np.median(counted)), float(np.percentile(counted, 95)), len(counted))

@@ -1,0 +1,100 @@
+"""Stage "pack": one bundle directory per device, with a manifest that names every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from coformer_compiler.artifact import Artifact, Store, file_digest
+from coformer_compiler.config import BuildConfig
+from coformer_compiler.data.dataset import DataSet
+from coformer_compiler.decomposer.policy import Policy
+from coformer_compiler.model.aggregator import subset_name, subsets_of
+from coformer_compiler.model.stem import INPUT_NAME
+from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
+from coformer_compiler.stages.evaluate import SystemAccuracy, accuracies_of
+from coformer_compiler.stages.lower import (
+    ENGINE,
+    GOLDEN_ANSWER,
+    GOLDEN_INPUT,
+    GOLDEN_OUTPUT,
+    MEMBER,
+    RECIPE,
+    TOLERANCE,
+    aggregator_file,
+    copy_graphs,
+)
+from coformer_runtime.manifest import (
+    MANIFEST_NAME,
+    AggregatorSpec,
+    AnswerSpec,
+    EngineSpec,
+    FileSpec,
+    GoldenSpec,
+    Manifest,
+    TensorSpec,
+    manifest_json,
+)
+
+
+def pack_bundles(
+    store: Store, graphs: Artifact, accuracy: Artifact, policy: Policy, config: BuildConfig, data: DataSet
+) -> Artifact:
+    """The bundles as `DEVICE/manifest.json` and the files that it names."""
+    options = {"policy": policy.sha256, "labels": data.class_names, "central": config.central}
+
+    def make(folder: Path, _work: Path) -> None:
+        build = build_digest(graphs, policy)
+        calibrated = accuracies_of(accuracy).calibrated
+        for n, device in enumerate(config.devices):
+            bundle = folder / device.name
+            copy_graphs(graphs, device, bundle)
+            facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
+            manifest = _manifest(bundle, n, config, data, policy, build, facts, calibrated)
+            (bundle / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+
+    return store.stage("pack", (graphs, accuracy), options, make)
+
+
+def build_digest(graphs: Artifact, policy: Policy) -> str:
+    """The digest that all members of one build share: their graphs and their policy."""
+    return hashlib.sha256(f"{graphs.sha256} {policy.sha256}".encode()).hexdigest()
+
+
+def _manifest(
+    bundle: Path, n: int, config: BuildConfig, data: DataSet, policy: Policy, build: str, facts: Mapping[str, str],
+    accuracy: SystemAccuracy,
+) -> Manifest:  # fmt: skip
+    device = config.devices[n]
+    pixels, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    central = n == config.central
+    aggregators = [
+        AggregatorSpec(tuple(subset), aggregator_file(subset), accuracy.subsets[subset_name(subset)])
+        for subset in (subsets_of(len(config.devices)) if central else [])
+    ]
+    recipe = RECIPE if (bundle / RECIPE).exists() else None
+    return Manifest(
+        build=build,
+        policy=policy.sha256,
+        device=device.name,
+        target=device.target.name,
+        member=n,
+        members=tuple(each.name for each in config.devices),
+        central=config.devices[config.central].name,
+        engine=EngineSpec(facts["kind"], facts["version"], MEMBER, facts["precision"], recipe),
+        input=TensorSpec(INPUT_NAME, "uint8", (1, *pixels.shape[1:])),
+        output=TensorSpec(FEATURES_NAME, "float32", (1, *features.shape[1:])),
+        answer=AnswerSpec(LOGITS_NAME, "float32", (1, len(data.class_names)), tuple(data.class_names)),
+        golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, TOLERANCE, GOLDEN_ANSWER if central else None),
+        aggregators=tuple(sorted(aggregators)),
+        wire_bytes=4 * int(np.prod(features.shape[1:])),
+        files=tuple(
+            FileSpec(path.relative_to(bundle).as_posix(), file_digest(path), path.stat().st_size)
+            for path in sorted(bundle.rglob("*"))
+            if path.is_file()
+        ),
+    )

@@ -1,0 +1,184 @@
+"""All artifacts of a build to one report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coformer_compiler import __version__
+from coformer_compiler.artifact import Artifact, versions
+from coformer_compiler.booster.history import History
+from coformer_compiler.config import BuildConfig
+from coformer_compiler.data.dataset import DataSet
+from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.model.system import load_system
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.report import schema
+from coformer_compiler.stages.boost import history_of
+from coformer_compiler.stages.decompose import notes_of, policy_of
+from coformer_compiler.stages.evaluate import accuracies_of
+from coformer_compiler.stages.lower import MEMBER
+from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
+from coformer_compiler.stages.pack import build_digest
+from coformer_compiler.stages.transplant import transplant_result
+from coformer_runtime.answer import Phases
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The artifacts of one build, by stage."""
+
+    teacher: Artifact
+    statistics: Artifact
+    policy: Artifact
+    transplanted: Artifact
+    boosted: Artifact
+    accuracy: Artifact
+    graphs: Artifact
+    bundles: Artifact
+    latency: Artifact
+
+
+def report_from_artifacts(
+    made: Artifacts, config: BuildConfig, teacher: Transformer, data: DataSet, used: Sequence[Artifact]
+) -> schema.Report:
+    """The report of a finished build; every figure comes from an artifact."""
+    policy = policy_of(made.policy)
+    basis, matches, losses = transplant_result(made.transplanted)
+    latencies, history = latencies_of(made.latency), history_of(made.boosted)
+    absent = _absences(config, latencies)
+    return schema.Report(
+        title=config.title,
+        teacher=config.model.name,
+        data=data.name.rpartition("/")[2],
+        split="test",
+        seed=config.seed,
+        basis=basis,
+        build=build_digest(made.graphs, policy),
+        digests={"policy": policy.sha256, "teacher": made.teacher.sha256, "data": data.sha256},
+        versions={"coformer": __version__, "python": platform.python_version(), **versions()},
+        devices=tuple(
+            schema.Device(d.name, d.target.name, f"{d.target.engine} {d.target.engine_version}", d.memory_mb, d.gflops,
+                          d.central)
+            for d in config.devices
+        ),  # fmt: skip
+        policy=json.loads(policy_json(policy)),
+        accuracy=_accuracy(made.accuracy),
+        cost=_cost(made, config, teacher),
+        latency_ms=schema.Latency(
+            _timing(latencies.teacher), _timing(latencies.aggregated), tuple(_timing(m) for m in latencies.members)
+        ),
+        match=tuple(
+            schema.LinearMatch(m.member, m.block, "reader" if m.linear == "reader" else "writer", m.match, m.penalty)
+            for m in matches
+        ),
+        history=_phases(history),
+        timeline=_spans(latencies.timeline, config),
+        stages=tuple(schema.Stage(artifact.kind, artifact.seconds, artifact.cached) for artifact in used),
+        notes=_notes(notes_of(made.policy), losses, basis, history),
+        absent=absent,
+    )
+
+
+def _accuracy(artifact: Artifact) -> schema.Accuracy:
+    found = accuracies_of(artifact)
+    return schema.Accuracy(
+        found.teacher,
+        found.calibrated.aggregated,
+        found.calibrated.members,
+        found.untrained.members,
+        found.untrained.aggregated,
+        found.calibrated.subsets,
+        found.untrained.subsets,
+        found.samples,
+    )
+
+
+def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.Cost:
+    system = load_system(made.boosted.path)
+    whole = teacher.cost(with_head=True)
+    members = []
+    for device, member in zip(config.devices, system.members, strict=True):
+        cost, bundle = member.cost(), made.bundles.path / device.name
+        built = device.target.engine == "onnxruntime"
+        members.append(
+            schema.MemberCost(
+                device.name, device.target.name, cost.flops, cost.params,
+                (bundle / MEMBER).stat().st_size if built else None,
+                0 if device.central else 4 * member.spec.features,
+                0 if device.central else member.stem.spec.channels * member.stem.spec.image_size[0] * member.stem.spec.image_size[1],
+                int(memory_mb(cost, device.target, device.target.precisions[0]) * 1e6),
+            )
+        )  # fmt: skip
+    aggregator = system.aggregator.cost()
+    return schema.Cost(
+        schema.ModelCost(whole.flops, whole.params), tuple(members), schema.ModelCost(aggregator.flops, aggregator.params)
+    )
+
+
+def _timing(figures: Milliseconds | None) -> schema.Timing | None:
+    return None if figures is None else schema.Timing(figures.median, figures.p95, figures.runs)
+
+
+def _phases(history: History) -> tuple[schema.Phase, ...]:
+    phases = []
+    for name, points in history.curves.items():
+        kind, _, number = name.partition(" ")
+        points = tuple(point for point in points if point.loss is not None)
+        phases.append(
+            schema.Phase(
+                kind,
+                int(number) if number.isdecimal() else None,
+                tuple(point.step for point in points),
+                tuple(point.loss for point in points if point.loss is not None),
+                tuple(point.validation_accuracy for point in points),
+                kept=kind != "joint" or history.joint is None or history.joint.kept,
+            )
+        )
+    return tuple(phases)
+
+
+def _spans(timeline: Phases | None, config: BuildConfig) -> tuple[schema.Span, ...]:
+    """Spans of the median request. The two ways of a transfer are not told apart on the wire, so each gets half."""
+    if timeline is None:
+        return ()
+    spans = []
+    for device in config.devices:
+        compute, transfer = timeline.compute_ms[device.name], timeline.transfer_ms.get(device.name, 0.0)
+        arrived = 0.0 if device.central else transfer / 2
+        if not device.central:
+            spans.append(schema.Span(device.name, "input", 0.0, arrived))
+        spans.append(schema.Span(device.name, "compute", arrived, arrived + compute))
+        if device.central:
+            end = timeline.gather_ms + timeline.aggregate_ms
+            spans.append(schema.Span(device.name, "aggregate", timeline.gather_ms, end))
+        else:
+            spans.append(schema.Span(device.name, "features", arrived + compute, transfer + compute))
+    return tuple(spans)
+
+
+def _notes(
+    shrunk: Sequence[str], losses: dict[str, float], basis: str | None, history: History
+) -> tuple[schema.Note, ...]:
+    notes = [schema.Note("warning", text) for text in shrunk]
+    if len(losses) > 1:
+        figures = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        notes.append(schema.Note("note", f"basis {basis} was kept by validation loss in nats: {figures}"))
+    if history.joint is not None:
+        kept = "kept" if history.joint.kept else "not kept"
+        notes.append(schema.Note("note", f"joint phase {kept}: {history.joint.reason}"))
+    return tuple(notes)
+
+
+def _absences(config: BuildConfig, latencies: Latencies) -> dict[str, str]:
+    absent = {}
+    for n, device in enumerate(config.devices):
+        if latencies.members[n] is None:
+            absent[f"latency_ms.members[{n}]"] = f"{device.target.engine} does not run on this machine"
+            absent[f"cost.members[{n}].engine_bytes"] = "the engine is built on the board"
+    if latencies.aggregated is None:
+        absent["latency_ms.aggregated"] = absent["timeline"] = "not every member's engine runs on this machine"
+    return absent
