@@ -151,7 +151,7 @@ def _columns_seen_only_by(
     for step in path:
         for node in {use.node for use in value.uses()}:
             outputs = outputs_of_layout(node, columns) if node.op_type in LAYOUT_OPS else None
-            if outputs is None or (node is not step.node and any(output.is_graph_output() for output in node.outputs)):
+            if outputs is None:
                 return None
             others += [array for index, array in enumerate(outputs) if (node, index) != (step.node, step.output)]
             if node is step.node:

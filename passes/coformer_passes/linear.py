@@ -80,7 +80,7 @@ def _linear_from_gemm(gemm: ir.Node) -> Linear | None:
     weight = floats_of(gemm.inputs[1])
     attributes = gemm.attributes
     plain = attributes.get_float("alpha", 1.0) == 1.0 and attributes.get_float("beta", 1.0) == 1.0
-    if weight is None or not plain or attributes.get_int("transA", 0):
+    if weight is None or not plain or attributes.get_int("transA", 0) != 0:
         return None
     if attributes.get_int("transB", 0):
         weight = weight.T

@@ -131,7 +131,7 @@ def take_over(node: ir.Node, replacement: ir.Value) -> None:
     """Let `replacement` stand for the first output of `node`, under its name, and remove the node."""
     old = node.outputs[0]
     name, was_output = old.name, old.is_graph_output()
-    replacement.dtype, replacement.shape = old.dtype or replacement.dtype, old.shape or replacement.shape  # type: ignore[assignment]
+    replacement.type, replacement.shape = old.type or replacement.type, old.shape or replacement.shape
     old.replace_all_uses_with(replacement, replace_graph_outputs=True)
     graph_of(node).remove(node, safe=True)
     if was_output:

@@ -148,7 +148,7 @@ def _fingerprint(model: ir.Model) -> Hashable:
         tuple(sorted(graph.opset_imports.items())),
         tuple(_declaration(value) for value in graph.inputs),
         tuple(_declaration(value) for value in graph.outputs),
-        tuple((_declaration(value), _Same(value.const_value)) for value in graph.initializers.values()),
+        frozenset((_declaration(value), _Same(value.const_value)) for value in graph.initializers.values()),
         tuple(_node_fingerprint(node) for node in graph.all_nodes()),
     )
 

@@ -42,7 +42,7 @@ def widen_input(model: ir.Model, target: Target) -> bool:
                     "widen_input",
                     "cast the input to float32 before any other node reads it",
                 )
-        value.dtype = ir.DataType.FLOAT
+        value.type = ir.TensorType(ir.DataType.FLOAT)  # a new one: a clone shares the type with its origin
         for node in readers:
             bypass(node)
     return bool(narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from coformer_targets.target import Target, tensorrt_older_than
 
 if TYPE_CHECKING:
     import onnx
+
+    Shapes = dict[str, tuple[int | str, ...]]
 
 LEAST_WORKSPACE_MB, GREATEST_WORKSPACE_MB = 64, 256
 
@@ -31,8 +34,8 @@ class EngineInfo:
     kind: str
     version: str
     precision: str
-    inputs: dict[str, tuple[int, ...]]
-    outputs: dict[str, tuple[int, ...]]
+    inputs: Shapes
+    outputs: Shapes
     graph_bytes: int
 
 
@@ -43,9 +46,16 @@ def engine_from_onnx(target: Target, graph_path: Path) -> EngineInfo:
         CheckFailed: ONNX Runtime refuses the graph.
         CoformerError: the file is no ONNX graph, or has dynamic shapes.
     """
-    graph = _read_graph(graph_path)
-    inputs, outputs = _shapes(graph.graph.input, graph_path), _shapes(graph.graph.output, graph_path)
-    version = _loaded_version(graph_path) if target.engine == "onnxruntime" else target.engine_version
+    if target.engine == "onnxruntime":
+        version, inputs, outputs = _loaded(graph_path)
+    else:
+        graph = _read_graph(graph_path).graph
+        version, inputs, outputs = target.engine_version, _declared(graph.input), _declared(graph.output)
+    for name, shape in (*inputs.items(), *outputs.items()):
+        if not all(isinstance(dim, int) for dim in shape):
+            raise CoformerError(
+                f"'{name}' has a dynamic axis", f"graph {graph_path.name}", "lower it with static shapes"
+            )
     return EngineInfo(
         kind=target.engine,
         version=version,
@@ -90,6 +100,12 @@ def recipe_for(target: Target, graph_path: Path) -> dict[str, Any]:
     }
 
 
+def _unreadable(path: Path, error: OSError) -> CoformerError:
+    return CoformerError(
+        f"cannot be read ({error.strerror})", f"graph {path.name}", "give the path of a readable ONNX file"
+    )
+
+
 def _read_graph(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
@@ -97,39 +113,40 @@ def _read_graph(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path, load_external_data=False)
     except OSError as error:
-        raise CoformerError(
-            f"cannot be read ({error.strerror})", f"graph {path.name}", "give the path of a readable ONNX file"
-        ) from error
+        raise _unreadable(path, error) from error
     except DecodeError as error:
         raise CoformerError(
             f"is no ONNX graph ({error})", f"graph {path.name}", "give an ONNX file that is whole"
         ) from error
 
 
-def _shapes(values: Any, path: Path) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for value in values:
-        dims = value.type.tensor_type.shape.dim
-        if not all(dim.HasField("dim_value") for dim in dims):
-            raise CoformerError(
-                f"'{value.name}' has a dynamic axis", f"graph {path.name}", "lower it with static shapes"
-            )
-        shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    return shapes
+def _declared(values: Iterable[onnx.ValueInfoProto]) -> Shapes:
+    return {
+        value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in value.type.tensor_type.shape.dim
+        )
+        for value in values
+    }
 
 
-def _loaded_version(path: Path) -> str:
-    """The version of ONNX Runtime, after it has loaded the graph."""
+def _loaded(path: Path) -> tuple[str, Shapes, Shapes]:
+    """The version of ONNX Runtime and the graph's inputs and outputs, after a session has loaded it."""
     import onnxruntime
 
+    try:
+        path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckFailed(
-            f"ONNX Runtime {onnxruntime.__version__} refuses it: {str(error).strip()}",
+            f"ONNX Runtime {onnxruntime.__version__} refuses it: {' '.join(str(error).split())}",
             f"graph {path.name}",
             "report it as a bug, with the graph",
         ) from error
-    return str(onnxruntime.__version__)
+    inputs = {value.name: tuple(value.shape) for value in session.get_inputs()}
+    outputs = {value.name: tuple(value.shape) for value in session.get_outputs()}
+    return str(onnxruntime.__version__), inputs, outputs

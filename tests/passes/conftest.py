@@ -21,17 +21,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files of tests/passes")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nano() -> Target:
     return load_target("jetson-nano")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cpu() -> Target:
     return load_target("cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def orin() -> Target:
     """A TensorRT new enough for LayerNormalization, Gelu and uint8."""
     return dataclasses.replace(
@@ -39,7 +39,7 @@ def orin() -> Target:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def parse() -> Callable[..., ir.Model]:
     """Builds a model from the body of an ONNX text graph, shapes inferred; `arrays` become initializers."""
 
@@ -52,7 +52,7 @@ def parse() -> Callable[..., ir.Model]:
     return parse_graph
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def outputs() -> Callable[..., list[np.ndarray]]:
     """Runs a model through ONNX Runtime."""
 
@@ -67,12 +67,12 @@ def outputs() -> Callable[..., list[np.ndarray]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def op_types() -> Callable[[ir.Model], list[str]]:
     return lambda model: [node.op_type for node in model.graph]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden_text(request: pytest.FixtureRequest) -> Callable[[ir.Model, str], None]:
     """Compares a model, as ONNX text, with golden/<name>.onnxtxt."""
 
@@ -87,7 +87,7 @@ def golden_text(request: pytest.FixtureRequest) -> Callable[[ir.Model, str], Non
     return check
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def transformer() -> Callable[..., ir.Model]:
     return build_transformer
 

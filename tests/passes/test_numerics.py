@@ -1,0 +1,102 @@
+"""Tests of coformer_passes.numerics."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from coformer_passes.numerics import (
+    cases_of,
+    check_structure,
+    outputs_of,
+    proto_without_weights,
+    relative_difference,
+)
+from coformer_runtime.errors import CheckFailed, CoformerError
+
+RELU = "g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"
+
+
+def test_the_proto_holds_no_big_weight_and_computes_the_same(transformer, outputs) -> None:
+    model = transformer(embed=48, mlp=96)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    names = list(model.graph.initializers)
+    proto, weights = proto_without_weights(model)
+    assert list(model.graph.initializers) == names and len(model.graph.inputs) == 1
+    assert weights and all(array.size > 1024 for array in weights.values())
+    assert weights["layers.0.mlp.up.weight"] is not None
+    check_structure(proto, "test")
+    cases = cases_of({"pixels": pixels}, model)
+    found = outputs_of(proto, weights, cases, "test")
+    for case, output in zip(cases, found, strict=True):
+        np.testing.assert_allclose(output["features"], outputs(model, **case)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_weights_are_not_copied(transformer) -> None:
+    model = transformer(embed=48, mlp=96)
+    _, weights = proto_without_weights(model)
+    for name, array in weights.items():
+        assert np.shares_memory(array, model.graph.initializers[name].const_value.numpy())
+
+
+def test_the_checker_names_the_place() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[4] x) => (float[4] y) { y = No(x) }'
+    )
+    with pytest.raises(CheckFailed, match=r"^here: onnx.checker refuses the graph: .*No.*; report it as a bug"):
+        check_structure(proto, "here")
+
+
+def test_a_graph_that_fails_names_the_place(parse) -> None:
+    proto, weights = proto_without_weights(parse("g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"))
+    with pytest.raises(CheckFailed, match=r"^here: ONNX Runtime .* fails: "):
+        outputs_of(proto, weights, [{"x": np.zeros((1, 5), np.float32)}], "here")
+
+
+def test_cases_are_split_and_cast(parse) -> None:
+    cases = cases_of({"x": np.arange(8, dtype=np.uint8).reshape(2, 4)}, parse(RELU))
+    assert [case["x"].tolist() for case in cases] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
+    assert all(case["x"].dtype == np.float32 for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("golden", "message"),
+    [
+        (
+            {},
+            r"golden inputs: golden inputs \[\] are not the graph's \['x'\]; give one array per graph input",
+        ),
+        ({"z": np.zeros((1, 4))}, r"golden inputs \['z'\] are not the graph's \['x'\]"),
+        ({"x": np.zeros((0, 4))}, "golden inputs: there are none; give at least one case"),
+        ({"x": np.zeros((2, 5))}, r"'x' has shape \(2, 5\), the graph wants \[1,4\] for each of 2 cases"),
+        ({"x": np.zeros((2, 4, 1))}, r"'x' has shape \(2, 4, 1\)"),
+    ],
+)
+def test_golden_inputs_that_do_not_fit(parse, golden, message) -> None:
+    with pytest.raises(CoformerError, match=message):
+        cases_of(golden, parse(RELU))
+
+
+def test_inputs_with_different_numbers_of_cases(parse) -> None:
+    model = parse("g (float[1,4] a, float[1,4] b) => (float[1,4] y) { y = Add(a, b) }")
+    with pytest.raises(CoformerError, match=r"'b' has shape \(3, 4\), the graph wants \[1,4\] for each of 2 cases"):
+        cases_of({"a": np.zeros((2, 4)), "b": np.zeros((3, 4))}, model)
+
+
+def test_the_difference_is_relative_to_the_magnitude_of_all_cases() -> None:
+    before = [{"y": np.array([100.0, 0.0])}, {"y": np.array([1.0, 1.0])}]
+    after = [{"y": np.array([100.0, 0.0])}, {"y": np.array([1.0, 1.5])}]
+    assert relative_difference(before, after) == (pytest.approx(0.005), "y")
+    assert relative_difference(before, before)[0] == 0.0
+
+
+def test_what_is_not_comparable_is_infinitely_different() -> None:
+    one = [{"y": np.array([1.0, 2.0])}]
+    assert relative_difference(one, [{"z": np.array([1.0, 2.0])}]) == (float("inf"), "y")
+    assert relative_difference(one, [{"y": np.array([[1.0, 2.0]])}])[0] == float("inf")
+    assert relative_difference(one, [{"y": np.array([1.0, np.nan])}])[0] == float("inf")
+    assert relative_difference(one, [{"y": np.array([1.0, np.inf])}])[0] == float("inf")
+    nan = [{"y": np.array([np.nan, 2.0])}]
+    assert relative_difference(nan, nan)[0] == 0.0
+    assert relative_difference(nan, one)[0] == float("inf")
