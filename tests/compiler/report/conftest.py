@@ -209,7 +209,7 @@ def big() -> Report:
     )  # fmt: skip
 
 
-def bare() -> Report:
+def bare_of_everything() -> Report:
     """Everything that may be absent is."""
     made = policy(("one",), (4,), (0.5,), 2, 8, 2, 8)
     return Report(
@@ -243,4 +243,10 @@ def big_report() -> Report:
 
 @pytest.fixture
 def bare_report() -> Report:
-    return bare()
+    return bare_of_everything()
+
+
+@pytest.fixture(scope="session")
+def bare() -> Report:
+    """For property tests, which take no fixture that is made anew for each test."""
+    return bare_of_everything()

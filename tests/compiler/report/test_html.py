@@ -1,0 +1,209 @@
+"""The page: well formed, self-contained, escaped, honest about what is absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coformer_compiler.report.html import html_from_report
+from coformer_compiler.report.markup import Markup, element, escaped
+from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, Timing
+from coformer_compiler.report.sections.match import place_of
+
+REPORTS = ("digits_report", "big_report", "bare_report")
+VOID = {"meta", "br"}
+EVIL = "</title><script>alert('&\"')</script><b \x00\x07 ü"
+
+
+class Checker(HTMLParser):
+    """Follows the tags, and fails where they do not nest."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.seen, self.attributes, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def parsed(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert not checker.open
+    return checker
+
+
+def pictures(page):
+    """The outermost SVGs, through an XML parser."""
+    found, depth, start = [], 0, 0
+    for match in re.finditer(r"<(/?)svg\b", page):
+        if not match[1]:
+            start, depth = (match.start(), 1) if depth == 0 else (start, depth + 1)
+        else:
+            depth -= 1
+            if depth == 0:
+                found.append(ET.fromstring(page[start : match.end() + 1]))
+    return found
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_well_formed(name, request):
+    page = html_from_report(request.getfixturevalue(name))
+    checker = parsed(page)
+    assert page.startswith("<!doctype html>\n<html lang=")
+    assert checker.seen.count("h1") == 1 and checker.seen.count("section") == 7
+    for svg in pictures(page):
+        assert svg.get("role") == "img"
+        assert svg.find("title").text and svg.find("desc").text
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_table_has_a_caption_and_scoped_headings(name, request):
+    page = html_from_report(request.getfixturevalue(name))
+    assert page.count("<table") == page.count("<caption")
+    assert all('scope="' in tag for tag in re.findall(r"<th\b[^>]*>", page))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_nothing_is_fetched(name, request):
+    page = html_from_report(request.getfixturevalue(name))
+    checker = parsed(page)
+    assert "://" not in page and "@import" not in page and "url(" not in page
+    assert not {"link", "img", "iframe", "object", "image", "use", "a"} & set(checker.seen)
+    assert not {"src", "href", "xlink:href"} & {key for key, _ in checker.attributes}
+    assert any(value and value.startswith("default-src 'none'") for _, value in checker.attributes)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_sizes_are_modest(name, request):
+    assert len(html_from_report(request.getfixturevalue(name))) < 400_000
+
+
+def test_the_figures_are_there(digits_report):
+    text = " ".join(parsed(html_from_report(digits_report)).text)
+    for figure in ("97.5", "0.2 points below the teacher's 97.7", "19.6", "224", "1.52", "joint phase not kept"):
+        assert figure in text, figure
+    assert "losing attic costs the most, 3.9 points" in text
+    assert "2 of 18 layers of the members are left out" in text
+    assert "the last features to arrive are desk's" in text
+
+
+def test_absent_figures_say_why(big_report, bare_report):
+    text = " ".join(parsed(html_from_report(big_report)).text)
+    assert "not measured: TensorRT engines are built on the boards" in text
+    assert "not measured: no request was traced: not all engines run on this host" in text
+    text = " ".join(parsed(html_from_report(bare_report)).text)
+    assert "not measured: dry run" in text and "not measured: booster.steps is 0" in text
+    assert "nan" not in text.lower() and "None" not in text
+
+
+def with_everywhere(report, text):
+    """The report with `text` for every free string."""
+    policy = dict(report.policy, strategy=text)
+    return dataclasses.replace(
+        report,
+        title=text,
+        teacher=text,
+        data=text,
+        split=text,
+        basis=text,
+        build=text,
+        digests={text: text},
+        versions={text: text},
+        devices=(Device(text, text, text, 1.0, 1.0, True), *report.devices[1:]),
+        policy=policy,
+        match=(LinearMatch(0, text, "writer", 0.5, 0.1), LinearMatch(0, f"blocks.0.{text}", "reader", -0.1, 0.1)),
+        history=(Phase(text, 0, (0, 1), (1.0, 0.5), (0.5, None)),),
+        timeline=(),
+        notes=(Note("warning", text),),
+        absent={"timeline": text},
+    )
+
+
+def test_every_string_is_escaped(digits_report):
+    page = html_from_report(with_everywhere(digits_report, EVIL))
+    checker = parsed(page)
+    assert checker.seen.count("script") == 1 and checker.seen.count("title") > 1
+    assert "alert('" not in page and "\x00" not in page
+    assert pictures(page)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(max_size=20))
+def test_any_string_leaves_the_page_well_formed(text, bare):
+    page = html_from_report(with_everywhere(bare, text))
+    parsed(page)
+    assert pictures(page)
+
+
+def test_extreme_figures(digits_report):
+    flat = Phase("member", 0, (0, 0), (0.0, 0.0), (0.5, 0.5))
+    one = Phase("joint", None, (7,), (1.0,), (None,), kept=False)
+    report = dataclasses.replace(
+        digits_report,
+        history=(flat, one),
+        accuracy=dataclasses.replace(
+            digits_report.accuracy, teacher=1.0, aggregated=1.0, members=(0.0, None, 1.0), samples=1, subsets={}
+        ),
+        latency_ms=dataclasses.replace(digits_report.latency_ms, teacher=Timing(0.0, 0.0, 1), aggregated=None),
+    )
+    page = html_from_report(report)
+    parsed(page)
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower()
+    assert pictures(page)
+
+
+def test_heads_and_neurons_kept_by_several(digits_report):
+    policy = {
+        "strategy": "overlap",
+        "teacher": {"layers": 1, "embed": 8, "heads": 2, "neurons": 4},
+        "members": [
+            {"device": name, "embed": 8, "layers": [{"layer": 0, "heads": [0], "neurons": [0, 1]}]}
+            for name in ("attic", "hall", "desk")
+        ],
+    }
+    page = html_from_report(dataclasses.replace(digits_report, policy=policy))
+    parsed(page)
+    assert 'class="many"' in page and "kept by several" in page and "kept by none" in page
+
+
+@pytest.mark.parametrize(
+    ("block", "place"),
+    [
+        ("blocks.3.mlp.up", (3, "mlp.up")),
+        ("stages.1.blocks.12.attention.qkv", (1, "blocks.12.attention.qkv")),
+        ("head", (None, "head")),
+        ("layer11.query", (11, "query")),
+    ],
+)
+def test_place_of_a_block(block, place):
+    assert place_of(block) == place
+
+
+def test_markup_escapes_once():
+    inner = element("b", "<&>")
+    assert inner == "<b>&lt;&amp;&gt;</b>"
+    assert element("p", inner, title='"', data_x=1.50, hidden=None) == f'<p title="&quot;" data-x="1.5">{inner}</p>'
+    assert escaped(Markup("<i>")) == "<i>" and escaped("\x00\ud800") == "\ufffd\ufffd"
+    assert element("br") == "<br/>" and element("i") == "<i></i>"
