@@ -97,12 +97,13 @@ def main() -> int:
     """Run, print, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", nargs="+", default=[sys.executable], metavar="PATH")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the raw figures go")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         dirs = bundles.make_cluster(Path(directory))
         rows = [measure(python, dirs) for python in options.python]
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"limits": {"import_ms": IMPORT_MS, "worker_over_bare_mb": WORKER_MB},
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps({"limits": {"import_ms": IMPORT_MS, "worker_over_bare_mb": WORKER_MB},
                                   "measured": rows}, indent=2) + "\n")  # fmt: skip
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()))

@@ -1,6 +1,6 @@
 """Does a local 3-device cluster answer thousands of requests without an error and without growing?
 
-Usage: python benchmarks/runtime_soak.py [--requests 2000] [--bundles DIR DIR DIR]
+Usage: python benchmarks/runtime_soak.py [--requests 2000] [--python PATH] [--bundles DIR DIR DIR]
 
 Sends requests one after the other, reads every process' resident memory and open files after the warm-up and at the
 end, and writes benchmarks/results/runtime_soak.json. Exits 1 if a request failed or a process grew.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +30,8 @@ from coformer_runtime.manifest import load_manifest  # noqa: E402
 from tests.runtime import bundles  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "runtime_soak.json"
-WARM_UP = 500
-RSS_GROWTH_KB = 2048
+WARM_UP = 3000  # allocators settle by then
+RSS_GROWTH_KB = 1024
 PIXELS = (1, 3, 224, 224)  # 150 kB of uint8
 
 
@@ -46,7 +46,7 @@ def footprint(pid: int) -> dict[str, int]:
     }
 
 
-def soak(bundle_dirs: list[str], requests: int) -> dict[str, Any]:
+def soak(bundle_dirs: list[str], requests: int, python: str) -> dict[str, Any]:
     """Send the requests and return what was measured."""
     manifest = load_manifest(bundle_dirs[0])
     random = np.random.default_rng(0)
@@ -55,7 +55,8 @@ def soak(bundle_dirs: list[str], requests: int) -> dict[str, Any]:
     latency_ms: list[float] = []
     overhead_ms: list[float] = []
     samples = []
-    with LocalCluster(bundle_dirs, deadline_ms=5000) as cluster, cluster.client() as client:
+    pythons = dict.fromkeys(manifest.members, python)
+    with LocalCluster(bundle_dirs, pythons, deadline_ms=5000) as cluster, cluster.client() as client:
         expected = [client.infer(array).logits for array in inputs]
         for number in range(WARM_UP + requests):
             if number >= WARM_UP and (number - WARM_UP) % (requests // 4) == 0:
@@ -96,13 +97,17 @@ def main() -> int:
     """Run, print, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the raw figures go")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of all devices (default: this one)")
     parser.add_argument("--bundles", nargs="+", metavar="DIR", help="bundles of one cluster, the central one first")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        measured = soak(options.bundles or bundles.make_cluster(Path(directory), pixels=PIXELS), options.requests)
-    measured["python"], measured["cpus"] = platform.python_version(), os.cpu_count()
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n")
+        dirs = options.bundles or bundles.make_cluster(Path(directory), pixels=PIXELS)
+        measured = soak(dirs, options.requests, options.python)
+    version = subprocess.run([options.python, "--version"], check=True, capture_output=True, text=True).stdout
+    measured["python"], measured["cpus"] = version.split()[1], os.cpu_count()
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n")
     print(f"{measured['requests']} requests of {measured['input_bytes']:,} bytes, {len(measured['errors'])} errors")
     print(f"latency {measured['latency_ms']} ms, over the slowest engine {measured['over_slowest_engine_ms']} ms")
     for device, growth in measured["growth"].items():

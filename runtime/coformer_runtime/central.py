@@ -17,6 +17,8 @@ from .errors import CheckFailed
 from .manifest import AggregatorSpec, TensorSpec
 from .members import OwnMember, Reply, WorkerLink, failed, greeting_refusal
 
+FIRST_CONTACT_S = 1.0  # so that the first request after the start finds the workers that are up
+
 
 class Unanswered(CheckFailed):
     """Too few members answered, or not in time (`late`); the request itself was right."""
@@ -27,7 +29,9 @@ class Unanswered(CheckFailed):
 
 
 class Central:
-    """Answers inputs with the help of the workers. A context manager: entering loads and connects.
+    """Answers inputs with the help of the workers. A context manager.
+
+    Entering loads the graphs and waits up to a second for each worker to be reached or to be found missing.
 
     Args:
         bundle: the verified bundle of the central device.
@@ -59,6 +63,9 @@ class Central:
             for worker in self.options.workers:
                 expected, address = split_worker(worker)
                 self._links.append(WorkerLink(address, self.manifest, expected, self._claim))
+            until = time.monotonic() + FIRST_CONTACT_S
+            for link in self._links:
+                link.tried.wait(max(0.0, until - time.monotonic()))
         except BaseException:
             self.close()
             raise

@@ -97,6 +97,7 @@ class WorkerLink:
     Attributes:
         member: index of the member that answers there; None until the first accepted hello.
         claimed: whether that member is this link's and no other's now.
+        tried: set once the first conversation has begun or failed.
         problem: why it cannot be asked now; None while it can.
     """
 
@@ -112,6 +113,7 @@ class WorkerLink:
         self.address, self.expected = address, expected
         self.member: Optional[int] = None
         self.claimed = False
+        self.tried = threading.Event()
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self._manifest, self._claim = manifest, claim
         self._lock = threading.Lock()
@@ -158,6 +160,7 @@ class WorkerLink:
                 problem = "internal error {}".format(report("link " + self.address, error))
             with self._lock:
                 self.problem, self.claimed = problem, False
+                self.tried.set()
                 pending, self._pending = self._pending, {}
             for future in pending.values():
                 future.set_result(failed(problem))
@@ -186,6 +189,7 @@ class WorkerLink:
                 return refusal
             with self._lock:
                 self.problem, self._outgoing = None, outgoing
+                self.tried.set()
             for data in call:
                 self._receive(wire.decode_frame(data))
             return "unreachable: {} ended the conversation".format(self.address)
