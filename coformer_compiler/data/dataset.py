@@ -18,7 +18,7 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: (samples, channels, height, width) uint8; an array, or a read-only memory map of a file, of which
+        images: (samples, channels, height, width) uint8; an array, or a copy-on-write map of a file, of which
             `images[a:b]` reads no more than those rows.
         labels: (samples,) int64.
     """

@@ -65,7 +65,7 @@ def splits_from_undecoded(source: Undecoded[Item], request: Request) -> Splits:
 
 
 def _map_split(entry: Path, name: str, labels: Labels) -> Split:
-    images = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    images = np.load(entry / f"{name}.npy", mmap_mode="c", allow_pickle=False)
     if len(images) != len(labels) or images.dtype != np.uint8:
         raise ValueError(f"{name}.npy holds {len(images)} images of {images.dtype} for {len(labels)} labels")
     return Split(images, labels)

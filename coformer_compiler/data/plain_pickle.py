@@ -48,7 +48,7 @@ class _Array:
             raise pickle.UnpicklingError("array with a wrong shape")
         if math.prod(shape) * dtype.itemsize != len(content):
             raise pickle.UnpicklingError(f"array of shape {tuple(shape)} with {len(content)} bytes")
-        self.array = np.frombuffer(content, dtype=dtype).reshape(shape)
+        self.array = np.frombuffer(content, dtype=dtype).reshape(shape).copy()
 
 
 def _array_class(*_: Any) -> None:
@@ -74,7 +74,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def plain_data_from_pickle(content: bytes, where: str) -> Any:
     """Returns the numbers, strings, lists, dicts and arrays that a pickle describes.
 
-    Strings written by Python 2 come as bytes. Arrays of uint8, int32 and int64 come read-only.
+    Strings written by Python 2 come as bytes. Arrays may be of uint8, int32 and int64.
 
     Args:
         content: the pickle.

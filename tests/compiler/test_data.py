@@ -382,6 +382,16 @@ def test_cifar100_in_another_shape_is_resized_once(load: Load, cifar: Path) -> N
     assert load(f"cifar100:{cifar}", image_size=16, channels=3).sha256 == data.sha256
 
 
+def test_all_arrays_can_become_tensors(load: Load, cifar: Path, photos: Path, tmp_path: Path) -> None:
+    """PyTorch warns of read-only arrays, and warnings are errors here."""
+    torch = pytest.importorskip("torch")
+    npz = write_npz(tmp_path / "a.npz", images=pictures(40, 3, 32, 32), labels=np.arange(40) % 4)
+    for source in ("digits", f"imagefolder:{photos}", npz, f"cifar100:{cifar}"):
+        for split in splits(load(source, image_size=32, channels=3)):
+            assert torch.from_numpy(split.images[1:3]).shape == (2, 3, 32, 32)
+            assert torch.from_numpy(split.labels[1:3]).dtype == torch.int64
+
+
 class Malicious:
     def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
