@@ -133,7 +133,7 @@ class LinearMatch:
 
     Attributes:
         member: index of the member.
-        block: where the linear is, "blocks.3.attention.qkv"; any name, the same for all members.
+        block: the block that it belongs to, "layers.3.attention"; blocks are numbered as the teacher's layers.
         kind: "reader" reads the stream (Q, K, V, first MLP linear), "writer" writes to it.
         match: R² on held-out samples, at most 1; None where there was nothing to match.
         penalty: the ridge penalty that was chosen, relative to the mean diagonal.
@@ -154,7 +154,7 @@ class Phase:
         name: "member", "aggregator", "joint" or another short word.
         member: whose phase it is; None where it is everybody's.
         steps: step numbers at which the figures were taken.
-        loss: training loss at each of `steps`.
+        loss: training loss at each of `steps`, None where there was none yet.
         validation: validation accuracy at each of `steps`, None where it was not taken there.
         kept: whether the phase's weights went into the build.
     """
@@ -162,7 +162,7 @@ class Phase:
     name: str
     member: int | None
     steps: tuple[int, ...]
-    loss: tuple[float, ...]
+    loss: tuple[float | None, ...]
     validation: tuple[float | None, ...]
     kept: bool = True
 
@@ -220,7 +220,8 @@ class Report:
         timeline: one request, device by device; empty where none was traced.
         stages: the build's stages, in order.
         notes: warnings and notes.
-        absent: JSON path of a value that is null or empty, or of an object around it → why it is.
+        absent: JSON path of a value that is null or empty, or of an object around it → why it is. What is said of
+            "timeline" is shown beside a timeline too (how its spans were told apart).
     """
 
     title: str

@@ -13,6 +13,7 @@ from coformer_compiler.report.schema import LinearMatch, Report
 # Classes by the share of variance that is lost, 1 − R²; the eye should find what was matched badly.
 STEPS = ((0.01, "≥ .99"), (0.03, "≥ .97"), (0.1, "≥ .90"), (0.25, "≥ .75"), (0.5, "≥ .50"), (float("inf"), "less"))
 FINE = 14
+VERBS = {"reader": "reads", "writer": "writes"}
 
 _LAYER = re.compile(r"^(.*?)(\d+)\.(.+)$")
 
@@ -34,7 +35,8 @@ def match_html(report: Report) -> Markup:
         "figcaption",
         "R² against the teacher on held-out calibration samples, before any training: ",
         scale,
-        f" →: writes to the stream.{basis}",
+        " Reads: the linear that takes from the stream (Q, K, V; the first of the MLP); writes: the one that adds "
+        f"to it.{basis}",
     )
     figure = element("figure", element("div", *grids, class_="heat", style=f"--least:{least}"), caption)
     return section(title, _lead(report), figure, _loose(report))
@@ -45,7 +47,8 @@ def _lead(report: Report) -> str:
     if not known:
         return ""
     worst = min(known, key=lambda m: m.match if m.match is not None else 1.0)
-    return f"The worst match is {report.devices[worst.member].name}'s {worst.block}, R² {_r2(worst.match)}."
+    whose = report.devices[worst.member].name
+    return f"The worst match is {whose}'s {worst.block} where it {VERBS[worst.kind]}, R² {_r2(worst.match)}."
 
 
 def place_of(block: str) -> tuple[int | None, str]:
@@ -59,21 +62,22 @@ def _layers(matches: Sequence[LinearMatch]) -> list[int]:
 
 
 def _grid(report: Report, member: int, matches: Sequence[LinearMatch]) -> Markup:
-    cells: dict[tuple[int, str], LinearMatch] = {}
-    kinds: dict[str, str] = {}
+    cells: dict[tuple[int | None, str], LinearMatch] = {}
+    names: dict[str, None] = {}
     for match in matches:
-        layer, linear = place_of(match.block)
+        layer, name = place_of(match.block)
+        name = f"{name} {VERBS[match.kind]}"
+        cells[layer, name] = match
         if layer is not None:
-            cells[layer, linear] = match
-            kinds.setdefault(linear, match.kind)
+            names[name] = None
     across = _all_layers(report)
     fine = len(across) > FINE
     head = [element("th", device_name(report, member), scope="col")]
     head += [element("th", str(layer) if not fine or layer % 4 == 0 else "", scope="col") for layer in across]
     rows = []
-    for linear, kind in kinds.items():
-        name = element("th", _short(linear) + (" →" if kind == "writer" else ""), scope="row", title=linear)
-        rows.append(element("tr", name, *[_cell(cells.get((layer, linear))) for layer in across]))
+    for name in names:
+        heading = element("th", _short(name), scope="row", title=name)
+        rows.append(element("tr", heading, *[_cell(cells.get((layer, name))) for layer in across]))
     known = sorted(m.match for m in matches if m.match is not None)
     caption = f"median {_r2(known[len(known) // 2])}, lowest {_r2(known[0])}" if known else "nothing to match"
     return element(
@@ -94,7 +98,7 @@ def _cell(match: LinearMatch | None) -> Markup:
     if match is None or match.match is None:
         return element("td", "")
     step = next(i for i, (lost, _) in enumerate(STEPS) if 1 - match.match <= lost)
-    told = f"{match.block}: R² {match.match:.4f}, penalty {match.penalty:.3g}"
+    told = f"{match.block} {VERBS[match.kind]}: R² {match.match:.4f}, penalty {match.penalty:.3g}"
     return element("td", _r2(match.match), class_=f"q{step}", title=told)
 
 

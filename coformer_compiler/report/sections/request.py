@@ -15,7 +15,7 @@ from coformer_compiler.report.blocks import (
 )
 from coformer_compiler.report.markup import Markup, element, figure_svg, percent
 from coformer_compiler.report.numerals import NONE, Scale, scale_ms, tick_text, ticks
-from coformer_compiler.report.schema import Report, Span
+from coformer_compiler.report.schema import Report, Span, why_absent
 
 PHASES = ("input", "compute", "features", "aggregate")
 WORDS = {
@@ -40,10 +40,11 @@ def request_html(report: Report) -> Markup:
     end = max(span.end_ms for span in report.timeline)
     scale = scale_ms(span.end_ms - span.start_ms for span in report.timeline)
     rows = [_table_row(report, n, scale) for n in range(len(report.devices))]
+    remark = why_absent(report, "timeline")
     caption = element(
         "figcaption",
         "Thick: the device computes; thin: bytes on the wire; in the colour of the text: the aggregator. "
-        "Zero is when the client's request arrives.",
+        "Zero is when the client's request arrives." + (f" {remark[0].upper()}{remark[1:]}." if remark else ""),
     )
     table = table_html("Durations of the same request.", HEADINGS, rows)
     return section(title, _lead(report, end, scale), element("figure", _picture(report, end, scale), caption), table)

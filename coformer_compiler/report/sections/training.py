@@ -31,34 +31,33 @@ def training_html(report: Report) -> Markup:
 
 def _group(report: Report, name: str, phases: Sequence[Phase]) -> Markup:
     title = TITLES.get(name, name.capitalize())
-    loss = [
-        _line(report, phase, list(zip(map(float, phase.steps), phase.loss, strict=True)), False) for phase in phases
-    ]
+    loss = [_line(report, phase, phase.loss, dots=False) for phase in phases]
+    checked = [_line(report, phase, phase.validation, dots=True) for phase in phases]
     log = all(y > 0 for line in loss for _, y in line.points)
-    checked = [_line(report, phase, _validated(phase), True) for phase in phases]
-    checked = [line for line in checked if line.points]
-    charts = [_chart(title, "Training loss, log scale" if log else "Training loss", loss, _loss, log)]
-    if checked:
-        charts.append(_chart(title, f"Validation accuracy,{THIN_SPACE}%", checked, percent_text, False))
-    else:
-        charts.append(element("p", not_measured(report, "history.validation")))
+    charts = (
+        _chart(report, title, "Training loss, log scale" if log else "Training loss", loss, _loss, log),
+        _chart(report, title, f"Validation accuracy,{THIN_SPACE}%", checked, percent_text, False),
+    )
     heading = element("h3", title + ("" if all(phase.kept for phase in phases) else " (not kept)"))
     return element("div", heading, element("div", *charts, class_="charts"))
 
 
-def _chart(title: str, what: str, lines: Sequence[Line], text: Callable[[float], str], log: bool) -> Markup:
-    ends = [f"{line.label} from {text(line.points[0][1])} to {text(line.points[-1][1])}" for line in lines]
-    chart = line_chart(f"{title}: {what}", ", ".join(ends), lines, text, log)
-    return element("figure", element("figcaption", what), chart)
+def _chart(
+    report: Report, title: str, what: str, lines: Sequence[Line], text: Callable[[float], str], log: bool
+) -> Markup:
+    drawn = [line for line in lines if line.points]
+    if drawn:
+        ends = [f"{line.label} from {text(line.points[0][1])} to {text(line.points[-1][1])}" for line in drawn]
+        picture = line_chart(f"{title}: {what}", ", ".join(ends), drawn, text, log)
+    else:
+        picture = element("p", not_measured(report, "history"))
+    return element("figure", element("figcaption", what), picture)
 
 
-def _line(report: Report, phase: Phase, points: Sequence[tuple[float, float]], dots: bool) -> Line:
+def _line(report: Report, phase: Phase, figures: Sequence[float | None], dots: bool) -> Line:
     name = phase.name if phase.member is None else report.devices[phase.member].name
-    return Line(name, tuple(points), colour(phase.member), phase.member, not phase.kept, dots)
-
-
-def _validated(phase: Phase) -> list[tuple[float, float]]:
-    return [(float(step), y) for step, y in zip(phase.steps, phase.validation, strict=True) if y is not None]
+    points = tuple((float(step), y) for step, y in zip(phase.steps, figures, strict=True) if y is not None)
+    return Line(name, points, colour(phase.member), phase.member, not phase.kept, dots)
 
 
 def _loss(value: float) -> str:

@@ -24,14 +24,7 @@ from coformer_compiler.report.schema import (
     Timing,
 )
 
-ROLES = (
-    ("attention.query", "reader"),
-    ("attention.key", "reader"),
-    ("attention.value", "reader"),
-    ("attention.output", "writer"),
-    ("mlp.up", "reader"),
-    ("mlp.down", "writer"),
-)
+ROLES = (("attention", "reader"), ("attention", "writer"), ("mlp", "reader"), ("mlp", "writer"))
 
 
 def dealt(count: int, shares: list[float], rng: random.Random) -> list[list[int]]:
@@ -63,7 +56,7 @@ def matches(made, quality):
             for block, kind in ROLES:
                 lost = quality[n] * (0.3 + row["layer"] / made["teacher"]["layers"]) * rng.uniform(0.4, 1.6)
                 lost *= 1.8 if kind == "writer" else 1.0
-                found.append(LinearMatch(n, f"blocks.{row['layer']}.{block}", kind, 1 - min(lost, 1.2), 1e-3))
+                found.append(LinearMatch(n, f"layers.{row['layer']}.{block}", kind, 1 - min(lost, 1.2), 1e-3))
         found.append(LinearMatch(n, "head", "reader", 1 - quality[n], 1e-2))
     return tuple(found)
 
@@ -73,7 +66,7 @@ def phases(members, steps, best, joint_kept):
     made = []
     for n in range(members):
         at = tuple(range(0, steps + 1, 5))
-        loss = tuple(0.08 + 0.1 * n + 1.4 * math.exp(-5 * s / steps) * rng.uniform(0.85, 1.15) for s in at)
+        loss = (None, *(0.08 + 0.1 * n + 1.4 * math.exp(-5 * s / steps) * rng.uniform(0.85, 1.15) for s in at[1:]))
         checked = tuple(best[n] - 0.2 * math.exp(-6 * s / steps) if s % 50 == 0 else None for s in at)
         made.append(Phase("member", n, at, loss, checked))
     at = tuple(range(0, 201, 5))

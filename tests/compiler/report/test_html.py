@@ -133,7 +133,7 @@ def with_everywhere(report, text):
         versions={text: text},
         devices=(Device(text, text, text, 1.0, 1.0, True), *report.devices[1:]),
         policy=policy,
-        match=(LinearMatch(0, text, "writer", 0.5, 0.1), LinearMatch(0, f"blocks.0.{text}", "reader", -0.1, 0.1)),
+        match=(LinearMatch(0, text, "writer", 0.5, 0.1), LinearMatch(0, f"layers.0.{text}", "reader", -0.1, 0.1)),
         history=(Phase(text, 0, (0, 1), (1.0, 0.5), (0.5, None)),),
         timeline=(),
         notes=(Note("warning", text),),
@@ -155,6 +155,25 @@ def test_any_string_leaves_the_page_well_formed(text, bare):
     page = html_from_report(with_everywhere(bare, text))
     parsed(page)
     assert pictures(page)
+
+
+def test_a_reader_and_a_writer_of_one_block_are_two_rows(digits_report):
+    matches = (
+        LinearMatch(0, "layers.0.attention", "reader", 0.9999999, 0.1),
+        LinearMatch(0, "layers.0.attention", "writer", -0.25, 0.1),
+    )
+    text = " ".join(parsed(html_from_report(dataclasses.replace(digits_report, match=matches))).text)
+    assert "attention reads 1.0" in text and "attention writes −.25" in text
+
+
+def test_a_remark_on_the_timeline_is_shown_beside_it(digits_report):
+    report = dataclasses.replace(digits_report, absent={"timeline": "each transfer is drawn as half of both ways"})
+    assert "Each transfer is drawn as half of both ways." in html_from_report(report)
+
+
+def test_phases_without_a_figure_are_said_not_to_be_measured(digits_report):
+    report = dataclasses.replace(digits_report, history=(Phase("member", 0, (0,), (None,), (None,)),))
+    assert html_from_report(report).count("not measured") == 2
 
 
 def test_extreme_figures(digits_report):
@@ -191,7 +210,7 @@ def test_heads_and_neurons_kept_by_several(digits_report):
 @pytest.mark.parametrize(
     ("block", "place"),
     [
-        ("blocks.3.mlp.up", (3, "mlp.up")),
+        ("layers.3.attention", (3, "attention")),
         ("stages.1.blocks.12.attention.qkv", (1, "blocks.12.attention.qkv")),
         ("head", (None, "head")),
         ("layer11.query", (11, "query")),
