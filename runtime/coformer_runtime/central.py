@@ -126,25 +126,15 @@ class Central:
             raise self._unanswered(missing, bool(late) and all(late))
         logits = self._aggregate(spec, replies)
         ended = time.monotonic()
-        phases = Phases(
-            (ended - started) * 1e3,
-            (gathered - started) * 1e3,
-            (ended - gathered) * 1e3,
-            {names[index]: replies[index].compute_ms for index in present},
-            {
-                names[index]: max(0.0, (replies[index].arrived - started) * 1e3 - replies[index].compute_ms)
-                for index in present
-            },
-        )
-        members = tuple(names[index] for index in spec.members)
+        answered = {names[index]: replies[index] for index in present}
         return Answer(
             logits,
-            members,
-            len(members) < len(names),
-            missing,
-            spec.expected_accuracy,
-            self.manifest.build,
-            phases,
+            members=tuple(names[index] for index in spec.members),
+            degraded=len(spec.members) < len(names),
+            missing=missing,
+            expected_accuracy=spec.expected_accuracy,
+            build=self.manifest.build,
+            phases=_phases(started, gathered, ended, answered),
         )
 
     def _gather(self, array: Array, deadline: float) -> Dict[int, Reply]:
@@ -267,3 +257,17 @@ class Central:
             mend,
             late,
         )
+
+
+def _phases(started: float, gathered: float, ended: float, answered: Dict[str, Reply]) -> Phases:
+    """Return the phases from time.monotonic() seconds and the replies by device."""
+    transfer_ms = {
+        device: max(0.0, (reply.arrived - started) * 1e3 - reply.compute_ms) for device, reply in answered.items()
+    }
+    return Phases(
+        total_ms=(ended - started) * 1e3,
+        gather_ms=(gathered - started) * 1e3,
+        aggregate_ms=(ended - gathered) * 1e3,
+        compute_ms={device: reply.compute_ms for device, reply in answered.items()},
+        transfer_ms=transfer_ms,
+    )

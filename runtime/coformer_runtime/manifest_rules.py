@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .manifest import Manifest
 
 ENGINE_KINDS = ("onnxruntime", "tensorrt")
+MAX_TENSOR_BYTES = (8 << 20) - 4096  # messages are capped at 8 MiB; the rest is for headers
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -48,6 +49,9 @@ def _tensors(manifest: "Manifest") -> Optional[str]:
     for key, spec in (("input", manifest.input), ("output", manifest.output), ("answer", manifest.answer)):
         if spec.shape[0] != 1:
             return "'{}.shape' has a batch axis of {}, not 1".format(key, spec.shape[0])
+        size = count_elements(spec.shape) * dtype_named(spec.dtype, key).size_bytes
+        if size > MAX_TENSOR_BYTES:
+            return "'{}' has {:,} bytes, at most {:,} travel".format(key, size, MAX_TENSOR_BYTES)
     expected = count_elements(manifest.output.shape) * dtype_named(manifest.output.dtype, "output").size_bytes
     if manifest.wire_bytes != expected:
         return "'wire_bytes' is {}, the output tensor has {}".format(manifest.wire_bytes, expected)

@@ -18,7 +18,7 @@ from .failures import report
 from .listen import CHANNEL_OPTIONS
 from .manifest import Manifest, TensorSpec
 
-MAX_IN_FLIGHT = 64
+MAX_IN_FLIGHT = 32
 HANDSHAKE_S = 5.0
 RETRY_S = 0.1
 LINK_OPTIONS = CHANNEL_OPTIONS + [
@@ -117,7 +117,7 @@ class WorkerLink:
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self._manifest, self._claim = manifest, claim
         self._lock = threading.Lock()
-        self._pending: Dict[int, "Future[Reply]"] = {}
+        self._pending: Dict[int, Optional["Future[Reply]"]] = {}
         self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
         self._closing = threading.Event()
         self._call: Any = None
@@ -138,9 +138,13 @@ class WorkerLink:
         return future
 
     def forget(self, request_id: int) -> None:
-        """Drop a request that nobody waits for any longer; its answer will be ignored."""
+        """Ignore the answer to a request.
+
+        It counts as in flight until the answer comes: the backlog of a stalled worker stays bounded.
+        """
         with self._lock:
-            self._pending.pop(request_id, None)
+            if request_id in self._pending:
+                self._pending[request_id] = None
 
     def close(self) -> None:
         """End the conversation and its thread."""
@@ -163,7 +167,8 @@ class WorkerLink:
                 self.tried.set()
                 pending, self._pending = self._pending, {}
             for future in pending.values():
-                future.set_result(failed(problem))
+                if future is not None:
+                    future.set_result(failed(problem))
             self._closing.wait(RETRY_S)
 
     def _converse(self) -> str:

@@ -55,6 +55,7 @@ EDITS = {
     "dtype": (lambda d: d["input"].update(dtype="float64"), "element type 'float64' is not supported"),
     "shape": (lambda d: d["input"].update(shape=[1, 0]), "'input.shape' must be 1 to 8 axis sizes"),
     "batch": (lambda d: d["output"].update(shape=[2, 2]), "'output.shape' has a batch axis of 2, not 1"),
+    "too large": (lambda d: d["input"].update(shape=[1, 3, 2000, 2000]), "'input' has 12,000,000 bytes, at most"),
     "labels": (lambda d: d["answer"].update(labels=["a"]), "'answer.labels' has 1 names for 5 classes"),
     "wire": (lambda d: d.update(wire_bytes=17), "'wire_bytes' is 17, the output tensor has 16"),
     "tolerance": (lambda d: d["golden"].update(tolerance=-1), "'golden.tolerance' must be a number from 0 to 1"),
