@@ -44,13 +44,13 @@ def scale_for(values: Iterable[float | None], unit: str = "") -> Scale:
     if not known:
         return Scale(unit, 1.0, 0)
     factor, prefix = next((step for step in _STEPS if known[-1] >= step[0]), _STEPS[-1])
-    return Scale(prefix + unit, factor, _decimals(known[len(known) // 2] / factor) if factor > 1 else 0)
+    return Scale(prefix + unit, factor, _decimals(known[(len(known) - 1) // 2] / factor) if factor > 1 else 0)
 
 
 def scale_ms(values: Iterable[float | None]) -> Scale:
     """Milliseconds: three digits for the median value, two decimals at most."""
     known = sorted(value for value in values if value)
-    return Scale("ms", 1.0, _decimals(known[len(known) // 2]) if known else 1)
+    return Scale("ms", 1.0, _decimals(known[(len(known) - 1) // 2]) if known else 1)
 
 
 def bytes_text(value: float | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from coformer_compiler.report.blocks import Heading, body_row, device_name, section, share_bar, table_html
 from coformer_compiler.report.markup import Markup, joined
-from coformer_compiler.report.numerals import NONE, bytes_text, medians, percent_text, scale_for, scale_ms
-from coformer_compiler.report.schema import Report, Timing
+from coformer_compiler.report.numerals import NONE, Scale, bytes_text, medians, percent_text, scale_for, scale_ms
+from coformer_compiler.report.schema import MemberCost, ModelCost, Report, Timing
 
 
 def costs_html(report: Report) -> Markup:
@@ -38,30 +38,28 @@ def _work(report: Report) -> Markup:
         Heading("p95", "ms"),
     )
 
-    def row(
-        name: str, work: int, weights: int, engine: str, timing: Timing | None, member: int | None = None
-    ) -> Markup:
-        share = work / cost.teacher.flops if cost.teacher.flops else None
+    def row(name: str, model: ModelCost | MemberCost, measured: tuple[str, str, str], member: int | None) -> Markup:
+        share = model.flops / cost.teacher.flops if cost.teacher.flops else None
         cells = (
-            flops.number(work),
+            flops.number(model.flops),
             percent_text(share),
             share_bar(share or 0.0, member),
-            params.number(weights),
-            percent_text(weights / cost.teacher.params if cost.teacher.params else None),
-            engine,
-            time.number(timing.median if timing else None),
-            time.number(timing.p95 if timing else None),
+            params.number(model.params),
+            percent_text(model.params / cost.teacher.params if cost.teacher.params else None),
+            *measured,
         )
         return body_row(name, cells, headings)
 
-    rows = [row("teacher", cost.teacher.flops, cost.teacher.params, "", latency.teacher)]
-    rows += [
-        row(device_name(report, n), c.flops, c.params, bytes_text(c.engine_bytes), latency.members[n], n)
-        for n, c in enumerate(cost.members)
-    ]
+    rows = [row("teacher", cost.teacher, ("", *_times(latency.teacher, time)), None)]
+    for n, (member, timing) in enumerate(zip(cost.members, latency.members, strict=True)):
+        rows.append(row(device_name(report, n), member, (bytes_text(member.engine_bytes), *_times(timing, time)), n))
     if cost.aggregator:
-        rows.append(row("aggregator of all", cost.aggregator.flops, cost.aggregator.params, "", None))
+        rows.append(row("aggregator of all", cost.aggregator, ("", "", ""), None))
     return table_html(_caption(report), headings, rows)
+
+
+def _times(timing: Timing | None, scale: Scale) -> tuple[str, str]:
+    return scale.number(timing.median if timing else None), scale.number(timing.p95 if timing else None)
 
 
 def _caption(report: Report) -> str:
