@@ -60,13 +60,13 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         lowered = teacher.lower("teacher", with_head=True)
         ir.save(lowered if host is None else legalise(lowered, host, {INPUT_NAME: pixels}), graph)
         members = [
-            _engine_latency(bundles / device.name / MEMBER, pixels) if here else None
+            engine_latency(bundles / device.name / MEMBER, pixels) if here else None
             for device, here in zip(config.devices, runs_here, strict=True)
         ]
         aggregated, timeline = (None, None)
         if all(runs_here):
             aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], pixels)
-        result = Latencies(_engine_latency(graph, pixels), tuple(members), aggregated, timeline)
+        result = Latencies(engine_latency(graph, pixels), tuple(members), aggregated, timeline)
         text = json.dumps(asdict(result) | {"timeline": None if timeline is None else timeline._asdict()})
         (folder / RESULT).write_text(text, encoding="utf-8")
 
@@ -95,7 +95,8 @@ def cluster_latency(bundles: Sequence[Path], pixels: np.ndarray) -> tuple[Millis
     return timed, phases[len(phases) // 2]
 
 
-def _engine_latency(graph: Path, pixels: np.ndarray) -> Milliseconds:
+def engine_latency(graph: Path, pixels: np.ndarray) -> Milliseconds:
+    """One graph file in ONNX Runtime with one thread, on a batch of one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,0 +1,1 @@
+"""What the subcommands of `coformerc` do, one a file; the command line only parses."""

@@ -1,0 +1,49 @@
+"""A finished build on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from coformer_compiler.compile import BUILD_FORMAT, BUILD_NAME
+from coformer_runtime.errors import CoformerError
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """The index of a build.
+
+    Attributes:
+        path: the output folder.
+        build: digest that all bundles share.
+        devices: names, in member order.
+        bundles: bundle folders, in the same order.
+        system: folder of the trained members and aggregator that the graphs were lowered from.
+    """
+
+    path: Path
+    build: str
+    devices: tuple[str, ...]
+    bundles: tuple[Path, ...]
+    system: Path
+
+
+def open_build(path: Path) -> BuildFolder:
+    """The build in a folder.
+
+    Raises:
+        CoformerError: if there is none, or an unfinished one.
+    """
+    index = path / BUILD_NAME
+    mend = "name the output folder of a finished `coformerc build`"
+    try:
+        data = json.loads(index.read_text(encoding="utf-8"))
+        if data["format"] != BUILD_FORMAT:
+            raise ValueError(f"format is '{data['format']}', wanted '{BUILD_FORMAT}'")
+        devices = tuple(str(name) for name in data["devices"])
+        return BuildFolder(path, data["build"], devices, tuple(path / "bundles" / name for name in devices), path / data["system"])
+    except OSError as error:
+        raise CoformerError("holds no finished build", f"folder {path}", mend) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CoformerError(f"the index is broken ({error})", str(index), mend) from error
