@@ -10,6 +10,7 @@ from coformer_compiler.booster.batches import in_order
 from coformer_compiler.booster.history import HeadChoice
 from coformer_compiler.booster.judge import features_of, verdict_of
 from coformer_compiler.booster.state import State
+from coformer_compiler.booster.still import forget_still_directions
 from coformer_compiler.booster.training import Run
 from coformer_compiler.model.aggregator import Aggregator
 from coformer_compiler.transplant.readout import fit_readouts
@@ -28,8 +29,11 @@ def fit_aggregator(run: Run, state: State) -> Aggregator:
     device = run.ranks.device
     trained = [member.head for member in state.members]
     aggregator = fit_readouts(state.members, run.teacher.head, _lessons_in_order(run))
+    for subset in aggregator.subsets:
+        forget_still_directions(aggregator.mixer(subset), [state.members[n] for n in subset])
     choices = []
     for n, member in enumerate(state.members):
+        forget_still_directions(member.head, [member])
         fitted, features = member.head, features_of(member, run.validation, device)
         old, new = (verdict_of(head(features), run.validation) for head in (trained[n], fitted))
         refitted = run.options.refit_heads and new.loss < old.loss

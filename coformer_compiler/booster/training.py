@@ -17,6 +17,7 @@ from coformer_compiler.booster.ranks import Ranks
 from coformer_compiler.booster.schedule import learning_rate_factor
 from coformer_compiler.booster.state import State, write_state
 from coformer_compiler.data.dataset import Split
+from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress
 from coformer_runtime.errors import CoformerError
@@ -120,12 +121,27 @@ def _take_step(
     optimizer.zero_grad()
     scaler.scale(loss).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _still_key_biases(phase.modules)
     value = run.ranks.sum_gradients(parameters, loss)
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
     scaler.step(optimizer)
     scaler.update()
     return value
+
+
+def _still_key_biases(modules: Sequence[nn.Module]) -> None:
+    """Clear the gradients of key biases, which are rounding and nothing else.
+
+    Softmax takes no notice of what all its inputs share, and a key bias adds the same to all. AdamW divides by the
+    gradient's size, so noise of 1e-9 would walk these weights about, and two processes would end elsewhere than one.
+    """
+    for module in modules:
+        for attention in module.modules():
+            if isinstance(attention, Attention) and attention.key_norm is None:
+                bias, inner = attention.reader.bias, attention.reader.out_features // 3
+                if bias is not None and bias.grad is not None:
+                    bias.grad[inner : 2 * inner] = 0
 
 
 def _add_point(phase: Phase, state: State) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Two processes compute what one computes.
 
 What differs is the order in which the gradients of a batch are added: each process sums its half, then the halves meet.
-Float32 addition is not associative, and AdamW passes the last bits on: hence 1e-5 and not equality.
+Float32 addition is not associative, and AdamW passes the last bits on: hence 1e-5 of the largest weight, not equality.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coformer_compiler.progress import SilentProgress
 from tests.compiler.booster.small import small_boost, small_split, small_teacher, write_result
 
 OPTIONS = BoosterOptions(
-    steps=20, batch=33, joint_steps=20, checkpoint_every=5, weighting="samme-r", augmentation="shift", device="cpu"
+    steps=30, batch=33, learning_rate=5e-3, joint_steps=20, checkpoint_every=5, weighting="samme-r", device="cpu"
 )
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -46,6 +46,10 @@ def test_the_parts_of_a_batch_make_up_the_whole(tmp_path: Path) -> None:
         assert torch.equal(part.targets.labels, whole.targets.labels[rank::2])
         assert torch.equal(part.targets.teacher, whole.targets.teacher[rank::2])
         assert torch.equal(part.weights, whole.weights[rank::2])
+
+
+def near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).abs().max()) <= 1e-5 * max(1.0, float(other.abs().max()))
 
 
 @pytest.mark.slow
@@ -69,8 +73,8 @@ def test_two_processes_end_where_one_ends(tmp_path: Path) -> None:
         )
         for name, tensor in one.items():
             assert torch.equal(first[name], second[name]), name
-            assert float((first[name] - tensor).abs().max()) < 1e-5, name
+            assert near(first[name], tensor), name
     texts = [json.loads((tmp_path / f"{folder}/aggregator.json").read_text()) for folder in ("one/0", "two/0")]
     for name in texts[0]:
-        assert torch.allclose(torch.tensor(texts[0][name]), torch.tensor(texts[1][name]), rtol=0, atol=1e-5), name
+        assert near(torch.tensor(texts[0][name]), torch.tensor(texts[1][name])), name
     assert sorted(path.name for path in (tmp_path / "two-work").glob("*.safetensors")) == [CHECKPOINT]
