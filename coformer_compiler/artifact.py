@@ -1,7 +1,8 @@
 """Artifacts and the store that caches them by content.
 
-The key of a stage is the digest of its parents' contents, its options, the toolchain's own sources and the versions of the
-libraries that compute it. A finished artifact appears by rename; one that no longer has its digest is made again.
+The key of a stage is the digest of its parents' contents, its options, the toolchain's own sources and the versions
+of the libraries that compute it. A finished artifact appears by rename; one that no longer has its digest is made
+again.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Artifact:
     cached: bool = False
 
 
-class NotCached(Exception):  # noqa: N818 (not an error: how a dry run learns where it has to end)
+class NotCached(Exception):
     """A read-only store has no artifact of this kind."""
 
     def __init__(self, kind: str) -> None:
@@ -59,8 +60,8 @@ class NotCached(Exception):  # noqa: N818 (not an error: how a dry run learns wh
 class Store:
     """Artifacts of one output folder, `FOLDER/KIND/KEY/`; keeps a list of those that this build used.
 
-    With `read_only`, a stage that is not cached raises `NotCached` in place of running. Under torchrun the first process
-    makes the artifacts and the others wait for them, but for collective stages, in which all of them work.
+    With `read_only`, a stage that is not cached raises `NotCached` in place of running. Under torchrun the first
+    process makes the artifacts and the others wait for them, but for collective stages, in which all of them work.
     """
 
     folder: Path

@@ -16,7 +16,10 @@ INTERNAL_ERROR = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0 fine, 1 a check failed, 2 the user's mistake, 3 our bug (see the report file)."""
+    """Run the command.
+
+    The exit code is 0 fine, 1 a check failed, 2 the user's mistake, 3 our bug (see the report file).
+    """
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -35,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
-    top = argparse.ArgumentParser(prog="coformerc", description="Compiles one transformer into one small model per device.")
+    top = argparse.ArgumentParser(
+        prog="coformerc", description="Compiles one transformer into one small model per device."
+    )
     top.add_argument("--version", action="version", version=f"coformerc {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_build(commands)
@@ -48,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit XML file")
     run = _command(commands, "run", _run, "answer an input with a cluster of local processes")
     run.add_argument("out", type=Path)
-    run.add_argument("--input", type=Path, required=True, metavar="FILE", help="a .npy file of uint8 pixels, or an image")
+    run.add_argument(
+        "--input", type=Path, required=True, metavar="FILE", help="a .npy file of uint8 pixels, or an image"
+    )
     run.add_argument("--min-members", type=int, metavar="K", help="answer with at least K members (default: all)")
     bench = _command(commands, "bench", _bench, "measure a build's latency on this machine")
     bench.add_argument("out", type=Path)
@@ -66,7 +73,9 @@ def _add_build(commands: Any) -> None:
     build = _command(commands, "build", _build, "compile a model for a list of devices")
     build.add_argument("config", type=Path, nargs="?", metavar="CONFIG.toml")
     build.add_argument("-o", "--out", type=Path, metavar="OUT", help="output folder (default: build/NAME)")
-    build.add_argument("--target", action="append", default=[], metavar="NAME", help="a device of this target; repeatable")
+    build.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="a device of this target; repeatable"
+    )
     build.add_argument("--model", metavar="LIBRARY:NAME", help="the teacher, such as timm:deit_base_patch16_224")
     build.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights: safetensors, pth or a hub folder")
     build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from (default: file)")
@@ -76,7 +85,9 @@ def _add_build(commands: Any) -> None:
     build.add_argument("--steps", type=int, help="training steps per member and in the joint phase; 0 trains nothing")
     build.add_argument("--seed", type=int)
     build.add_argument("--resume", action="store_true", help="go on with an earlier build; refuse to begin a new one")
-    build.add_argument("--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached")
+    build.add_argument(
+        "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
+    )
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -87,9 +98,16 @@ def _build(options: argparse.Namespace) -> int:
         if not equals:
             raise CoformerError(f"'{key}' has no value", "--model-option", "write KEY=VALUE")
     overrides = Overrides(
-        options.model, options.checkpoint, options.weights, tuple((key, value) for key, _, value in pairs), options.data,
-        tuple(options.target), options.strategy, options.seed, options.steps,
-    )  # fmt: skip
+        options.model,
+        options.checkpoint,
+        options.weights,
+        tuple((key, value) for key, _, value in pairs),
+        options.data,
+        tuple(options.target),
+        options.strategy,
+        options.seed,
+        options.steps,
+    )
     config = read_config(options.config, overrides)
     stem = options.config.stem if options.config else config.model.name.partition(":")[2]
     out: Path = options.out or Path("build") / stem
@@ -129,13 +147,31 @@ def _dry_run(config: Any, out: Path, as_json: bool) -> int:
         return 0
     rows = [
         (
-            m["device"] + (" (central)" if m["central"] else ""), m["target"], m["layers"], m["embed"], m["heads"],
-            m["neurons"], f"{m['flops'] / 1e6:,.2f}", f"{m['flops_share']:.1%}", f"{m['params'] / 1e3:,.0f}",
+            m["device"] + (" (central)" if m["central"] else ""),
+            m["target"],
+            m["layers"],
+            m["embed"],
+            m["heads"],
+            m["neurons"],
+            f"{m['flops'] / 1e6:,.2f}",
+            f"{m['flops_share']:.1%}",
+            f"{m['params'] / 1e3:,.0f}",
             f"{m['memory_mb']:,.0f} of {m['memory_limit_mb']:,.0f}",
         )
         for m in found["members"]
-    ]  # fmt: skip
-    columns = ("device", "target", "layers", "embed", "heads", "neurons", "MFLOPs", "of teacher", "k params", "memory MB")
+    ]
+    columns = (
+        "device",
+        "target",
+        "layers",
+        "embed",
+        "heads",
+        "neurons",
+        "MFLOPs",
+        "of teacher",
+        "k params",
+        "memory MB",
+    )
     _print_table(f"policy by strategy '{found['strategy']}'", columns, rows)
     _print_table("stages", ("stage", "state"), list(found["stages"].items()))
     for note in found["notes"]:
@@ -154,13 +190,18 @@ def _targets(options: argparse.Namespace) -> int:
             _print_json(target)
             return 0
         sources = target.pop("sources")
-        _print_table(options.name, ("field", "value", "source"), [(k, v, sources.get(k, "")) for k, v in target.items()])
+        _print_table(
+            options.name, ("field", "value", "source"), [(k, v, sources.get(k, "")) for k, v in target.items()]
+        )
         return 0
     targets = [load_target(name) for name in target_names()]
     if options.json:
         _print_json([asdict(target) for target in targets])
         return 0
-    rows = [(t.name, t.title, f"{t.engine} {t.engine_version}", t.opset, f"{t.memory_mb:,}", f"{t.gflops:g}") for t in targets]
+    rows = [
+        (t.name, t.title, f"{t.engine} {t.engine_version}", t.opset, f"{t.memory_mb:,}", f"{t.gflops:g}")
+        for t in targets
+    ]
     _print_table("targets", ("name", "device", "engine", "opset", "memory MB", "GFLOPS"), rows)
     return 0
 
@@ -221,7 +262,9 @@ def _bench(options: argparse.Namespace) -> int:
         return 0
     figures = {**found["members_ms"], "all together": found["aggregated_ms"]}
     rows = [
-        (name, "not measured here", "", "") if each is None else (name, f"{each['median']:.3f}", f"{each['p95']:.3f}", each["runs"])
+        (name, "not measured here", "", "")
+        if each is None
+        else (name, f"{each['median']:.3f}", f"{each['p95']:.3f}", each["runs"])
         for name, each in figures.items()
     ]
     _print_table("latency", ("device", "median ms", "p95 ms", "runs"), rows)
@@ -250,12 +293,13 @@ def _bug_report(error: Exception) -> Path:
     import tempfile
     import traceback
 
-    handle, name = tempfile.mkstemp(prefix="coformerc-bug-", suffix=".txt")
-    with open(handle, "w", encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="coformerc-bug-", suffix=".txt", encoding="utf-8", delete=False
+    ) as file:
         file.write(f"coformerc {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(f"arguments: {sys.argv[1:]}\n\n")
         file.write("".join(traceback.format_exception(error)))
-    return Path(name)
+    return Path(file.name)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +60,13 @@ def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
 
 
 def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
-    """What a build would do: `{stage: cached}` in order. Nothing is written; a stage behind a missing one is missing."""
+    """What a build would do: `{stage: cached}` in order. Nothing is written.
+
+    A stage behind a missing one is missing.
+    """
     store = Store(out / "cache", progress, read_only=True)
-    try:
+    with suppress(NotCached):
         _run_stages(store, config)
-    except NotCached:
-        pass
     cached = {artifact.kind for artifact in store.used}
     return {stage: stage in cached for stage in STAGES}
 
@@ -95,9 +96,13 @@ def load_build_data(config: BuildConfig, teacher: Transformer) -> DataSet:
     """
     stem, classes = teacher.stem.spec, teacher.head.out_features
     data = load_data(
-        config.data.source, image_size=stem.image_size, channels=stem.channels, seed=config.seed,
-        calibration=config.data.calibration, crop=config.data.crop,
-    )  # fmt: skip
+        config.data.source,
+        image_size=stem.image_size,
+        channels=stem.channels,
+        seed=config.seed,
+        calibration=config.data.calibration,
+        crop=config.data.crop,
+    )
     if data.classes != classes:
         raise CoformerError(
             f"the data has {data.classes} classes, the teacher answers with {classes}",
@@ -153,12 +158,15 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
     except OSError as error:
-        raise CoformerError(f"cannot be written ({error.strerror})", f"output folder {out}", "choose another with -o") from error
+        raise CoformerError(
+            f"cannot be written ({error.strerror})", f"output folder {out}", "choose another with -o"
+        ) from error
     with lock:
         if first_process():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise CoformerError("another build is writing there", f"output folder {out}",
-                                    "wait for it, or choose another with -o") from error  # fmt: skip
+                raise CoformerError(
+                    "another build is writing there", f"output folder {out}", "wait for it, or choose another with -o"
+                ) from error
         yield

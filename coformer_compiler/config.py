@@ -40,8 +40,8 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """`[data]`: which samples.
 
-    `source` is `KIND` or `KIND:PATH`; `calibration` is how many training samples the transplant sees; `crop` is the share
-    of a photograph's shorter side that is kept.
+    `source` is `KIND` or `KIND:PATH`; `calibration` is how many training samples the transplant sees; `crop` is the
+    share of a photograph's shorter side that is kept.
     """
 
     source: str
@@ -130,14 +130,18 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
     content = {} if path is None else read_toml(path, f"config {path.name}")
     folder = Path.cwd() if path is None else path.resolve().parent
     merged = _merged(content, overrides)
-    for section, what, flag in (("model", "model", "--model"), ("data", "data set", "--data"), ("devices", "device", "--target")):
+    for section, what, flag in (
+        ("model", "model", "--model"),
+        ("data", "data set", "--data"),
+        ("devices", "device", "--target"),
+    ):
         if not merged.get(section):
             raise CoformerError(f"names no {what}", where, f"add [{section}] or give {flag}")
     try:
-        section = ConfigSection.model_validate(merged)
+        checked = ConfigSection.model_validate(merged)
     except ValidationError as error:
         raise _config_error(error, where) from error
-    return _build_config(section, folder, where)
+    return _build_config(checked, folder, where)
 
 
 def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
@@ -191,24 +195,41 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
     model, policy = section.model, section.policy
     known = (*STRATEGIES, "file")
     if policy.strategy not in known:
-        raise CoformerError(f"unknown strategy '{policy.strategy}'", f"{where}, policy.strategy", suggestion(policy.strategy, known, noun="strategy"))
+        raise CoformerError(
+            f"unknown strategy '{policy.strategy}'",
+            f"{where}, policy.strategy",
+            suggestion(policy.strategy, known, noun="strategy"),
+        )
     if (policy.strategy == "file") != (policy.file is not None):
-        raise CoformerError("strategy 'file' and policy.file go together", f"{where}, policy.file", "set both or neither")
+        raise CoformerError(
+            "strategy 'file' and policy.file go together", f"{where}, policy.file", "set both or neither"
+        )
     if model.weights == "file" and model.checkpoint is None:
-        raise CoformerError("no checkpoint", f"{where}, model.checkpoint",
-                            "name a file, or set model.weights to 'hub' or 'random'")  # fmt: skip
+        raise CoformerError(
+            "no checkpoint", f"{where}, model.checkpoint", "name a file, or set model.weights to 'hub' or 'random'"
+        )
     checkpoint = None if model.checkpoint is None or model.weights != "file" else folder / model.checkpoint
     source = ModelSource(
-        model.name, model.weights, checkpoint, tuple(sorted(model.options.items())),
-        None if model.mean is None else tuple(model.mean), None if model.std is None else tuple(model.std), section.seed,
-    )  # fmt: skip
+        model.name,
+        model.weights,
+        checkpoint,
+        tuple(sorted(model.options.items())),
+        None if model.mean is None else tuple(model.mean),
+        None if model.std is None else tuple(model.std),
+        section.seed,
+    )
     data = section.data.model_copy(update={"source": _absolute_source(section.data.source, folder)})
     policy = policy.model_copy(update={"file": None if policy.file is None else folder / policy.file})
     title = section.title or f"{model.name.partition(':')[2]} on {len(section.devices)} devices"
     return BuildConfig(
-        title, section.seed, source, data, policy, _devices(section.devices, folder, where),
+        title,
+        section.seed,
+        source,
+        data,
+        policy,
+        _devices(section.devices, folder, where),
         _booster(section.booster, section.seed, where),
-    )  # fmt: skip
+    )
 
 
 def _absolute_source(source: str, folder: Path) -> str:
@@ -220,23 +241,38 @@ def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tup
     names = [section.name for section in sections]
     for name in names:
         if names.count(name) > 1:
-            raise CoformerError(f"device '{name}' is listed {names.count(name)} times", f"{where}, devices",
-                                "give every device a name of its own")  # fmt: skip
+            raise CoformerError(
+                f"device '{name}' is listed {names.count(name)} times",
+                f"{where}, devices",
+                "give every device a name of its own",
+            )
     chosen = [n for n, section in enumerate(sections) if section.central]
     if len(chosen) > 1:
-        raise CoformerError(f"{len(chosen)} devices are central", f"{where}, devices", "set central = true for one of them")
+        raise CoformerError(
+            f"{len(chosen)} devices are central", f"{where}, devices", "set central = true for one of them"
+        )
     devices = []
     for section in sections:
         if (section.target is None) == (section.target_file is None):
-            raise CoformerError(f"device '{section.name}' needs one of target and target_file", f"{where}, devices",
-                                "set target to a name of `coformerc targets`")  # fmt: skip
-        target = load_target(section.target) if section.target is not None else load_target_file(folder / str(section.target_file))
+            raise CoformerError(
+                f"device '{section.name}' needs one of target and target_file",
+                f"{where}, devices",
+                "set target to a name of `coformerc targets`",
+            )
+        target = (
+            load_target(section.target)
+            if section.target is not None
+            else load_target_file(folder / str(section.target_file))
+        )
         devices.append(
             Device(
-                section.name, target, section.gflops or target.gflops, section.memory_mb or float(target.memory_mb),
+                section.name,
+                target,
+                section.gflops or target.gflops,
+                section.memory_mb or float(target.memory_mb),
                 section.max_gflop,
             )
-        )  # fmt: skip
+        )
     # The aggregation waits for the slowest anyway; the fastest board has the most time to spare for it.
     central = chosen[0] if chosen else max(range(len(devices)), key=lambda n: (devices[n].gflops, -n))
     return tuple(
@@ -258,7 +294,9 @@ def _booster(content: dict[str, Any], seed: int, where: str) -> BoosterOptions:
 def _config_error(error: ValidationError, where: str, prefix: str = "") -> CoformerError:
     first = error.errors()[0]
     parts = [prefix] if prefix else []
-    parts += [str(part) for part in first["loc"] if not (isinstance(part, str) and part in ("bool", "int", "float", "str"))]
+    parts += [
+        str(part) for part in first["loc"] if not (isinstance(part, str) and part in ("bool", "int", "float", "str"))
+    ]
     path = ".".join(parts)
     if first["type"] == "extra_forbidden":
         known = list(_section_at(first["loc"][:-1]).model_fields)
@@ -270,6 +308,9 @@ def _config_error(error: ValidationError, where: str, prefix: str = "") -> Cofor
 
 def _section_at(location: Sequence[int | str]) -> type[BaseModel]:
     sections: dict[str, type[BaseModel]] = {
-        "model": ModelSection, "data": DataSection, "policy": PolicySection, "devices": DeviceSection,
-    }  # fmt: skip
+        "model": ModelSection,
+        "data": DataSection,
+        "policy": PolicySection,
+        "devices": DeviceSection,
+    }
     return sections.get(str(location[0]), ConfigSection) if location else ConfigSection

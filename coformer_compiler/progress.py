@@ -52,8 +52,7 @@ class Progress(Protocol):
 def figures_text(figures: Mapping[str, float]) -> str:
     """`{"loss": 0.12345, "steps": 3}` as "loss 0.1235, steps 3"."""
     return ", ".join(
-        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4g}"
-        for name, value in figures.items()
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4g}" for name, value in figures.items()
     )
 
 
@@ -61,9 +60,7 @@ class SilentProgress:
     """Says nothing."""
 
     @contextmanager
-    def stage(
-        self, title: str, total: int | None = None, *, done: int = 0, unit: str = ""
-    ) -> Iterator[Stage]:
+    def stage(self, title: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
         """A stage that nobody watches."""
         yield _SilentStage()
 
@@ -116,9 +113,7 @@ class RichProgress:
         self.bars.stop()
 
     @contextmanager
-    def stage(
-        self, title: str, total: int | None = None, *, done: int = 0, unit: str = ""
-    ) -> Iterator[Stage]:
+    def stage(self, title: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
         """A bar, or a line at the end."""
         indented = "  " * len(self._open) + title
         task = self.bars.add_task(indented, total=total, completed=done, unit=_plural(unit), figures="")

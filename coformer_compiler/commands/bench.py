@@ -15,7 +15,10 @@ from coformer_runtime.bundle import open_bundle
 
 
 def bench_build(out: Path) -> dict[str, Any]:
-    """Median and 95th percentile of each member's engine and of whole requests; null where an engine cannot run here."""
+    """Median and 95th percentile of each member's engine and of whole requests.
+
+    Null where an engine cannot run here.
+    """
     build = open_build(out)
     manifests = [open_bundle(str(bundle)).manifest for bundle in build.bundles]
     pixels = np.load(build.bundles[0] / GOLDEN_INPUT)[:1]

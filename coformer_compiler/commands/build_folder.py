@@ -42,7 +42,9 @@ def open_build(path: Path) -> BuildFolder:
         if data["format"] != BUILD_FORMAT:
             raise ValueError(f"format is '{data['format']}', wanted '{BUILD_FORMAT}'")
         devices = tuple(str(name) for name in data["devices"])
-        return BuildFolder(path, data["build"], devices, tuple(path / "bundles" / name for name in devices), path / data["system"])
+        return BuildFolder(
+            path, data["build"], devices, tuple(path / "bundles" / name for name in devices), path / data["system"]
+        )
     except OSError as error:
         raise CoformerError("holds no finished build", f"folder {path}", mend) from error
     except (KeyError, TypeError, ValueError) as error:

@@ -29,8 +29,9 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
         by_name = {member.device: shape_of_member(member) for member in read_policy(config.policy.file).members}
         shapes = [by_name[device.name] for device in config.devices if device.name in by_name]
     else:
-        found = shapes_by_strategy(options.strategy, teacher, config.devices, overlap=options.overlap,
-                                   shortcuts=options.shortcuts)  # fmt: skip
+        found = shapes_by_strategy(
+            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
+        )
         shapes, notes = list(found.members), found.notes
     whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
     members = []
@@ -53,13 +54,21 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
             }
         )
     return {
-        "teacher": {"layers": full.layers, "embed": full.embed, "heads": max(full.heads), "neurons": max(full.neurons),
-                    "flops": whole.flops, "params": whole.params},
+        "teacher": {
+            "layers": full.layers,
+            "embed": full.embed,
+            "heads": max(full.heads),
+            "neurons": max(full.neurons),
+            "flops": whole.flops,
+            "params": whole.params,
+        },
         "strategy": config.policy.strategy,
         "members": members,
         "notes": list(notes),
-        "stages": {stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()},
-    }  # fmt: skip
+        "stages": {
+            stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
+        },
+    }
 
 
 def _teacher_spec(config: BuildConfig, out: Path) -> TransformerSpec:

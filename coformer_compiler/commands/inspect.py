@@ -31,12 +31,20 @@ def inspect_path(path: Path) -> dict[str, Any]:
         return {"kind": "graph", **_graph(path)}
     if path.suffix == ".json" and path.is_file():
         policy = read_policy(path)
-        return {"kind": "policy", "format": POLICY_FORMAT, "strategy": policy.strategy, "sha256": policy.sha256,
-                "members": [_member(member) for member in policy.members]}  # fmt: skip
+        return {
+            "kind": "policy",
+            "format": POLICY_FORMAT,
+            "strategy": policy.strategy,
+            "sha256": policy.sha256,
+            "members": [_member(member) for member in policy.members],
+        }
     if path.suffix == ".safetensors" and path.is_file():
         return {"kind": "checkpoint", **_checkpoint(path)}
-    raise CoformerError("is nothing that the toolchain knows", f"path {path}",
-                        "name a build folder, a bundle, a policy, a graph or a safetensors file")  # fmt: skip
+    raise CoformerError(
+        "is nothing that the toolchain knows",
+        f"path {path}",
+        "name a build folder, a bundle, a policy, a graph or a safetensors file",
+    )
 
 
 def _member(member: Any) -> dict[str, Any]:
@@ -56,7 +64,9 @@ def _graph(path: Path) -> dict[str, Any]:
     try:
         model = onnx.load(str(path))
     except DecodeError as error:
-        raise CoformerError(f"is no ONNX graph ({error})", f"graph {path}", "give an ONNX file that is whole") from error
+        raise CoformerError(
+            f"is no ONNX graph ({error})", f"graph {path}", "give an ONNX file that is whole"
+        ) from error
     graph = model.graph
 
     def tensors(values: Any) -> list[dict[str, Any]]:

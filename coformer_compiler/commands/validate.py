@@ -1,11 +1,12 @@
 """`coformerc validate`: is this build what it says it is? Needs no GPU and trusts nothing that it can check.
 
-Per device: every file against the manifest, the graph against onnx.checker and against torch. For the whole: members and
-aggregators together against torch for every subset, and, where all engines run here, the same over real sockets.
+Per device: every file against the manifest, the graph against onnx.checker and against torch. For the whole: members
+and aggregators together against torch for every subset, and, where all engines run here, the same over real sockets.
 """
 
 from __future__ import annotations
 
+import functools
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def validate_build(out: Path) -> list[Check]:
     checks: list[Check] = []
     bundles: list[Bundle] = []
     for device, path in zip(build.devices, build.bundles, strict=True):
-        found = _attempt(checks, device, "files", lambda path=path: open_bundle(str(path)))
+        found = _attempt(checks, device, "files", functools.partial(open_bundle, str(path)))
         if isinstance(found, Bundle):
             bundles.append(found)
     for bundle in bundles:
@@ -109,8 +110,11 @@ def _bundle_checks(bundle: Bundle, build: BuildFolder) -> Iterator[Check]:
 
 def _check_digest(bundle: Bundle, build: str) -> None:
     if bundle.manifest.build != build:
-        raise CheckFailed(f"it is of build {bundle.manifest.build[:12]}, the folder's is {build[:12]}", bundle.directory,
-                          "build again")  # fmt: skip
+        raise CheckFailed(
+            f"it is of build {bundle.manifest.build[:12]}, the folder's is {build[:12]}",
+            bundle.directory,
+            "build again",
+        )
 
 
 def _check_structure(bundle: Bundle) -> None:
@@ -163,10 +167,16 @@ def _through_graph(bundle: Bundle, pixels: np.ndarray) -> np.ndarray:
 def _check_sockets(bundles: Sequence[Bundle], system: System) -> None:
     pixels, _ = _golden(bundles[0])
     wanted = system.aggregator(system.features(torch.from_numpy(pixels))).numpy()
-    with LocalCluster([bundle.directory for bundle in bundles], deadline_ms=5000) as cluster, cluster.client() as client:
+    with (
+        LocalCluster([bundle.directory for bundle in bundles], deadline_ms=5000) as cluster,
+        cluster.client() as client,
+    ):
         for case in range(len(pixels)):
             got = client.infer(pixels[case : case + 1]).logits[0]
             error = float(np.max(np.abs(got - wanted[case]) / (1 + np.abs(wanted[case]))))
             if not error <= TOLERANCE:
-                raise CheckFailed(f"the cluster's answer differs from torch by {error:.1e} on golden case {case}",
-                                  "cluster of local processes", "build again")  # fmt: skip
+                raise CheckFailed(
+                    f"the cluster's answer differs from torch by {error:.1e} on golden case {case}",
+                    "cluster of local processes",
+                    "build again",
+                )

@@ -1,0 +1,1 @@
+"""Who keeps what: policies, the strategies that find them, and the constraints that they fulfil."""

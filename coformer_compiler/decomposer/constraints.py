@@ -38,19 +38,36 @@ def excess(teacher: TransformerSpec, shape: MemberShape, device: Device, *, shor
     """The device limit that the shape breaks, C5 before C6; None where it fits."""
     cost = member_cost(teacher, shape, shortcuts=shortcuts)
     if device.max_gflop is not None and cost.flops / 1e9 > device.max_gflop:
-        return Excess("C5", "work per inference", cost.flops / 1e9, device.max_gflop, "GFLOP",
-                      f"raise max_gflop of '{device.name}' or give it a smaller share")  # fmt: skip
+        return Excess(
+            "C5",
+            "work per inference",
+            cost.flops / 1e9,
+            device.max_gflop,
+            "GFLOP",
+            f"raise max_gflop of '{device.name}' or give it a smaller share",
+        )
     needed = memory_mb(cost, device.target, device.target.precisions[0])
     if needed > device.memory_mb:
-        return Excess("C6", "memory", needed, device.memory_mb, "MB",
-                      f"raise memory_mb of '{device.name}' or give it a smaller share")  # fmt: skip
+        return Excess(
+            "C6",
+            "memory",
+            needed,
+            device.memory_mb,
+            "MB",
+            f"raise memory_mb of '{device.name}' or give it a smaller share",
+        )
     return None
 
 
 def check_policy(
-    policy: Policy, teacher: TransformerSpec, shape: TeacherShape, devices: Sequence[Device], *, overlap: bool,
+    policy: Policy,
+    teacher: TransformerSpec,
+    shape: TeacherShape,
+    devices: Sequence[Device],
+    *,
+    overlap: bool,
     shortcuts: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Check a finished policy against the teacher and the devices.
 
     Raises:
@@ -58,15 +75,17 @@ def check_policy(
     """
     if policy.teacher != shape:
         raise CoformerError(
-            f"made for a teacher of {_words(policy.teacher)}, this one has {_words(shape)}", "policy",
+            f"made for a teacher of {_words(policy.teacher)}, this one has {_words(shape)}",
+            "policy",
             "make a policy for this teacher",
-        )  # fmt: skip
+        )
     names = [device.name for device in devices]
     if sorted(member.device for member in policy.members) != sorted(names):
         raise CoformerError(
             f"it is for the devices {', '.join(m.device for m in policy.members)}; the build has {', '.join(names)}",
-            "policy", "name the same devices in both",
-        )  # fmt: skip
+            "policy",
+            "name the same devices in both",
+        )
     for member in policy.members:
         _check_member(member, shape)
     _check_sums(policy, shape, overlap=overlap)
@@ -81,26 +100,36 @@ def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
     where = f"policy, device '{member.device}'"
     layers = [share.layer for share in member.layers]
     if not layers or layers != sorted(set(layers)) or layers[-1] >= shape.layers or layers[0] < 0:
-        raise CoformerError(f"C1: keeps the layers {layers} of {shape.layers}", where, "name each layer once, ascending")
+        raise CoformerError(
+            f"C1: keeps the layers {layers} of {shape.layers}", where, "name each layer once, ascending"
+        )
     if not 2 <= member.embed <= shape.embed:
-        raise CoformerError(f"C2: embed {member.embed} is not within 2 to {shape.embed}", where, "choose a width between")
+        raise CoformerError(
+            f"C2: embed {member.embed} is not within 2 to {shape.embed}", where, "choose a width between"
+        )
     for share in member.layers:
         for kind, units, have in (("heads", share.heads, shape.heads), ("neurons", share.neurons, shape.neurons)):
             count = have[share.layer]
             if not units or list(units) != sorted(set(units)) or units[0] < 0 or units[-1] >= count:
                 raise CoformerError(
-                    f"layer {share.layer} keeps {kind} {list(units)[:8]} of {count}", where,
+                    f"layer {share.layer} keeps {kind} {list(units)[:8]} of {count}",
+                    where,
                     f"name at least one of 0 to {count - 1}, each once, ascending",
-                )  # fmt: skip
+                )
     if member.channels is not None and len(set(member.channels)) != member.embed:
-        raise CoformerError(f"names {len(set(member.channels))} channels for embed {member.embed}", where, "name as many")
+        raise CoformerError(
+            f"names {len(set(member.channels))} channels for embed {member.embed}", where, "name as many"
+        )
 
 
 def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:
     total = sum(member.embed for member in policy.members)
     if total > shape.embed:
-        raise CoformerError(f"C2: the widths add up to {total}, {total - shape.embed} more than {shape.embed}", "policy",
-                            "make a member narrower")  # fmt: skip
+        raise CoformerError(
+            f"C2: the widths add up to {total}, {total - shape.embed} more than {shape.embed}",
+            "policy",
+            "make a member narrower",
+        )
     if overlap:
         return
     for layer in range(shape.layers):
@@ -112,8 +141,10 @@ def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:
                         if unit in owner:
                             raise CoformerError(
                                 f"{constraint}: layer {layer}, {kind[:-1]} {unit} is kept by both '{owner[unit]}' and "
-                                f"'{member.device}'", "policy", f"give it to one of them, or set policy.overlap = true",
-                            )  # fmt: skip
+                                f"'{member.device}'",
+                                "policy",
+                                "give it to one of them, or set policy.overlap = true",
+                            )
                         owner[unit] = member.device
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.dealing import members_from_shapes
 from coformer_compiler.decomposer.policy import Policy, read_policy, teacher_shape
@@ -13,6 +15,8 @@ from coformer_compiler.decomposer.strategies import STRATEGIES, shapes_by_strate
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.transplant.statistics import Statistics
+
+_NO_NOTES: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,24 @@ def decompose(
     shape = teacher_shape(teacher)
     if options.strategy == "file":
         assert options.file is not None
-        policy, notes = read_policy(options.file), ()
+        policy, notes = read_policy(options.file), _NO_NOTES
         order = {device.name: n for n, device in enumerate(devices)}
         members = sorted(policy.members, key=lambda member: order.get(member.device, len(order)))
         policy = Policy(policy.strategy, policy.teacher, tuple(members))
     else:
         assert options.strategy in STRATEGIES
-        shapes = shapes_by_strategy(options.strategy, teacher, devices, overlap=options.overlap,
-                                    shortcuts=options.shortcuts)  # fmt: skip
-        scores = {(block.kind, block.layer): s for block, s in zip(teacher.blocks, statistics.scores, strict=True)}
+        shapes = shapes_by_strategy(
+            options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
+        )
+        scores: dict[tuple[str, int], torch.Tensor] = {
+            (block.kind, block.layer): s for block, s in zip(teacher.blocks, statistics.scores, strict=True)
+        }
         channels = statistics.channel_scores if options.method == "index" else None
-        members = list(members_from_shapes([device.name for device in devices], shapes.members, scores, channels,
-                                           overlap=options.overlap))  # fmt: skip
+        members = list(
+            members_from_shapes(
+                [device.name for device in devices], shapes.members, scores, channels, overlap=options.overlap
+            )
+        )
         policy, notes = Policy(options.strategy, shape, tuple(members)), shapes.notes
     check_policy(policy, teacher, shape, devices, overlap=options.overlap, shortcuts=options.shortcuts)
     return Decomposed(policy, notes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def policy_json(policy: Policy) -> str:
         "{",
         f' "format": "{FORMAT}",',
         f' "strategy": {json.dumps(policy.strategy)},',
-        f' "teacher": {json.dumps({"layers": teacher.layers, "embed": teacher.embed, "heads": list(teacher.heads), "neurons": list(teacher.neurons)})},',
+        f' "teacher": {json.dumps(asdict(teacher))},',
         ' "members": [',
     ]
     for i, member in enumerate(policy.members):
@@ -115,7 +115,9 @@ def policy_from_json(text: str, where: str) -> Policy:
         return Policy(str(data["strategy"]), teacher, tuple(_member(member) for member in data["members"]))
     except (KeyError, TypeError, ValueError) as error:
         detail = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise CoformerError(f"not a policy: {detail}", where, "compare it with a policy.json that a build wrote") from error
+        raise CoformerError(
+            f"not a policy: {detail}", where, "compare it with a policy.json that a build wrote"
+        ) from error
 
 
 def read_policy(path: Path) -> Policy:

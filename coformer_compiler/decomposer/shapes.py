@@ -42,11 +42,23 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
         norm = _plain(block.norm, shape.embed)
         branch: AttentionSpec | MlpSpec
         if isinstance(block.branch, AttentionSpec):
-            branch = replace(block.branch, embed=shape.embed, out=shape.embed, heads=shape.heads[block.layer],
-                             reader_bias=True, writer_bias=True)  # fmt: skip
+            branch = replace(
+                block.branch,
+                embed=shape.embed,
+                out=shape.embed,
+                heads=shape.heads[block.layer],
+                reader_bias=True,
+                writer_bias=True,
+            )
         else:
-            branch = replace(block.branch, embed=shape.embed, out=shape.embed, neurons=shape.neurons[block.layer],
-                             reader_bias=True, writer_bias=True)  # fmt: skip
+            branch = replace(
+                block.branch,
+                embed=shape.embed,
+                out=shape.embed,
+                neurons=shape.neurons[block.layer],
+                reader_bias=True,
+                writer_bias=True,
+            )
         blocks.append(ResidualSpec(block.layer, norm, branch, shortcuts))
     stem = teacher.stem
     if stem.norm is None:

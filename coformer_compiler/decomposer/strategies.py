@@ -1,7 +1,7 @@
 """Strategies: from the devices to the shapes of their members.
 
-A strategy is a function in the table below. It proposes shares; `shapes_from_shares` turns shares into whole numbers that
-fulfil C1 to C4, and shrinks members onto C5 and C6.
+A strategy is a function in the table below. It proposes shares; `shapes_from_shares` turns shares into whole numbers
+that fulfil C1 to C4, and shrinks members onto C5 and C6.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ def _rounded(
     if sum(steps) > total and not overlap:
         raise CoformerError(
             f"{constraint}: {len(shares)} devices need at least {sum(steps)} {what}, the teacher has {total}",
-            "policy", "use fewer devices, or set policy.overlap = true",
-        )  # fmt: skip
+            "policy",
+            "use fewer devices, or set policy.overlap = true",
+        )
     exact = [total * share / step for share, step in zip(shares, steps, strict=True)]
     parts = [max(1, int(number + 1e-9)) for number in exact]
     rest = sorted(range(len(parts)), key=lambda n: (parts[n] - exact[n], n))

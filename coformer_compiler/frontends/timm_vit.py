@@ -16,7 +16,6 @@ from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.weights import load_into, read_hub_folder, read_state_dict
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.linear import linear_from
-from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
@@ -37,10 +36,27 @@ from coformer_runtime.errors import CheckFailed, CoformerError
 TOLERANCE = 1e-4  # largest difference of logits between original and import, relative to the largest logit
 
 OPTIONS = (
-    "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias",
-    "qk_norm", "proj_bias", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "final_norm",
-    "fc_norm", "global_pool", "pool_include_prefix",
-)  # fmt: skip
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "num_classes",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "qkv_bias",
+    "qk_norm",
+    "proj_bias",
+    "init_values",
+    "class_token",
+    "no_embed_class",
+    "reg_tokens",
+    "pre_norm",
+    "final_norm",
+    "fc_norm",
+    "global_pool",
+    "pool_include_prefix",
+)
 
 
 def transformer_from_timm(source: ModelSource) -> Transformer:
@@ -70,7 +86,9 @@ def timm_from_source(source: ModelSource) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, pretrained=source.weights == "hub", **options)
     except (TypeError, AssertionError, ValueError) as error:
-        raise CoformerError(f"timm refuses the options ({error})", f"model '{source.name}'", "check model.options") from error
+        raise CoformerError(
+            f"timm refuses the options ({error})", f"model '{source.name}'", "check model.options"
+        ) from error
     if checkpoint is not None:
         load_into(model, read_state_dict(checkpoint), f"checkpoint {checkpoint}")
     return model.eval()
@@ -105,7 +123,9 @@ def verify_import(vit: nn.Module, imported: Transformer, name: str) -> None:
         want, got = vit(scaled), imported(pixels)
     error = float((want - got).abs().max() / want.abs().max().clamp(min=1))
     if not error <= TOLERANCE:
-        raise CheckFailed(f"imported logits differ by {error:.2e}", f"model '{name}'", "report this model name as a bug")
+        raise CheckFailed(
+            f"imported logits differ by {error:.2e}", f"model '{name}'", "report this model name as a bug"
+        )
 
 
 def _check_name_and_options(name: str, options: dict[str, Any]) -> None:
@@ -115,7 +135,9 @@ def _check_name_and_options(name: str, options: dict[str, Any]) -> None:
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3, 0.4)
-        raise CoformerError(f"timm has no model '{name}'", "model.name", f"did you mean {' or '.join(near) or 'another'}?")
+        raise CoformerError(
+            f"timm has no model '{name}'", "model.name", f"did you mean {' or '.join(near) or 'another'}?"
+        )
     for key in options:
         if key not in OPTIONS:
             near = difflib.get_close_matches(key, OPTIONS, 1, 0)
@@ -132,10 +154,15 @@ class _Part:
 
 _IDENTITY, _NORMS = ("Identity",), ("LayerNorm", "RmsNorm", "LayerNormFp32", "LayerNormAct")
 _BLOCK_PARTS = (
-    _Part("norm1", _NORMS), _Part("norm2", _NORMS), _Part("attn", ("Attention",)), _Part("attn.norm", _IDENTITY),
-    _Part("attn.q_norm", (*_IDENTITY, *_NORMS)), _Part("mlp", ("Mlp",)), _Part("mlp.norm", _IDENTITY),
+    _Part("norm1", _NORMS),
+    _Part("norm2", _NORMS),
+    _Part("attn", ("Attention",)),
+    _Part("attn.norm", _IDENTITY),
+    _Part("attn.q_norm", (*_IDENTITY, *_NORMS)),
+    _Part("mlp", ("Mlp",)),
+    _Part("mlp.norm", _IDENTITY),
     _Part("mlp.act", ("GELU", "GELUTanh", "ReLU", "SiLU", "QuickGELU")),
-)  # fmt: skip
+)
 
 
 def _refuse_foreign_parts(vit: nn.Module, name: str) -> None:
@@ -145,7 +172,11 @@ def _refuse_foreign_parts(vit: nn.Module, name: str) -> None:
     v: Any = vit
     if v.attn_pool is not None or v.global_pool not in ("token", "avg"):
         raise _foreign(name, f"pooling '{v.global_pool}'", "set model.options.global_pool to 'token' or 'avg'")
-    if v.dynamic_img_size or not isinstance(v.patch_embed.norm, nn.Identity) or not isinstance(v.patch_embed.proj, nn.Conv2d):
+    if (
+        v.dynamic_img_size
+        or not isinstance(v.patch_embed.norm, nn.Identity)
+        or not isinstance(v.patch_embed.proj, nn.Conv2d)
+    ):
         raise _foreign(name, "its patch embedding is not a plain convolution of fixed size", "choose another model")
     for index, block in enumerate(v.blocks):
         if type(block).__name__ != "Block":
@@ -173,8 +204,14 @@ def _stem(v: Any, source: ModelSource) -> Stem:
     else:
         positions = table if len(table) else torch.zeros(patches, v.embed_dim)
     norm = _norm(v.norm_pre)
-    spec = StemSpec(tuple(v.patch_embed.img_size), tuple(v.patch_embed.patch_size), channels, v.embed_dim, len(prefix),
-                    None if norm is None else norm.spec)  # fmt: skip
+    spec = StemSpec(
+        tuple(v.patch_embed.img_size),
+        tuple(v.patch_embed.patch_size),
+        channels,
+        v.embed_dim,
+        len(prefix),
+        None if norm is None else norm.spec,
+    )
     stem = Stem(spec)
     stem.norm = norm
     stem.patches.weight.copy_(proj.weight)
@@ -199,8 +236,15 @@ def _attention(layer: int, block: Any) -> Residual:
     attn = block.attn
     norm, query_norm = _norm(block.norm1), _norm(attn.q_norm)
     assert norm is not None
-    spec = AttentionSpec(attn.qkv.in_features, attn.num_heads, attn.head_dim, attn.proj.out_features,
-                         attn.qkv.bias is not None, True, None if query_norm is None else query_norm.spec)  # fmt: skip
+    spec = AttentionSpec(
+        attn.qkv.in_features,
+        attn.num_heads,
+        attn.head_dim,
+        attn.proj.out_features,
+        attn.qkv.bias is not None,
+        True,
+        None if query_norm is None else query_norm.spec,
+    )
     made = Residual(ResidualSpec(layer, norm.spec, spec))
     assert isinstance(made.branch, Attention)
     made.norm = norm
@@ -213,8 +257,14 @@ def _attention(layer: int, block: Any) -> Residual:
 def _mlp(layer: int, block: Any) -> Residual:
     mlp, norm = block.mlp, _norm(block.norm2)
     assert norm is not None
-    spec = MlpSpec(mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features, _activation(mlp.act),
-                   mlp.fc1.bias is not None, True)  # fmt: skip
+    spec = MlpSpec(
+        mlp.fc1.in_features,
+        mlp.fc1.out_features,
+        mlp.fc2.out_features,
+        _activation(mlp.act),
+        mlp.fc1.bias is not None,
+        True,
+    )
     made = Residual(ResidualSpec(layer, norm.spec, spec))
     made.norm = norm
     made.branch.reader = linear_from(mlp.fc1.weight, mlp.fc1.bias)
@@ -261,8 +311,11 @@ def _pool(v: Any) -> Pool:
         count, kind = (2 if hasattr(v, "dist_token") else 1), "prefix"
     else:
         count, kind = (0 if v.pool_include_prefix else v.num_prefix_tokens), "mean"
-    pool = Pool(PoolSpec("prefix" if kind == "prefix" else "mean", count, None if final is None else final.spec,
-                         norm is not None))  # fmt: skip
+    pool = Pool(
+        PoolSpec(
+            "prefix" if kind == "prefix" else "mean", count, None if final is None else final.spec, norm is not None
+        )
+    )
     pool.norm = final
     return pool
 

@@ -49,7 +49,9 @@ def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CoformerError(f"no readable config.json ({error})", f"checkpoint {folder}", "give a hub folder") from error
+        raise CoformerError(
+            f"no readable config.json ({error})", f"checkpoint {folder}", "give a hub folder"
+        ) from error
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return config, folder / name

@@ -87,8 +87,11 @@ class Aggregator(nn.Module):
         width = sum(self.widths[n] for n in subset)
         x = inputs[0] if len(inputs) == 1 else graph.op("Concat", "aggregator.concat", inputs, (1, width), {"axis": 1})
         linear = self.folded(subset)
-        return graph.model(f"aggregator-{subset_name(subset)}",
-                           graph.linear("aggregator.mixer", x, linear.weight, linear.bias), LOGITS_NAME)  # fmt: skip
+        return graph.model(
+            f"aggregator-{subset_name(subset)}",
+            graph.linear("aggregator.mixer", x, linear.weight, linear.bias),
+            LOGITS_NAME,
+        )
 
     def cost(self) -> Cost:
         """Cost of the full subset's folded linear, eq. (6) with S = 1."""

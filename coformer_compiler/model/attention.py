@@ -94,23 +94,32 @@ class Attention(nn.Module):
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
         parts = graph.split(f"{name}.split", read, [heads * dim] * 3)
         query, key, value = (
-            self._heads_first(graph, f"{name}.{part}", parts[i], (0, 2, 3, 1) if part == "key" and not self.query_norm
-                              else (0, 2, 1, 3))
+            self._heads_first(
+                graph,
+                f"{name}.{part}",
+                parts[i],
+                (0, 2, 3, 1) if part == "key" and not self.query_norm else (0, 2, 1, 3),
+            )
             for i, part in enumerate(("query", "key", "value"))
-        )  # fmt: skip
+        )
         if self.query_norm is not None and self.key_norm is not None:
             query = self.query_norm.lower(graph, f"{name}.query_norm", query)
             key = self.key_norm.lower(graph, f"{name}.key_norm", key)
-            key = graph.op("Transpose", f"{name}.key_transposed", [key], (batch, heads, dim, tokens),
-                           {"perm": [0, 1, 3, 2]})  # fmt: skip
+            key = graph.op(
+                "Transpose", f"{name}.key_transposed", [key], (batch, heads, dim, tokens), {"perm": [0, 1, 3, 2]}
+            )
         scale = graph.weight(f"{name}.scale", torch.tensor(dim**-0.5))
         query = graph.op("Mul", f"{name}.query_scaled", [query, scale], (batch, heads, tokens, dim))
         scores = graph.op("MatMul", f"{name}.scores", [query, key], (batch, heads, tokens, tokens))
         weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
         mixed = graph.op("MatMul", f"{name}.mixed", [weights, value], (batch, heads, tokens, dim))
         back = graph.op("Transpose", f"{name}.back", [mixed], (batch, tokens, heads, dim), {"perm": [0, 2, 1, 3]})
-        flat = graph.op("Reshape", f"{name}.flat", [back, graph.shape(f"{name}.flat.shape", [batch, tokens, heads * dim])],
-                        (batch, tokens, heads * dim))  # fmt: skip
+        flat = graph.op(
+            "Reshape",
+            f"{name}.flat",
+            [back, graph.shape(f"{name}.flat.shape", [batch, tokens, heads * dim])],
+            (batch, tokens, heads * dim),
+        )
         return graph.linear(f"{name}.writer", flat, self.writer.weight, self.writer.bias)
 
     def _heads_first(self, graph: GraphWriter, name: str, x: ir.Value, perm: tuple[int, ...]) -> ir.Value:

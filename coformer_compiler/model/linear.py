@@ -21,7 +21,7 @@ def take_linear(linear: nn.Linear, rows: Sequence[int] | None, columns: Sequence
 
 def linear_from(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     """A float32 linear that owns copies of `weight` (out, in) and `bias` (out)."""
-    made = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         made.weight.copy_(weight)
         if bias is not None:

@@ -58,8 +58,9 @@ class Norm(nn.Module):
         square = graph.op("Mul", f"{name}.square", [x, x], shape)
         mean = graph.op("ReduceMean", f"{name}.mean", [square, axes], (*shape[:-1], 1), {"keepdims": 1})
         eps = graph.weight(f"{name}.eps", torch.tensor(self.spec.eps))
-        root = graph.op("Sqrt", f"{name}.root", [graph.op("Add", f"{name}.shift", [mean, eps], (*shape[:-1], 1))],
-                        (*shape[:-1], 1))  # fmt: skip
+        root = graph.op(
+            "Sqrt", f"{name}.root", [graph.op("Add", f"{name}.shift", [mean, eps], (*shape[:-1], 1))], (*shape[:-1], 1)
+        )
         return graph.op("Mul", f"{name}.scale", [graph.op("Div", name, [x, root], shape), weight], shape)
 
     def cost(self, rows: int) -> Cost:

@@ -30,9 +30,7 @@ class Residual(nn.Module):
         super().__init__()
         self.layer = spec.layer
         self.norm = Norm(spec.norm)
-        self.branch: Branch = (
-            Attention(spec.branch) if isinstance(spec.branch, AttentionSpec) else Mlp(spec.branch)
-        )
+        self.branch: Branch = Attention(spec.branch) if isinstance(spec.branch, AttentionSpec) else Mlp(spec.branch)
         self.shortcut: nn.Linear | None = None
         if spec.shortcut:
             self.shortcut = nn.Linear(spec.branch.embed, spec.branch.out, bias=False)
@@ -45,16 +43,20 @@ class Residual(nn.Module):
 
     @property
     def kind(self) -> str:
-        """"attention" or "mlp"."""
+        """Which branch this is: "attention" or "mlp"."""
         return self.spec.kind
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(batch, tokens, embed)` to the same, or to the branch's output width."""
-        return self.skip(x) + self.branch(self.norm(x))
+        written: torch.Tensor = self.branch(self.norm(x))
+        return self.skip(x) + written
 
     def skip(self, x: torch.Tensor) -> torch.Tensor:
         """The shortcut alone."""
-        return x if self.shortcut is None else self.shortcut(x)
+        if self.shortcut is None:
+            return x
+        moved: torch.Tensor = self.shortcut(x)
+        return moved
 
     def take(self, units: Sequence[int], channels: Sequence[int]) -> Residual:
         """Index selection of units (heads or neurons) and stream channels.

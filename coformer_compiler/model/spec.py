@@ -1,7 +1,7 @@
 """Shapes of the canonical transformer as frozen, JSON-serialisable data.
 
-A model is rebuilt from its spec and a state dict; nothing else is stored. Field names follow the literature: embed (width
-of the residual stream), heads, head_dim, neurons (MLP width).
+A model is rebuilt from its spec and a state dict; nothing else is stored. Field names follow the literature: embed
+(width of the residual stream), heads, head_dim, neurons (MLP width).
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ INPUT_NAME = "pixels"
 class Stem(nn.Module):
     """uint8 pixels `(batch, channels, height, width)` to tokens `(batch, tokens, out)`.
 
-    `mean` and `std` are in pixel units (0 to 255) per channel. `prefix` holds the prefix tokens with their positions added
-    in; `positions` those of the patches.
+    `mean` and `std` are in pixel units (0 to 255) per channel. `prefix` holds the prefix tokens with their positions
+    added in; `positions` those of the patches.
     """
 
     mean: torch.Tensor
@@ -71,7 +71,10 @@ class Stem(nn.Module):
         return made
 
     def project(self, basis: torch.Tensor) -> Stem:
-        """The same embedding seen through `basis` `(width, embed)`: every weight is multiplied by it; no norm, no mix."""
+        """The same embedding seen through `basis` `(width, embed)`: every weight is multiplied by it.
+
+        No norm, no mix.
+        """
         made = Stem(replace(self.spec, embed=len(basis), norm=None, mix=None))
         basis = basis.double()
         with torch.no_grad():
@@ -97,17 +100,22 @@ class Stem(nn.Module):
         pixels = graph.input(INPUT_NAME, ir.DataType.UINT8, image)
         x = graph.op("Cast", f"{name}.cast", [pixels], image, {"to": int(ir.DataType.FLOAT)})
         x = graph.op("Sub", f"{name}.centred", [x, graph.weight(f"{name}.mean", self.mean[None, :, None, None])], image)
-        x = graph.op("Mul", f"{name}.scaled", [x, graph.weight(f"{name}.inverse_std", 1 / self.std[None, :, None, None])],
-                     image)  # fmt: skip
+        x = graph.op(
+            "Mul", f"{name}.scaled", [x, graph.weight(f"{name}.inverse_std", 1 / self.std[None, :, None, None])], image
+        )
         weights = [graph.weight(f"{name}.patches.weight", self.patches.weight)]
         assert self.patches.bias is not None
         weights.append(graph.weight(f"{name}.patches.bias", self.patches.bias))
         conv = {"kernel_shape": list(spec.patch_size), "strides": list(spec.patch_size)}
         x = graph.op("Conv", f"{name}.patches", [x, *weights], (1, embed, *spec.grid), conv)
         count = spec.tokens - spec.prefix
-        x = graph.op("Reshape", f"{name}.flat", [x, graph.shape(f"{name}.flat.shape", [1, embed, count])], (1, embed, count))
+        x = graph.op(
+            "Reshape", f"{name}.flat", [x, graph.shape(f"{name}.flat.shape", [1, embed, count])], (1, embed, count)
+        )
         x = graph.op("Transpose", f"{name}.tokens", [x], (1, count, embed), {"perm": [0, 2, 1]})
-        x = graph.op("Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], (1, count, embed))
+        x = graph.op(
+            "Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], (1, count, embed)
+        )
         if spec.prefix:
             prefix = graph.weight(f"{name}.prefix", self.prefix[None])
             x = graph.op("Concat", f"{name}.sequence", [prefix, x], (1, spec.tokens, embed), {"axis": 1})

@@ -63,8 +63,10 @@ def evaluate(store: Store, parents: Sequence[Artifact], teacher: Transformer, da
 def accuracies_of(artifact: Artifact) -> Accuracies:
     """The figures on disk."""
     data = json.loads((artifact.path / RESULT).read_text(encoding="utf-8"))
-    systems = (SystemAccuracy(tuple(data[key]["members"]), data[key]["subsets"]) for key in ("untrained", "calibrated"))
-    return Accuracies(data["teacher"], *systems, data["samples"])
+    untrained, calibrated = (
+        SystemAccuracy(tuple(data[key]["members"]), data[key]["subsets"]) for key in ("untrained", "calibrated")
+    )
+    return Accuracies(data["teacher"], untrained, calibrated, data["samples"])
 
 
 @torch.no_grad()

@@ -30,7 +30,10 @@ GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_ANSWER = "golden/input.npy", "golden/output.
 
 
 def lower_members(store: Store, system: Artifact, config: BuildConfig, data: DataSet) -> Artifact:
-    """One folder per device: the legal member graph, its golden vectors, recipe or engine facts; aggregators for one."""
+    """One folder per device: the legal member graph, its golden vectors, recipe or engine facts.
+
+    Aggregators for one.
+    """
     options = {
         "targets": [repr(device.target) for device in config.devices],
         "names": [device.name for device in config.devices],
@@ -70,9 +73,7 @@ def _write_member(
         (place / RECIPE).write_text(recipe, encoding="utf-8")
 
 
-def _write_aggregators(
-    place: Path, system: System, device: Device, features: Mapping[int, torch.Tensor]
-) -> None:
+def _write_aggregators(place: Path, system: System, device: Device, features: Mapping[int, torch.Tensor]) -> None:
     (place / "aggregators").mkdir()
     with torch.no_grad():
         np.save(place / GOLDEN_ANSWER, system.aggregator(features).numpy(), allow_pickle=False)
@@ -110,8 +111,11 @@ def verify_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, want
         got = session.run([output], feed)[0][0]
         error = float(np.max(np.abs(got - wanted[case]) / (1 + np.abs(wanted[case]))))
         if not error <= TOLERANCE:
-            raise CheckFailed(f"'{output}' differs from torch by {error:.1e} on golden case {case}", f"graph {path.name}",
-                              "report it as a bug of the lowering")  # fmt: skip
+            raise CheckFailed(
+                f"'{output}' differs from torch by {error:.1e} on golden case {case}",
+                f"graph {path.name}",
+                "report it as a bug of the lowering",
+            )
 
 
 def copy_graphs(graphs: Artifact, device: Device, into: Path) -> None:

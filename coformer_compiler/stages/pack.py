@@ -66,9 +66,15 @@ def build_digest(graphs: Artifact, policy: Policy) -> str:
 
 
 def _manifest(
-    bundle: Path, n: int, config: BuildConfig, data: DataSet, policy: Policy, build: str, facts: Mapping[str, str],
+    bundle: Path,
+    n: int,
+    config: BuildConfig,
+    data: DataSet,
+    policy: Policy,
+    build: str,
+    facts: Mapping[str, str],
     accuracy: SystemAccuracy,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     device = config.devices[n]
     pixels, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
     central = n == config.central

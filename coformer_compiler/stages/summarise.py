@@ -24,6 +24,7 @@ from coformer_compiler.stages.lower import MEMBER
 from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
 from coformer_compiler.stages.pack import build_digest
 from coformer_compiler.stages.transplant import transplant_result
+from coformer_compiler.transplant.transplant import Match
 from coformer_runtime.answer import Phases
 
 
@@ -49,7 +50,7 @@ def report_from_artifacts(
     policy = policy_of(made.policy)
     basis, matches, losses = transplant_result(made.transplanted)
     latencies, history = latencies_of(made.latency), history_of(made.boosted)
-    absent = _absences(config, latencies)
+    absent = _absences(config, latencies, history, matches)
     return schema.Report(
         title=config.title,
         teacher=config.model.name,
@@ -61,10 +62,11 @@ def report_from_artifacts(
         digests={"policy": policy.sha256, "teacher": made.teacher.sha256, "data": data.sha256},
         versions={"coformer": __version__, "python": platform.python_version(), **versions()},
         devices=tuple(
-            schema.Device(d.name, d.target.name, f"{d.target.engine} {d.target.engine_version}", d.memory_mb, d.gflops,
-                          d.central)
+            schema.Device(
+                d.name, d.target.name, f"{d.target.engine} {d.target.engine_version}", d.memory_mb, d.gflops, d.central
+            )
             for d in config.devices
-        ),  # fmt: skip
+        ),
         policy=json.loads(policy_json(policy)),
         accuracy=_accuracy(made.accuracy),
         cost=_cost(made, config, teacher),
@@ -106,16 +108,23 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
         built = device.target.engine == "onnxruntime"
         members.append(
             schema.MemberCost(
-                device.name, device.target.name, cost.flops, cost.params,
+                device.name,
+                device.target.name,
+                cost.flops,
+                cost.params,
                 (bundle / MEMBER).stat().st_size if built else None,
                 0 if device.central else 4 * member.spec.features,
-                0 if device.central else member.stem.spec.channels * member.stem.spec.image_size[0] * member.stem.spec.image_size[1],
+                0
+                if device.central
+                else member.stem.spec.channels * member.stem.spec.image_size[0] * member.stem.spec.image_size[1],
                 int(memory_mb(cost, device.target, device.target.precisions[0]) * 1e6),
             )
-        )  # fmt: skip
+        )
     aggregator = system.aggregator.cost()
     return schema.Cost(
-        schema.ModelCost(whole.flops, whole.params), tuple(members), schema.ModelCost(aggregator.flops, aggregator.params)
+        schema.ModelCost(whole.flops, whole.params),
+        tuple(members),
+        schema.ModelCost(aggregator.flops, aggregator.params),
     )
 
 
@@ -127,13 +136,12 @@ def _phases(history: History) -> tuple[schema.Phase, ...]:
     phases = []
     for name, points in history.curves.items():
         kind, _, number = name.partition(" ")
-        points = tuple(point for point in points if point.loss is not None)
         phases.append(
             schema.Phase(
                 kind,
                 int(number) if number.isdecimal() else None,
                 tuple(point.step for point in points),
-                tuple(point.loss for point in points if point.loss is not None),
+                tuple(point.loss for point in points),
                 tuple(point.validation_accuracy for point in points),
                 kept=kind != "joint" or history.joint is None or history.joint.kept,
             )
@@ -173,8 +181,12 @@ def _notes(
     return tuple(notes)
 
 
-def _absences(config: BuildConfig, latencies: Latencies) -> dict[str, str]:
-    absent = {}
+def _absences(config: BuildConfig, latencies: Latencies, history: History, matches: Sequence[Match]) -> dict[str, str]:
+    absent = {"timeline": "the two ways of a transfer are not measured apart; each is drawn as half"}
+    if not history.curves:
+        absent["history"] = "the build was told to train nothing"
+    if not matches:
+        absent["match"] = "members by index selection are not fitted"
     for n, device in enumerate(config.devices):
         if latencies.members[n] is None:
             absent[f"latency_ms.members[{n}]"] = f"{device.target.engine} does not run on this machine"

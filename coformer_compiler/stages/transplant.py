@@ -42,7 +42,12 @@ class Candidate:
 
 
 def transplant_members(
-    store: Store, parents: Sequence[Artifact], teacher: Transformer, policy: Policy, data: DataSet, section: PolicySection
+    store: Store,
+    parents: Sequence[Artifact],
+    teacher: Transformer,
+    policy: Policy,
+    data: DataSet,
+    section: PolicySection,
 ) -> Artifact:
     """Members and aggregator before any training.
 
@@ -92,9 +97,13 @@ def _bases(section: PolicySection) -> list[BasisKind | None]:
 
 @torch.no_grad()
 def _candidate(
-    teacher: Transformer, statistics: Statistics, policy: Policy, data: DataSet, basis: BasisKind | None,
+    teacher: Transformer,
+    statistics: Statistics,
+    policy: Policy,
+    data: DataSet,
+    basis: BasisKind | None,
     progress: Progress,
-) -> Candidate:  # fmt: skip
+) -> Candidate:
     device = teacher.head.weight.device
     matches: list[Match] = []
     priors: list[torch.Tensor] | None = None
@@ -122,9 +131,7 @@ def selection_of(member: MemberPolicy) -> Selection:
 
 
 @torch.no_grad()
-def system_loss(
-    members: Sequence[Transformer], aggregator: Aggregator, split: Split, device: torch.device
-) -> float:
+def system_loss(members: Sequence[Transformer], aggregator: Aggregator, split: Split, device: torch.device) -> float:
     """Mean cross-entropy of the aggregated system with the labels, in nats."""
     total = 0.0
     for pixels, labels in batches_of(split, device):

@@ -1,9 +1,9 @@
 """Bases of the residual stream: how a narrow member sees the teacher's wide stream.
 
-A member of width w holds, at a norm, the stream's part along the leading eigenvectors of the normed stream's second moment
-there. For LayerNorm the stream's coordinate mean carries nothing, so w − 1 eigenvectors are kept and written in an
-orthonormal basis of the w-vectors whose coordinates sum to zero: the member's own LayerNorm then removes nothing, and at
-full width the member is the teacher exactly. For RMSNorm a plain rotation already is.
+A member of width w holds, at a norm, the stream's part along the leading eigenvectors of the normed stream's second
+moment there. For LayerNorm the stream's coordinate mean carries nothing, so w − 1 eigenvectors are kept and written
+in an orthonormal basis of the w-vectors whose coordinates sum to zero: the member's own LayerNorm then removes
+nothing, and at full width the member is the teacher exactly. For RMSNorm a plain rotation already is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def eigenbasis(moment: torch.Tensor, kind: NormKind) -> torch.Tensor:
         centred = moment - ones @ (ones.T @ moment)
         moment = centred - (centred @ ones) @ ones.T
         moment = moment - (moment.diagonal().sum() + 1) * (ones @ ones.T)
-    _, vectors = torch.linalg.eigh(moment)
+    vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors
     return vectors.flip(1)
 
 

@@ -28,8 +28,8 @@ def fit_readouts(
         members: models whose `features` are final; their `head` is replaced.
         head: the teacher's head.
         batches: (pixels `(batch, channels, height, width)`, teacher features `(batch, features)`).
-        priors: per member, `(teacher features, member features)` to pull the fits towards: what a fresh transplant knows
-            of its own basis. A subset's prior is the mean over its members.
+        priors: per member, `(teacher features, member features)` to pull the fits towards: what a fresh transplant
+            knows of its own basis. A subset's prior is the mean over its members.
     """
     widths = [member.spec.features for member in members]
     device = head.weight.device

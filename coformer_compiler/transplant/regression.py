@@ -1,8 +1,8 @@
 """Ridge regression from streamed sufficient statistics.
 
-Every weight that the transplant computes is the solution of one such problem. The penalty pulls towards given weights (the
-teacher's, projected) instead of towards zero: at full size those are exact already and stay so, and a penalty of any
-strength never loses what the projection knew. The strength is chosen on held-out samples.
+Every weight that the transplant computes is the solution of one such problem. The penalty pulls towards given weights
+(the teacher's, projected) instead of towards zero: at full size those are exact already and stay so, and a penalty of
+any strength never loses what the projection knew. The strength is chosen on held-out samples.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def _scale(values: torch.Tensor) -> torch.Tensor:
 def _best_penalty(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequence[float]) -> float:
     """The candidate with the least squared error on the held-out rows.
 
-    With W = prior + (V·D·A)ᵀ, D = diag(1/(e + λ)), the error is quadratic in D's diagonal; its coefficients are computed
-    once, so a candidate costs O(inputs²).
+    With W = prior + (V·D·A)ᵀ, D = diag(1/(e + λ)), the error is quadratic in D's diagonal; its coefficients are
+    computed once, so a candidate costs O(inputs²).
     """
     values, vectors, right = _decomposed(gram.fit, prior)
     out = gram.held_out

@@ -46,9 +46,9 @@ def statistics_from_batches(
     Args:
         teacher: the model.
         batches: pixels `(batch, channels, height, width)` uint8 and labels `(batch,)` int64.
-        importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed activation
-            times output weights, exactly, from the unit's covariance); "taylor" by the mean over samples of
-            |Σ activation × gradient of the loss|, which needs a backward pass.
+        importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed
+            activation times output weights, exactly, from the unit's covariance); "taylor" by the mean over samples
+            of |Σ activation × gradient of the loss|, which needs a backward pass.
     """
     embed, device = teacher.spec.embed, teacher.head.weight.device
     moments = [_Moment(embed, device) for _ in range(len(teacher.residuals) + 1)]

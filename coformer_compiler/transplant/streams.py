@@ -38,7 +38,9 @@ class Streams:
         """Nothing to do; the arrays exist."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Drop the arrays and their file."""
         self.arrays = []
         if self.folder is not None:

@@ -1,10 +1,10 @@
 """Closed-form transplanting: members get their weights by regression against the teacher, no gradient step.
 
 The teacher's stream t and every member's stream s walk the layers side by side over the calibration set. Each reader is
-fitted from the member's own normed stream to what the teacher's kept units read; each writer so that the member's stream
-meets the teacher's as seen in the member's basis, which corrects the errors made so far, those of dropped layers included.
-One forward pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is reduced to Gram
-matrices batch by batch.
+fitted from the member's own normed stream to what the teacher's kept units read; each writer so that the member's
+stream meets the teacher's as seen in the member's basis, which corrects the errors made so far, those of dropped
+layers included. One forward pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is
+reduced to Gram matrices batch by batch.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Match:
 class Transplanted:
     """Members without heads fitted yet, how well each linear was matched, and the prior of each member's readout.
 
-    `priors[n]` is `(teacher features, member features)`: the member's features back in the teacher's, as its final basis
-    says.
+    `priors[n]` is `(teacher features, member features)`: the member's features back in the teacher's, as its final
+    basis says.
     """
 
     members: list[Transformer]
@@ -151,7 +151,10 @@ class _Walker:
         return block.layer in self.shares
 
     def begin_read(self, block: Residual) -> tuple[SplitGram, list[int], Residual]:
-        """An empty Gram for the reader of the member's next block, the teacher's rows it is fitted to, and the block."""
+        """An empty Gram for the reader of the member's next block.
+
+        The teacher's rows it is fitted to, and the block.
+        """
         local = next(self.blocks)
         share = self.shares[block.layer]
         units = share.heads if block.kind == "attention" else share.neurons
@@ -217,5 +220,5 @@ class _Walker:
         back: torch.Tensor = self.bases[-1].back
         back = gain_of(teacher.pool.norm, len(back)).to(back)[:, None] * back
         copies = teacher.pool.spec.count if teacher.pool.spec.kind == "prefix" else 1
-        return torch.block_diag(*[back] * copies)
-
+        prior: torch.Tensor = torch.block_diag(*[back] * copies)
+        return prior
