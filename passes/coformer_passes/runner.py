@@ -31,7 +31,7 @@ Verify = Literal["each", "end"]
 TOLERANCE = 1e-5
 """Greatest |after − before| that a pass may cause, as a part of the greatest magnitude of the output."""
 
-EACH_UP_TO_WEIGHTS = 8_000_000
+EACH_UP_TO_WEIGHTS = 2_000_000
 """Models of more weights are compared once, at the end."""
 
 CASES_AT_THE_END = 2
