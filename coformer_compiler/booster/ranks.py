@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from coformer_compiler.booster.options import Device
 from coformer_runtime.errors import CoformerError
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for the first one, which runs the teacher over the whole training split."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     cuda = device != "cpu" and torch.cuda.is_available()
     ours = dist.is_available() and not dist.is_initialized() and dist.is_torchelastic_launched()
     if ours:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         grouped = dist.is_available() and dist.is_initialized()
         rank, size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)

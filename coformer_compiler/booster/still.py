@@ -27,7 +27,7 @@ def forget_still_directions(linear: nn.Linear, members: Sequence[Transformer]) -
         norm, width = member.pool.norm, member.spec.embed
         for start in range(first, first + member.spec.features, width):
             if norm is not None and norm.spec.kind == "layer":
-                direction, offset = _still_direction(norm)
+                direction, offset = _still_direction(norm, weight.device)
                 along = weight[:, start : start + width] @ direction
                 weight[:, start : start + width] -= torch.outer(along, direction)
                 bias += along * offset
@@ -36,10 +36,9 @@ def forget_still_directions(linear: nn.Linear, members: Sequence[Transformer]) -
     linear.bias.copy_(bias)
 
 
-def _still_direction(norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+def _still_direction(norm: Norm, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A unit vector, float64 `(width,)`, and the constant that features give along it."""
-    width, device = norm.spec.width, next(norm.parameters()).device
-    one = torch.ones(width, dtype=torch.float64, device=device)
+    one = torch.ones(norm.spec.width, dtype=torch.float64, device=device)
     gain = one if norm.weight is None else norm.weight.double()
     shift = 0 * one if norm.bias is None else norm.bias.double()
     direction = 1 / gain.abs().clamp(min=SMALLEST_GAIN).copysign(gain)

@@ -88,9 +88,11 @@ def train(phase: Phase, run: Run, state: State) -> None:
     Raises:
         CoformerError: the loss is no longer finite.
     """
+    if phase.steps == 0:
+        return
     optimizer, scaler = _optimizer(phase, run), _scaler(run.ranks.device)
     _restore_optimizer(optimizer, scaler, state)
-    if state.step == 0 and phase.steps:
+    if state.step == 0:
         point = Point(0, None, phase.judge().accuracy)
         state.history = state.history.with_point(phase.name, point)
     with run.progress.stage(phase.name, phase.steps, done=state.step, unit="step") as stage:

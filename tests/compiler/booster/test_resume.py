@@ -135,7 +135,7 @@ def test_killed_processes(tmp_path: Path) -> None:
     options = replace(OPTIONS, steps=150, joint_steps=150, checkpoint_every=10)
     assert started(tmp_path, "whole", options).wait() == 0
     killed = 0
-    for delay in (0.3, 0.1, 0.5):
+    for delay in (0.1, 0.4):
         process = started(tmp_path, "killed", options)
         checkpoint = tmp_path / "killed" / CHECKPOINT
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
@@ -144,6 +144,6 @@ def test_killed_processes(tmp_path: Path) -> None:
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
-    assert killed >= 2, "the machine is too fast for this test: raise the steps"
+    assert killed == 2, "the machine is too fast for this test: raise the steps"
     assert started(tmp_path, "killed", options).wait() == 0
     assert files_of(tmp_path / "killed-result") == files_of(tmp_path / "whole-result")

@@ -6,6 +6,8 @@ import torch
 
 from coformer_compiler.booster.still import forget_still_directions
 from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.spec import NormSpec
 from tests.compiler.booster.small import small_members, small_split
 
 
@@ -34,3 +36,17 @@ def test_outputs_stay_and_noise_along_the_direction_goes() -> None:
         forget_still_directions(noisy, members)
     assert torch.allclose(noisy.weight, clean.weight, atol=1e-5)
     assert torch.allclose(noisy.bias, clean.bias, atol=1e-5)
+
+
+def test_a_norm_without_gains_has_a_still_direction_too_and_no_norm_has_none() -> None:
+    (member,) = small_members()[:1]
+    width = member.spec.embed
+    linear = linear_from(torch.randn(3, width), torch.randn(3))
+    member.pool.norm = Norm(NormSpec(width, affine=False))
+    forget_still_directions(linear, [member])
+    assert torch.allclose(linear.weight.sum(1), torch.zeros(3), atol=1e-6)
+    before = linear_from(torch.randn(3, width), torch.randn(3))
+    member.pool.norm = None
+    after = linear_from(before.weight, before.bias)
+    forget_still_directions(after, [member])
+    assert torch.equal(after.weight, before.weight) and torch.equal(after.bias, before.bias)
