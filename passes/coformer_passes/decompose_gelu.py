@@ -6,7 +6,7 @@ import math
 
 import onnx_ir as ir
 
-from coformer_passes.rewriting import add_initializer, add_node, graph_of, is_op, name_of, take_over
+from coformer_passes.rewriting import add_initializer, add_node, dtype_of, graph_of, is_op, name_of, take_over
 from coformer_targets import Target, tensorrt_older_than
 
 
@@ -75,7 +75,9 @@ def _write_gate(node: ir.Node, x: ir.Value, curve: ir.Value) -> None:
 
 
 def _number(node: ir.Node, name: str, number: float) -> ir.Value:
-    """A scalar in float32; equal ones of other nodes become one in dedupe_initializers."""
+    """A scalar of the node's type; share_equal_nodes makes one of all equal ones."""
     import numpy as np
 
-    return add_initializer(graph_of(node), f"{name_of(node)}.{name}", np.array(number, dtype=np.float32))
+    x = node.inputs[0]
+    assert x is not None
+    return add_initializer(graph_of(node), f"{name_of(node)}.{name}", np.array(number, dtype=dtype_of(x)))

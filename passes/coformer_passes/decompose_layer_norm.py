@@ -10,6 +10,7 @@ from coformer_passes.rewriting import (
     add_initializer,
     add_node,
     drop_unused_initializers,
+    dtype_of,
     floats_of,
     graph_of,
     is_op,
@@ -70,6 +71,7 @@ def _write_out(node: ir.Node) -> None:
     assert x is not None
     name, graph = name_of(node), graph_of(node)
     axes, width, reduced = _axes(node, x)
+    dtype = dtype_of(x)
     if any(output.uses() for output in node.outputs[1:]):
         raise CoformerError(
             f"node '{name}' gives its mean or deviation to other nodes", "decompose_layer_norm", "remove those outputs"
@@ -77,9 +79,9 @@ def _write_out(node: ir.Node) -> None:
     if len(node.outputs) > 1:
         node.resize_outputs(1)
     axes_value = add_initializer(graph, f"{name}.axes", np.array(axes, dtype=np.int64))
-    root = add_initializer(graph, f"{name}.one_by_root_width", np.array(1.0 / math.sqrt(width), dtype=np.float32))
+    root = add_initializer(graph, f"{name}.one_by_root_width", np.array(1.0 / math.sqrt(width), dtype=dtype))
     epsilon = node.attributes.get_float("epsilon", 1e-5)
-    epsilon_value = add_initializer(graph, f"{name}.epsilon", np.array(epsilon, dtype=np.float32))
+    epsilon_value = add_initializer(graph, f"{name}.epsilon", np.array(epsilon, dtype=dtype))
 
     keep = {"keepdims": 1}
     mean = add_node(node, "ReduceMean", [x, axes_value], f"{name}.mean", like=x, shape=reduced, attributes=keep)

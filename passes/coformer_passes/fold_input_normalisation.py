@@ -61,11 +61,12 @@ class _Affine(NamedTuple):
 def _fold_into(conv: ir.Node) -> bool:
     import numpy as np
 
-    weight = floats_of(conv.inputs[1])
+    stored = floats_of(conv.inputs[1])
     has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
     bias = floats_of(conv.inputs[2]) if has_bias else None
-    if weight is None or (has_bias and bias is None) or conv.attributes.get_int("group", 1) != 1:
+    if stored is None or (has_bias and bias is None) or conv.attributes.get_int("group", 1) != 1:
         return False
+    weight = stored.astype(np.float64)
     chain = _affine_chain_before(conv, channels=weight.shape[1], rank=weight.ndim)
     if not chain.nodes or (_pads(conv) and chain.shift.any()):
         return False
@@ -120,7 +121,7 @@ def _per_channel(value: ir.Value | None, channels: int, rank: int) -> NDArray[np
     shape = (1,) * (rank - array.ndim) + array.shape
     if len(shape) != rank or shape[1] != channels or array.size != channels:
         return None
-    return array.reshape(channels)
+    return array.reshape(channels).astype(np.float64)
 
 
 def _pads(conv: ir.Node) -> bool:

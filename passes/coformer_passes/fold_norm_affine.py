@@ -29,7 +29,7 @@ def fold_norm_affine(model: ir.Model, target: Target) -> bool:
         q = Add(MatMul(h, Wq'), bq')      k = Add(MatMul(h, Wk'), bk')      W' = diag(gain)·W, b' = b + bias·W
 
     Only where every reader is such a linear layer (MatMul with a constant weight, or Gemm); a bias that is not zero
-    also needs each reader to add one of its own. The products are formed in float64.
+    also needs each reader to add one of its own. The sum over the inputs is formed in float64.
 
     Why: a norm that is written out costs two passes over the tokens less.
     TensorRT: all versions; below 8.6 decompose_layer_norm then writes no Mul and no Add.
@@ -81,6 +81,10 @@ def _readers(value: ir.Value) -> list[Linear] | None:
     return linears or None
 
 
-def _absorb(linear: Linear, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
-    shifted = None if linear.bias is None else linear.bias + bias @ linear.weight
+def _absorb(linear: Linear, gain: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    import numpy as np
+
+    shifted = None
+    if linear.bias is not None and bias.any():
+        shifted = linear.bias + np.einsum("i,ij->j", bias, linear.weight, dtype=np.float64)
     set_weight_and_bias(linear, linear.weight * gain[:, None], shifted)

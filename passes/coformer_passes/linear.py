@@ -20,16 +20,16 @@ class Linear(NamedTuple):
         product: the MatMul or Gemm.
         add: the node whose input `bias_index` is the bias (the Add, or the Gemm itself), None without a bias.
         bias_index: see `add`.
-        weight: (in, out), whichever way the graph stores it.
-        bias: (out,), None without one.
+        weight: (in, out) float32, whichever way the graph stores it.
+        bias: (out,) float32, None without one.
         output: the value that holds x·W + b.
     """
 
     product: ir.Node
     add: ir.Node | None
     bias_index: int
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64] | None
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
     output: ir.Value
 
 
@@ -64,7 +64,7 @@ def linear_that_makes(value: ir.Value) -> Linear | None:
     return linear if linear is not None and linear.output is value else None
 
 
-def set_weight_and_bias(linear: Linear, weight: NDArray[np.float64], bias: NDArray[np.float64] | None) -> None:
+def set_weight_and_bias(linear: Linear, weight: NDArray[np.floating], bias: NDArray[np.floating] | None) -> None:
     """Write weight (in, out) and bias (out,) back as float32; a bias of None leaves what is there."""
     import numpy as np
 

@@ -24,14 +24,12 @@ def array_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def floats_of(value: ir.Value | None) -> NDArray[np.float64] | None:
-    """The constant that `value` holds in float64, or None where it is computed or no floating point number."""
+def floats_of(value: ir.Value | None) -> NDArray[np.float32] | None:
+    """The float32 constant that `value` holds, as it is stored, or None where it is computed or of another type."""
     import numpy as np
 
     array = array_of(value)
-    if array is None or not np.issubdtype(array.dtype, np.floating):
-        return None
-    return array.astype(np.float64)
+    return array.astype(np.float32, copy=False) if array is not None and array.dtype == np.float32 else None
 
 
 def scalar_of(value: ir.Value | None) -> float | None:
@@ -61,6 +59,13 @@ def producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     if node is None or node.domain != "" or node.op_type not in op_types:
         return None
     return node
+
+
+def dtype_of(value: ir.Value) -> np.dtype[np.generic]:
+    """The numpy dtype of `value`, float32 where it is not known."""
+    import numpy as np
+
+    return np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:

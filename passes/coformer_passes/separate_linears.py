@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 
 from coformer_passes.linear import Linear, linear_that_makes
@@ -17,10 +15,6 @@ from coformer_passes.rewriting import (
     static_shape,
 )
 from coformer_targets import Target
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def separate_linears(model: ir.Model, target: Target) -> bool:
@@ -68,21 +62,17 @@ def _separate(split: ir.Node) -> bool:
 
 def _write_part(split: ir.Node, linear: Linear, output: ir.Value, columns: slice) -> None:
     """The part of the layer that makes `output`, in its place and under its name."""
+    import numpy as np
+
     graph, x = graph_of(split), linear.product.inputs[0]
     assert x is not None
     name = str(output.name)
-    weight = add_initializer(graph, f"{name}.weight", _float32(linear.weight[:, columns]))
+    weight = add_initializer(graph, f"{name}.weight", np.ascontiguousarray(linear.weight[:, columns]))
     part = add_node(split, "MatMul", [x, weight], f"{name}.product", like=output)
     if linear.bias is not None:
-        bias = add_initializer(graph, f"{name}.bias", _float32(linear.bias[columns]))
+        bias = add_initializer(graph, f"{name}.bias", linear.bias[columns].copy())
         part = add_node(split, "Add", [part, bias], f"{name}.sum", like=output)
     was_output = output.is_graph_output()
     output.replace_all_uses_with(part, replace_graph_outputs=True)
     if was_output:
         output.name, part.name = None, name
-
-
-def _float32(array: NDArray[np.float64]) -> NDArray[np.float32]:
-    import numpy as np
-
-    return np.ascontiguousarray(array, dtype=np.float32)
