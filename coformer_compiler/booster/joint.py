@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from coformer_compiler.booster.batches import Batch
 from coformer_compiler.booster.combine import fit_aggregator
-from coformer_compiler.booster.history import HeadChoice, JointDecision, Verdict
-from coformer_compiler.booster.judge import judge_full_set
+from coformer_compiler.booster.history import JointDecision, Verdict
+from coformer_compiler.booster.judge import features_of, judge_full_set, verdict_of
 from coformer_compiler.booster.losses import distillation_loss
 from coformer_compiler.booster.schedule import subset_of_step
-from coformer_compiler.booster.state import State, Tensors, weights_of
+from coformer_compiler.booster.state import State, weights_of
 from coformer_compiler.booster.training import Phase, Run, train
 from coformer_compiler.booster.weights import equal_weights
+from coformer_compiler.data.dataset import Split
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.transformer import Transformer
 
 
 def train_jointly(run: Run, state: State) -> None:
@@ -61,42 +64,51 @@ def joint_losses(run: Run, state: State, batch: Batch) -> torch.Tensor:
     return batch.weights * loss
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """One possible outcome: weights of members and aggregator, the choices of heads in them, and the verdict."""
-
-    how: str
-    weights: Tensors
-    heads: tuple[HeadChoice, ...]
-    verdict: Verdict
-
-
 def _decide(run: Run, state: State) -> None:
-    """Keep the best of: before the joint phase, after it, after it with everything refitted in closed form."""
-    heads = state.history.heads
-    trained = _candidate(run, state, "trained")
-    state.aggregator = fit_aggregator(run, state)
-    refitted = _candidate(run, state, "refitted")
-    after = refitted if refitted.verdict.better_than(trained.verdict) else trained
+    """Keep the best of: before the joint phase, after it, after it with the aggregator refitted in closed form."""
+    heads_before, trained = state.history.heads, _aggregator_of(state)
+    refitted = fit_aggregator(run, state)
+    take_better_mixers(state.members, trained, refitted, run.validation, run.ranks.device)
+    verdicts = [
+        judge_full_set(state.members, aggregator, run.validation, run.ranks.device)
+        for aggregator in (trained, refitted)
+    ]
+    how, state.aggregator, after = "trained", trained, verdicts[0]
+    if verdicts[1].better_than(verdicts[0]):
+        how, state.aggregator, after = "refitted", refitted, verdicts[1]
+    joint_weights = weights_of(state.models())
     state.models().load_state_dict(state.before)
-    before = _Candidate("earlier", state.before, heads, _verdict(run, state))
-    kept = after.verdict.better_than(before.verdict)
-    chosen = after if kept else before
-    state.models().load_state_dict(chosen.weights)
+    before = _verdict(run, state)
+    kept = after.better_than(before)
+    if kept:
+        state.models().load_state_dict(joint_weights)
     run.ranks.same_everywhere([*state.models().state_dict().values()])
-    reason = _reason(before.verdict, after)
-    joint = JointDecision(kept, reason, before.verdict, after.verdict)
-    state.history = replace(state.history, heads=chosen.heads, joint=joint)
+    reason = _reason(before, after, how)
+    joint = JointDecision(kept, reason, before, after)
+    state.history = replace(state.history, heads=state.history.heads if kept else heads_before, joint=joint)
     run.progress.note(f"joint phase {'kept' if kept else 'not kept'}: {reason}")
 
 
-def _candidate(run: Run, state: State, how: str) -> _Candidate:
-    return _Candidate(how, weights_of(state.models()), state.history.heads, _verdict(run, state))
+@torch.no_grad()
+def take_better_mixers(
+    members: Sequence[Transformer], into: Aggregator, other: Aggregator, split: Split, device: torch.device
+) -> None:
+    """Replace mixers of `into` by those of `other` where they have less loss under the head of `into`.
+
+    A subset that was drawn seldom has a mixer for members as they were some steps ago.
+    """
+    features = [features_of(member, split, device) for member in members]
+    for subset in into.subsets:
+        side_by_side = torch.cat([features[n] for n in subset], 1)
+        mine, theirs = (
+            verdict_of(into.head(mixer(side_by_side)), split) for mixer in (into.mixer(subset), other.mixer(subset))
+        )
+        if theirs.loss < mine.loss:
+            into.mixer(subset).load_state_dict(other.mixer(subset).state_dict())
 
 
-def _reason(before: Verdict, candidate: _Candidate) -> str:
-    after = candidate.verdict
-    what = f"with {candidate.how} aggregators, aggregated validation"
+def _reason(before: Verdict, after: Verdict, how: str) -> str:
+    what = f"with {how} aggregators, aggregated validation"
     if after.accuracy != before.accuracy:
         verb = "rose" if after.accuracy > before.accuracy else "fell"
         return f"{what} accuracy {verb} from {before.accuracy:.2%} to {after.accuracy:.2%}"
