@@ -16,6 +16,7 @@ from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.weights import load_into, read_hub_folder, read_state_dict
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
@@ -25,7 +26,6 @@ from coformer_compiler.model.spec import (
     MlpSpec,
     NormSpec,
     PoolSpec,
-    ResidualSpec,
     StemSpec,
 )
 from coformer_compiler.model.stem import Stem
@@ -233,43 +233,40 @@ def _per_channel(numbers: tuple[float, ...], channels: int) -> torch.Tensor:
 
 
 def _attention(layer: int, block: Any) -> Residual:
-    attn = block.attn
-    norm, query_norm = _norm(block.norm1), _norm(attn.q_norm)
+    attn, norm, query_norm = block.attn, _norm(block.norm1), _norm(block.attn.q_norm)
     assert norm is not None
+    reader, writer = linear_from(attn.qkv.weight, attn.qkv.bias), _scaled(attn.proj, block.ls1)
     spec = AttentionSpec(
-        attn.qkv.in_features,
+        reader.in_features,
         attn.num_heads,
         attn.head_dim,
-        attn.proj.out_features,
-        attn.qkv.bias is not None,
+        writer.out_features,
+        reader.bias is not None,
         True,
         None if query_norm is None else query_norm.spec,
     )
-    made = Residual(ResidualSpec(layer, norm.spec, spec))
-    assert isinstance(made.branch, Attention)
-    made.norm = norm
-    made.branch.reader = linear_from(attn.qkv.weight, attn.qkv.bias)
-    made.branch.query_norm, made.branch.key_norm = query_norm, _norm(attn.k_norm)
-    made.branch.writer = _scaled(attn.proj, block.ls1)
-    return made
+    with torch.device("meta"):
+        branch = Attention(spec)
+    branch.reader, branch.writer = reader, writer
+    branch.query_norm, branch.key_norm = query_norm, _norm(attn.k_norm)
+    return Residual.assemble(layer, norm, branch)
 
 
 def _mlp(layer: int, block: Any) -> Residual:
-    mlp, norm = block.mlp, _norm(block.norm2)
+    norm = _norm(block.norm2)
     assert norm is not None
+    reader, writer = linear_from(block.mlp.fc1.weight, block.mlp.fc1.bias), _scaled(block.mlp.fc2, block.ls2)
     spec = MlpSpec(
-        mlp.fc1.in_features,
-        mlp.fc1.out_features,
-        mlp.fc2.out_features,
-        _activation(mlp.act),
-        mlp.fc1.bias is not None,
-        True,
+        reader.in_features,
+        reader.out_features,
+        writer.out_features,
+        _activation(block.mlp.act),
+        reader.bias is not None,
     )
-    made = Residual(ResidualSpec(layer, norm.spec, spec))
-    made.norm = norm
-    made.branch.reader = linear_from(mlp.fc1.weight, mlp.fc1.bias)
-    made.branch.writer = _scaled(mlp.fc2, block.ls2)
-    return made
+    with torch.device("meta"):
+        branch = Mlp(spec)
+    branch.reader, branch.writer = reader, writer
+    return Residual.assemble(layer, norm, branch)
 
 
 def _scaled(linear: nn.Linear, scale: Any) -> nn.Linear:

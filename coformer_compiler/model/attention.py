@@ -6,6 +6,7 @@ of its own beyond per-head norms, and writes back with another linear. Transplan
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,23 +70,26 @@ class Attention(nn.Module):
         dim = self.spec.head_dim
         return [head * dim + i for head in heads for i in range(dim)]
 
-    def with_units(self, heads: Sequence[int], embed: int, out: int) -> Attention:
-        """An attention of the given widths with as many heads as given and their per-head norms; linears unset."""
-        spec = replace(self.spec, embed=embed, out=out, heads=len(heads), reader_bias=True, writer_bias=True)
-        made = Attention(spec)
-        for name in ("query_norm", "key_norm"):
-            norm = getattr(self, name)
-            if norm is not None:
-                getattr(made, name).load_state_dict(norm.state_dict())
+    def with_units(self, heads: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Attention:
+        """An attention made of the given linears, with as many heads as given and this one's per-head norms."""
+        spec = replace(
+            self.spec,
+            embed=reader.in_features,
+            out=writer.out_features,
+            heads=len(heads),
+            reader_bias=reader.bias is not None,
+            writer_bias=writer.bias is not None,
+        )
+        with torch.device("meta"):
+            made = Attention(spec)
+        made.reader, made.writer = reader, writer
+        made.query_norm, made.key_norm = copy.deepcopy(self.query_norm), copy.deepcopy(self.key_norm)
         return made
 
     def take(self, heads: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Attention:
         """Index selection: the given heads, reading and writing the given channels."""
-        made = self.with_units(heads, len(channels_in), len(channels_out))
-        made.reader = take_linear(self.reader, self.reader_rows(heads), channels_in)
-        made.writer = take_linear(self.writer, channels_out, self.writer_columns(heads))
-        made.spec = replace(made.spec, reader_bias=self.spec.reader_bias, writer_bias=self.spec.writer_bias)
-        return made
+        reader = take_linear(self.reader, self.reader_rows(heads), channels_in)
+        return self.with_units(heads, reader, take_linear(self.writer, channels_out, self.writer_columns(heads)))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
         """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse)."""

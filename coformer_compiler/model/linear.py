@@ -12,10 +12,10 @@ def take_linear(linear: nn.Linear, rows: Sequence[int] | None, columns: Sequence
     """A linear with the given output rows and input columns; None keeps all, in order."""
     weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
     if rows is not None:
-        weight = weight[list(rows)]
+        weight = weight.index_select(0, torch.as_tensor(list(rows)))
         bias = None if bias is None else bias[list(rows)]
     if columns is not None:
-        weight = weight[:, list(columns)]
+        weight = weight.index_select(1, torch.as_tensor(list(columns)))
     return linear_from(weight, bias)
 
 

@@ -50,18 +50,25 @@ class Mlp(nn.Module):
         """Columns of `writer` that the given neurons own."""
         return list(neurons)
 
-    def with_units(self, neurons: Sequence[int], embed: int, out: int) -> Mlp:
-        """An MLP of the given widths with as many neurons as given; linears unset."""
-        spec = replace(self.spec, embed=embed, out=out, neurons=len(neurons), reader_bias=True, writer_bias=True)
-        return Mlp(spec)
+    def with_units(self, neurons: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Mlp:
+        """An MLP made of the given linears, with as many neurons as given."""
+        spec = replace(
+            self.spec,
+            embed=reader.in_features,
+            out=writer.out_features,
+            neurons=len(neurons),
+            reader_bias=reader.bias is not None,
+            writer_bias=writer.bias is not None,
+        )
+        with torch.device("meta"):
+            made = Mlp(spec)
+        made.reader, made.writer = reader, writer
+        return made
 
     def take(self, neurons: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Mlp:
         """Index selection: the given neurons, reading and writing the given channels."""
-        made = self.with_units(neurons, len(channels_in), len(channels_out))
-        made.reader = take_linear(self.reader, neurons, channels_in)
-        made.writer = take_linear(self.writer, channels_out, neurons)
-        made.spec = replace(made.spec, reader_bias=self.spec.reader_bias, writer_bias=self.spec.writer_bias)
-        return made
+        reader = take_linear(self.reader, neurons, channels_in)
+        return self.with_units(neurons, reader, take_linear(self.writer, channels_out, neurons))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
         """MatMul, activation, MatMul."""

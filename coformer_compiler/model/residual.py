@@ -36,6 +36,14 @@ class Residual(nn.Module):
             self.shortcut = nn.Linear(spec.branch.embed, spec.branch.out, bias=False)
             nn.init.eye_(self.shortcut.weight)
 
+    @classmethod
+    def assemble(cls, layer: int, norm: Norm, branch: Branch, shortcut: nn.Linear | None = None) -> Residual:
+        """A sub-block of finished parts."""
+        with torch.device("meta"):
+            made = cls(ResidualSpec(layer, norm.spec, branch.spec))
+        made.norm, made.branch, made.shortcut = norm, branch, shortcut
+        return made
+
     @property
     def spec(self) -> ResidualSpec:
         """The shapes as they are now."""
@@ -66,11 +74,7 @@ class Residual(nn.Module):
         """
         if self.shortcut is not None:
             raise ValueError(f"layer {self.layer} has a shortcut matrix and no channels to select")
-        branch = self.branch.take(units, channels, channels)
-        norm = self.norm.take(channels)
-        made = Residual(ResidualSpec(self.layer, norm.spec, branch.spec))
-        made.norm, made.branch = norm, branch
-        return made
+        return Residual.assemble(self.layer, self.norm.take(channels), self.branch.take(units, channels, channels))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
         """Norm, branch and the sum with the shortcut."""

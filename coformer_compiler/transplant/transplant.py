@@ -159,7 +159,7 @@ class _Walker:
         share = self.shares[block.layer]
         units = share.heads if block.kind == "attention" else share.neurons
         rows = block.branch.reader_rows(units)
-        local.branch = block.branch.with_units(units, self.width, self.width).to(block.branch.reader.weight.device)
+        local.branch = block.branch.with_units(units, local.branch.reader, local.branch.writer)
         self.reading = (local, list(units))
         return SplitGram(self.width, len(rows), block.branch.reader.weight.device), rows, local
 
