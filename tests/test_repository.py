@@ -190,3 +190,23 @@ def test_example_teacher_is_small_and_complete() -> None:
     assert header["patch_embed.proj.weight"]["shape"] == [96, 1, 2, 2]
     assert header["head.weight"]["shape"] == [10, 96]
     assert len([name for name in header if name.endswith("attn.qkv.weight")]) == 6
+
+
+@pytest.mark.slow
+def test_example_teacher_is_as_good_as_documented() -> None:
+    code = """
+import sys
+sys.path.insert(0, "examples/digits")
+from train_teacher import NAME, OPTIONS, accuracy
+from coformer_compiler.data import load_data
+from coformer_compiler.torchvision_operators import ensure_torchvision_operators
+ensure_torchvision_operators()
+import timm
+from safetensors.torch import load_file
+model = timm.create_model(NAME, **OPTIONS)
+model.load_state_dict(load_file("examples/digits/teacher.safetensors"))
+data = load_data("digits", image_size=8, channels=1)
+assert accuracy(model, data.validation) >= 0.995, accuracy(model, data.validation)
+assert accuracy(model, data.test) >= 0.985, accuracy(model, data.test)
+"""
+    run_python(code)
