@@ -63,7 +63,9 @@ def check_structure(proto: onnx.ModelProto, where: str) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(
-            f"onnx.checker refuses the graph: {' '.join(str(error).split())}", where, "report it as a bug of this pass"
+            f"onnx.checker refuses the graph: {' '.join(str(error).split())}",
+            where,
+            "report it as a bug, with the graph",
         ) from error
 
 
@@ -87,7 +89,9 @@ def outputs_of(
         return [dict(zip(names, session.run(names, {**case, **weights}), strict=True)) for case in cases]
     except Exception as error:  # ONNX Runtime has one exception class per status code and no common public base
         raise CheckFailed(
-            f"ONNX Runtime {onnxruntime.__version__} fails: {' '.join(str(error).split())}", where, "report it as a bug"
+            f"ONNX Runtime {onnxruntime.__version__} fails: {' '.join(str(error).split())}",
+            where,
+            "report it as a bug, with the graph",
         ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from coformer_passes.numerics import Arrays
     from coformer_passes.pipeline import Pass
 
 Verify = Literal["each", "end"]
 
 TOLERANCE = 1e-5
 """Greatest |after − before| that a pass may cause, as a part of the greatest magnitude of the output."""
+
+ALL_PASSES = 3
+"""How many times TOLERANCE all passes together may cause."""
 
 EACH_UP_TO_WEIGHTS = 2_000_000
 """Models of more weights are compared once, at the end."""
@@ -53,7 +57,7 @@ class PassRecord:
 def legalise(
     model: ir.Model,
     target: Target,
-    golden: Mapping[str, NDArray[np.generic]],
+    golden: Arrays,
     *,
     verify: Verify | None = None,
     tolerance: float = TOLERANCE,
@@ -68,8 +72,8 @@ def legalise(
         golden: input name → array `(cases, …)`; each case runs as a batch of one, cast to the graph's input dtype.
         verify: compare numerics after "each" pass, on all cases, or at the "end", on CASES_AT_THE_END of them;
             None takes "each" up to EACH_UP_TO_WEIGHTS weights, and logs which it took.
-        tolerance: see TOLERANCE; for each comparison of two neighbouring graphs, and ten times that for the last
-            graph against the first.
+        tolerance: see TOLERANCE; for each comparison of two neighbouring graphs, and ALL_PASSES times that for the
+            last graph against the first.
         passes: instead of the pipeline of the target's engine.
         record: called after each pass with what it did.
 
@@ -81,35 +85,48 @@ def legalise(
     mode = verify if verify is not None else _mode_by_size(model)
     if mode == "end":
         golden = {name: array[:CASES_AT_THE_END] for name, array in golden.items()}
-    proto, weights = proto_without_weights(model)
-    check_structure(proto, "graph before the passes")
-    first = outputs_of(proto, weights, cases_of(golden, model), "graph before the passes")
-
+    first = _outputs(model, golden, "graph before the passes")
     result, before = model.clone(), first
     for each in chosen:
         started = time.perf_counter()
         modified = _run_pass(each, result, target)
         milliseconds = (time.perf_counter() - started) * 1e3
         difference = None
-        if modified:
-            proto, weights = proto_without_weights(result)
-            check_structure(proto, each.__name__)
-            if mode == "each":
-                after = outputs_of(proto, weights, cases_of(golden, result), each.__name__)
-                difference, output = relative_difference(before, after)
-                if not difference <= tolerance:
-                    raise _differs(each.__name__, output, difference, tolerance)
-                before = after
+        if modified and mode == "each":
+            after = _outputs(result, golden, each.__name__)
+            difference = _compare(before, after, each.__name__, tolerance)
+            before = after
+        elif modified:
+            check_structure(proto_without_weights(result)[0], each.__name__)
         if record is not None:
             record(PassRecord(each.__name__, modified, milliseconds, difference))
-    proto, weights = proto_without_weights(result)
-    last = before if mode == "each" else outputs_of(proto, weights, cases_of(golden, result), "graph after the passes")
-    difference, output = relative_difference(first, last)
-    if difference <= 10 * tolerance:
-        return result
-    if mode == "end":
-        legalise(model, target, golden, verify="each", tolerance=tolerance, passes=passes)
-    raise _differs("all passes together", output, difference, 10 * tolerance)
+    last = before if mode == "each" else _outputs(result, golden, "graph after the passes")
+    try:
+        _compare(first, last, "all passes together", ALL_PASSES * tolerance)
+    except CheckFailed:
+        if mode == "end":
+            legalise(model, target, golden, verify="each", tolerance=tolerance, passes=passes)
+        raise
+    return result
+
+
+def _outputs(model: ir.Model, golden: Arrays, where: str) -> list[dict[str, NDArray[np.generic]]]:
+    """The outputs of a graph that onnx.checker accepts, of every golden case."""
+    proto, weights = proto_without_weights(model)
+    check_structure(proto, where)
+    return outputs_of(proto, weights, cases_of(golden, model), where)
+
+
+def _compare(before: Sequence[Arrays], after: Sequence[Arrays], where: str, tolerance: float) -> float:
+    """The difference, where it is within the tolerance."""
+    difference, output = relative_difference(before, after)
+    if difference <= tolerance:
+        return difference
+    raise CheckFailed(
+        f"output '{output}' differs by {difference:.2g} of its magnitude, {tolerance:.0e} is allowed",
+        where,
+        "report it as a bug of this pass, with the graph",
+    )
 
 
 def _mode_by_size(model: ir.Model) -> Verify:
@@ -130,14 +147,6 @@ def _run_pass(each: Pass, model: ir.Model, target: Target) -> bool:
         said = "says that it changed the graph and did not" if modified else "changed the graph and says it did not"
         raise CheckFailed(said, each.__name__, "report it as a bug of this pass")
     return modified
-
-
-def _differs(where: str, output: str, difference: float, tolerance: float) -> CheckFailed:
-    return CheckFailed(
-        f"output '{output}' differs by {difference:.2g} of its magnitude, {tolerance:.0e} is allowed",
-        where,
-        "report it as a bug of this pass, with the graph",
-    )
 
 
 def _fingerprint(model: ir.Model) -> Hashable:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coformer_passes.pipeline import PIPELINES
 from coformer_passes.runner import PassRecord, legalise
@@ -60,6 +62,44 @@ def test_every_target_takes_every_shape(transformer, outputs, name, shape) -> No
         difference = np.abs(outputs(result, pixels=fed)[0] - expected).max() / np.abs(expected).max()
         assert difference < 1e-5
     assert [value.name for value in result.graph.outputs] == ["features"]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    shape=st.fixed_dictionaries(
+        {
+            "layers": st.integers(1, 3),
+            "embed": st.integers(1, 40),
+            "heads": st.integers(1, 4),
+            "head_dim": st.integers(1, 12),
+            "mlp": st.integers(1, 50),
+            "channels": st.integers(1, 3),
+            "qk_norm": st.booleans(),
+            "shortcut": st.booleans(),
+            "pool": st.sampled_from(["token", "mean"]),
+            "activation": st.sampled_from(["none", "tanh"]),
+        }
+    ),
+    name=st.sampled_from(["cpu", "jetson-nano"]),
+)
+def test_any_shape(transformer, shape, name) -> None:
+    model, target = transformer(image=8, patch=4, **shape), load_target(name)
+    result = legalise(model, target, _golden(model), tolerance=1e-4)
+    assert result.graph.opset_imports[""] <= target.opset
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_an_aggregator_of_several_inputs(parse, outputs, name) -> None:
+    random = np.random.default_rng(0)
+    text = """g (float[1,4] features_0, float[1,6] features_2) => (float[1,3] logits) {
+        x = Concat<axis = 1>(features_0, features_2)  p = MatMul(x, w)  logits = Add(p, b)
+    }"""
+    arrays = {"w": random.standard_normal((10, 3)).astype(np.float32), "b": np.ones(3, np.float32)}
+    golden = {f"features_{n}": random.standard_normal((5, d)).astype(np.float32) for n, d in ((0, 4), (2, 6))}
+    model = parse(text, arrays)
+    result = legalise(model, load_target(name), golden)
+    one = {key: array[:1] for key, array in golden.items()}
+    np.testing.assert_allclose(outputs(result, **one)[0], outputs(model, **one)[0], rtol=1e-5)
 
 
 def test_the_graph_of_a_jetson_nano(transformer, op_types, golden_text) -> None:

@@ -96,9 +96,9 @@ def test_the_pass_that_broke_its_contract_is_named(parse, cpu, culprit, message,
 
 @pytest.mark.parametrize("verify", ["each", "end"])
 def test_small_differences_may_not_add_up(parse, cpu, verify) -> None:
-    few, many = (breaks_them_a_little,) * 5, (breaks_them_a_little,) * 20
+    few, many = (breaks_them_a_little,) * 2, (breaks_them_a_little,) * 5
     assert legalise(parse(TEXT, ARRAYS), cpu, GOLDEN, passes=few, verify=verify)
-    with pytest.raises(CheckFailed, match=r"^all passes together: output 'y' differs by 0.00018 .* 1e-04 is allowed"):
+    with pytest.raises(CheckFailed, match=r"^all passes together: output 'y' differs by 4.5e-05 .* 3e-05 is allowed"):
         legalise(parse(TEXT, ARRAYS), cpu, GOLDEN, passes=many, verify=verify)
 
 
