@@ -85,16 +85,12 @@ def _fold(scale_node: ir.Node) -> bool:
 
 def _scaled_value(node: ir.Node) -> tuple[ir.Value | None, float]:
     """The value that a Mul or Div by one number scales, and the factor."""
-    first, second = scalar_of(node.inputs[0]), scalar_of(node.inputs[1])
-    if second is not None and first is None and second != 0.0 and _rank(node.inputs[1]) <= _rank(node.inputs[0]):
-        return node.inputs[0], second if node.op_type == "Mul" else 1.0 / second
-    if (
-        node.op_type == "Mul"
-        and first is not None
-        and second is None
-        and _rank(node.inputs[0]) <= _rank(node.inputs[1])
-    ):
-        return node.inputs[1], first
+    left, right = node.inputs
+    first, second = scalar_of(left), scalar_of(right)
+    if second and first is None and _rank(right) <= _rank(left):
+        return left, second if node.op_type == "Mul" else 1.0 / second
+    if first and second is None and node.op_type == "Mul" and _rank(left) <= _rank(right):
+        return right, first
     return None, 1.0
 
 
@@ -125,8 +121,6 @@ def _scale_origin(value: ir.Value, reader: ir.Node, scale: float) -> bool:
 def _scale_linear(linear: Linear, path: list[_Step], reader: ir.Node, scale: float) -> bool:
     import numpy as np
 
-    if linear.add is not None and linear.add is not linear.product and only_consumer(linear.product.outputs[0]) is None:
-        return False
     shape = static_shape(linear.output)
     if shape is None:
         return False

@@ -98,7 +98,7 @@ def _affine_chain_before(conv: ir.Node, *, channels: int, rank: int) -> _Affine:
         if node is None or only_consumer(node.outputs[0]) is None:
             break
         constant = _per_channel(node.inputs[1], channels, rank)
-        if constant is None:
+        if constant is None or (node.op_type == "Div" and not constant.all()):
             break
         if node.op_type in ("Add", "Sub"):
             shift = shift + scale * (constant if node.op_type == "Add" else -constant)

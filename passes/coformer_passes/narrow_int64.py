@@ -32,15 +32,15 @@ def narrow_int64(model: ir.Model, target: Target) -> bool:
     Shapes, axes, sizes and bounds stay int64, as ONNX wants them; the parser narrows these itself. Every value is
     proved to fit; the bounds of a Slice that do not are clamped, which means the same on every axis that exists.
 
-    Why: TensorRT has no 64-bit integers before 10: its parser clamps them, with a warning at best, and a real 64-bit
+    Why: TensorRT has no 64-bit integers before 9: its parser clamps them, with a warning at best, and a real 64-bit
     number becomes another one.
-    TensorRT: up to 9.
+    TensorRT: up to 8.6.
     Source: onnx-tensorrt issues 432 and 587; docs/operators.md of 8.2.
 
     Raises:
         CoformerError: a constant holds a number that int32 does not, and it is no bound of a Slice.
     """
-    if not tensorrt_older_than(target, 10):
+    if not tensorrt_older_than(target, 9):
         return False
     changed = False
     for node in list(model.graph.all_nodes()):

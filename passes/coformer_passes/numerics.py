@@ -114,13 +114,8 @@ def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.gener
     cases: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(count)]
     for name, array in golden.items():
         value = wanted[name]
-        shape = None if value.shape is None else value.shape
-        fits = shape is None or (
-            array.ndim == len(shape)
-            and all(
-                not isinstance(dim, int) or dim == size for dim, size in zip(shape[1:], array.shape[1:], strict=True)
-            )
-        )
+        shape = value.shape
+        fits = shape is None or (array.ndim == len(shape) and _same_axes(shape[1:], array.shape[1:]))
         if not fits or len(array) != count:
             raise CoformerError(
                 f"'{name}' has shape {array.shape}, the graph wants {shape} for each of {count} cases",

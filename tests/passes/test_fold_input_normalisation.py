@@ -102,6 +102,12 @@ def test_a_constant_per_pixel_is_left(parse, op_types, cpu) -> None:
     assert op_types(model) == ["Cast", "Sub", "Mul", "Conv"]
 
 
+def test_a_division_by_zero_is_left(parse, op_types, cpu) -> None:
+    model = parse(GRAPH.replace("Mul(shifted, scale)", "Div(shifted, scale)"), {**ARRAYS, "scale": 0 * SCALE})
+    assert not fold_input_normalisation(model, cpu)
+    assert op_types(model) == ["Cast", "Sub", "Div", "Conv"]
+
+
 def test_a_value_that_others_read_is_left(parse, op_types, cpu) -> None:
     text = GRAPH.replace("(float[1,5,2,2] y)", "(float[1,5,2,2] y, float[1,3,8,8] z)").replace(
         "y = Conv", "z = Relu(scaled)\n    y = Conv"
