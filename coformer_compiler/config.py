@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from coformer_compiler.decomposer.strategies import STRATEGIES
 from coformer_compiler.device import Device
 from coformer_compiler.frontends import ModelSource
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest_rules import DEVICE_NAME
 from coformer_targets import load_target, load_target_file
 from coformer_targets.nearest import suggestion
 from coformer_targets.toml import read_toml
@@ -29,57 +30,65 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """`[model]`: which teacher; see `frontends.ModelSource`."""
 
-    name: str
-    weights: Literal["file", "hub", "random"] = "file"
-    checkpoint: Path | None = None
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    name: str = Field(description="`timm:NAME`")
+    weights: Literal["file", "hub", "random"] = Field(
+        default="file", description="a local file, the library's own download, or random ones by `seed`"
+    )
+    checkpoint: Path | None = Field(
+        default=None, description="safetensors or pth file, or a folder of the hub's format"
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="constructor options that differ from the named model's, such as `num_classes`",
+    )
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        default=None, description="per channel, on a scale of 0 to 1; the model's own where left out"
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, description="likewise")
 
 
 class DataSection(_Section):
-    """`[data]`: which samples.
+    """`[data]`: which samples."""
 
-    `source` is `KIND` or `KIND:PATH`; `calibration` is how many training samples the transplant sees; `crop` is the
-    share of a photograph's shorter side that is kept.
-    """
-
-    source: str
-    calibration: int = Field(default=1024, ge=8)
-    crop: float = Field(default=1.0, gt=0, le=1)
+    source: str = Field(description="`KIND` or `KIND:PATH`, see [Data](#data)")
+    calibration: int = Field(default=1024, ge=8, description="training samples that the transplant is fitted on")
+    crop: float = Field(default=1.0, gt=0, le=1, description="share of a photograph's shorter side that is kept")
 
 
 class PolicySection(_Section):
-    """`[policy]`: how the teacher is shared out, and how the members get their weights.
+    """`[policy]`: how the teacher is shared out, and how the members get their weights."""
 
-    `basis` "auto" tries one basis for the whole stream and one per norm and keeps the better by held-out loss.
-    """
-
-    strategy: str = "proportional"
-    file: Path | None = None
-    overlap: bool = False
-    method: Literal["transplant", "index"] = "transplant"
-    basis: Literal["auto", "global", "per-norm"] = "auto"
-    importance: Literal["activation", "taylor"] = "activation"
+    strategy: str = Field(default="proportional", description="`proportional`, `uniform` or `file`")
+    file: Path | None = Field(default=None, description="a policy, for strategy `file`")
+    overlap: bool = Field(default=False, description="members may keep the same heads and neurons")
+    method: Literal["transplant", "index"] = Field(
+        default="transplant", description="fit members to the teacher in closed form, or cut out rows and columns"
+    )
+    basis: Literal["auto", "global", "per-norm"] = Field(
+        default="auto", description="of the narrower stream; `auto` tries both and keeps the better on held-out data"
+    )
+    importance: Literal["activation", "taylor"] = Field(
+        default="activation", description="what decides which heads and neurons matter"
+    )
 
 
 class DeviceSection(_Section):
     """`[[devices]]`: one board; figures that are left out are the target's."""
 
-    name: str
-    target: str | None = None
-    target_file: Path | None = None
-    gflops: float | None = Field(default=None, gt=0)
-    memory_mb: float | None = Field(default=None, gt=0)
-    max_gflop: float | None = Field(default=None, gt=0)
-    central: bool = False
+    name: str = Field(description="your name for it: letters, digits, `_`, `.` and `-`")
+    target: str | None = Field(default=None, description="a name that `coformerc targets` lists")
+    target_file: Path | None = Field(default=None, description="a target of your own, in place of `target`")
+    gflops: float | None = Field(default=None, gt=0, description="sustained FP32 throughput, 10⁹ operations a second")
+    memory_mb: float | None = Field(default=None, gt=0, description="what the member may use, engine library included")
+    max_gflop: float | None = Field(default=None, gt=0, description="most work per inference, 10⁹ operations")
+    central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")
 
 
 class ConfigSection(_Section):
     """The whole file."""
 
-    title: str | None = None
-    seed: int = Field(default=0, ge=0)
+    title: str | None = Field(default=None, description="of the report")
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn at random")
     model: ModelSection
     data: DataSection
     policy: PolicySection = PolicySection()
@@ -129,19 +138,30 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
     where = "command line" if path is None else f"config {path.name}"
     content = {} if path is None else read_toml(path, f"config {path.name}")
     folder = Path.cwd() if path is None else path.resolve().parent
+    _refuse_values_for_tables(content, where)
     merged = _merged(content, overrides)
     for section, what, flag in (
-        ("model", "model", "--model"),
-        ("data", "data set", "--data"),
-        ("devices", "device", "--target"),
+        ("model", "model", "--model LIBRARY:NAME"),
+        ("data", "data set", "--data KIND:PATH"),
+        ("devices", "device", "--target NAME"),
     ):
         if not merged.get(section):
-            raise CoformerError(f"names no {what}", where, f"add [{section}] or give {flag}")
+            table = "[[devices]]" if section == "devices" else f"[{section}]"
+            raise CoformerError(f"names no {what}", where, f"give {flag}, or {table} in a configuration file")
     try:
         checked = ConfigSection.model_validate(merged)
     except ValidationError as error:
-        raise _config_error(error, where) from error
+        raise _config_error(error, where, merged) from error
     return _build_config(checked, folder, where)
+
+
+def _refuse_values_for_tables(content: dict[str, Any], where: str) -> None:
+    for key in ("model", "data", "policy", "booster"):
+        if key in content and not isinstance(content[key], dict):
+            raise CoformerError(f"{key} = {content[key]!r} is no table", where, f"write [{key}], its keys below it")
+    devices = content.get("devices", [])
+    if not isinstance(devices, list) or not all(isinstance(device, dict) for device in devices):
+        raise CoformerError("'devices' is no list of tables", where, "write [[devices]] once per device")
 
 
 def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
@@ -150,13 +170,15 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
     if given.model is not None:
         model = {"name": given.model}
     if given.checkpoint is not None:
-        model["checkpoint"] = str(given.checkpoint.resolve())
+        model |= {"checkpoint": str(given.checkpoint.expanduser().resolve()), "weights": "file"}
     if given.weights is not None:
         model["weights"] = given.weights
+        if given.weights != "file" and given.checkpoint is None:
+            model.pop("checkpoint", None)
     if given.options:
         model["options"] = {**model.get("options", {}), **{key: _scalar(text) for key, text in given.options}}
     if given.data is not None:
-        data["source"] = given.data
+        data["source"] = _absolute_source(given.data, Path.cwd())
     if given.strategy is not None:
         policy["strategy"] = given.strategy
     if given.targets:
@@ -206,9 +228,17 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         )
     if model.weights == "file" and model.checkpoint is None:
         raise CoformerError(
-            "no checkpoint", f"{where}, model.checkpoint", "name a file, or set model.weights to 'hub' or 'random'"
+            "no checkpoint",
+            f"{where}, model.checkpoint",
+            "name its file (--checkpoint FILE), or set model.weights (--weights) to 'hub' or 'random'",
         )
-    checkpoint = None if model.checkpoint is None or model.weights != "file" else folder / model.checkpoint
+    if model.weights != "file" and model.checkpoint is not None:
+        raise CoformerError(
+            f"the weights are to be '{model.weights}', and a checkpoint is named",
+            f"{where}, model.checkpoint",
+            "leave the checkpoint away, or set model.weights to 'file'",
+        )
+    checkpoint = None if model.checkpoint is None else _absolute(model.checkpoint, folder)
     source = ModelSource(
         model.name,
         model.weights,
@@ -219,7 +249,7 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         section.seed,
     )
     data = section.data.model_copy(update={"source": _absolute_source(section.data.source, folder)})
-    policy = policy.model_copy(update={"file": None if policy.file is None else folder / policy.file})
+    policy = policy.model_copy(update={"file": None if policy.file is None else _absolute(policy.file, folder)})
     title = section.title or f"{model.name.partition(':')[2]} on {len(section.devices)} devices"
     return BuildConfig(
         title,
@@ -234,12 +264,22 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
 
 def _absolute_source(source: str, folder: Path) -> str:
     kind, colon, location = source.partition(":")
-    return f"{kind}:{folder / location}" if colon and location else source
+    return f"{kind}:{_absolute(Path(location), folder)}" if colon and location else source
+
+
+def _absolute(path: Path, folder: Path) -> Path:
+    return folder / path.expanduser()
 
 
 def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tuple[Device, ...]:
     names = [section.name for section in sections]
     for name in names:
+        if not DEVICE_NAME.fullmatch(name):
+            raise CoformerError(
+                f"'{name}' cannot be a device's name",
+                f"{where}, devices",
+                "use up to 63 letters, digits, '_', '.' and '-', a letter or digit first",
+            )
         if names.count(name) > 1:
             raise CoformerError(
                 f"device '{name}' is listed {names.count(name)} times",
@@ -262,7 +302,7 @@ def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tup
         target = (
             load_target(section.target)
             if section.target is not None
-            else load_target_file(folder / str(section.target_file))
+            else load_target_file(_absolute(Path(str(section.target_file)), folder))
         )
         devices.append(
             Device(
@@ -288,22 +328,27 @@ def _booster(content: dict[str, Any], seed: int, where: str) -> BoosterOptions:
     try:
         return TypeAdapter(BoosterOptions).validate_python({"seed": seed, **content})
     except ValidationError as error:
-        raise _config_error(error, where, "booster") from error
+        raise _config_error(error, where, {}, "booster") from error
+    except CoformerError as error:
+        raise CoformerError(error.what, f"{where}, booster", error.mend) from error
 
 
-def _config_error(error: ValidationError, where: str, prefix: str = "") -> CoformerError:
+def _config_error(error: ValidationError, where: str, content: dict[str, Any], prefix: str = "") -> CoformerError:
+    """The first of pydantic's complaints in the house's words; a device is called by its name."""
     first = error.errors()[0]
-    parts = [prefix] if prefix else []
-    parts += [
-        str(part) for part in first["loc"] if not (isinstance(part, str) and part in ("bool", "int", "float", "str"))
-    ]
-    path = ".".join(parts)
+    location = list(first["loc"])
+    if location[0] == "devices" and len(location) > 2:
+        name = content["devices"][location[1]].get("name", f"number {int(location[1]) + 1}")
+        where, location = f"{where}, device '{name}'", location[2:]
+    # pydantic appends the tried type of a union to the path
+    path = ".".join([prefix] * bool(prefix) + [str(p) for p in location if p not in ("bool", "int", "float", "str")])
     if first["type"] == "extra_forbidden":
         known = list(_section_at(first["loc"][:-1]).model_fields)
         return CoformerError(f"unknown key '{path}'", where, suggestion(str(first["loc"][-1]), known, noun="key"))
     if first["type"] == "missing":
         return CoformerError(f"the key '{path}' is missing", where, "add it")
-    return CoformerError(f"{path} = {first.get('input')!r} is refused: {first['msg']}", where, "mend the value")
+    expected = first["msg"].replace("Input should", "it should").partition(", unable to parse")[0]
+    return CoformerError(f"{path} = {first.get('input')!r} is refused", where, expected)
 
 
 def _section_at(location: Sequence[int | str]) -> type[BaseModel]:
