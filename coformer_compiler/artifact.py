@@ -91,7 +91,7 @@ class Store:
         digests = tuple(parent.sha256 for parent in parents)
         key = _digest([kind, digests, options, toolchain_digest()])[:24]
         final = self.folder / kind / key
-        artifact = _load(kind, final)
+        artifact = load_artifact(kind, final)
         if artifact is None:
             if self.read_only:
                 raise NotCached(kind)
@@ -107,7 +107,10 @@ class Store:
     def _make(self, kind: str, final: Path, parents: tuple[str, ...], make: Callable[[Path, Path], None]) -> Artifact:
         began = time.monotonic()
         fresh, work = final.with_name(final.name + ".new"), final.with_name(final.name + ".work")
-        for folder in (fresh, final):
+        if final.exists():
+            self.progress.note(f"{kind}: the cache entry is damaged, it is made again")
+        # The build holds the output folder's lock, so that unfinished folders of any key are left over from a kill.
+        for folder in (final, *final.parent.glob("*.new")):
             shutil.rmtree(folder, ignore_errors=True)
         fresh.mkdir(parents=True)
         work.mkdir(exist_ok=True)
@@ -134,20 +137,20 @@ def _made_by_first(kind: str, final: Path, work_along: Callable[[Path, Path], No
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="coformer-") as scratch:
             work_along(Path(scratch), work)
-    while (artifact := _load(kind, final)) is None:
+    while (artifact := load_artifact(kind, final)) is None:
         # torchrun ends this process if the first one fails, so the wait needs no end of its own.
         time.sleep(0.2)
     return artifact
 
 
-def _load(kind: str, folder: Path) -> Artifact | None:
+def load_artifact(kind: str, folder: Path) -> Artifact | None:
+    """The finished artifact of a folder; None if there is none, or one that is not what it was."""
     try:
         record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        artifact = Artifact(kind, folder, record["sha256"], tuple(record["parents"]), float(record["seconds"]), True)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if tree_digest(folder) != record.get("sha256"):
-        return None
-    return Artifact(kind, folder, record["sha256"], tuple(record["parents"]), float(record["seconds"]), True)
+    return artifact if tree_digest(folder) == artifact.sha256 else None
 
 
 def tree_digest(folder: Path) -> str:
