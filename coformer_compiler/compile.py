@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coformer_compiler.artifact import NotCached, Store, first_process
+from coformer_compiler.artifact import NotCached, Store, file_digest, first_process, tree_digest
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data
 from coformer_compiler.decomposer.policy import policy_json
@@ -28,6 +28,7 @@ from coformer_compiler.stages.pack import pack_bundles
 from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
 from coformer_compiler.stages.transplant import transplant_members
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest import MANIFEST_NAME
 
 STAGES = ("import", "calibrate", "decompose", "transplant", "boost", "evaluate", "lower", "pack", "measure")
 BUILD_FORMAT = "coformer-build/1"
@@ -113,26 +114,34 @@ def load_build_data(config: BuildConfig, teacher: Transformer) -> DataSet:
 
 
 def _publish(made: Artifacts, report: Report, config: BuildConfig, out: Path) -> None:
-    """Bundles, policy, report and the build's index; each appears whole, by rename, the index last."""
-    for device in config.devices:
-        _replace_folder(made.bundles.path / device.name, out / "bundles" / device.name)
+    """Bundles, policy, report and the build's index; each appears whole, by rename.
+
+    The index goes first and comes last: a folder without one holds no finished build. Bundles that are there already
+    stay untouched, since a node may be serving them.
+    """
+    bundles, index = out / "bundles", out / BUILD_NAME
+    if not (bundles.is_dir() and tree_digest(bundles) == made.bundles.sha256):
+        index.unlink(missing_ok=True)
+        _replace_folder(made.bundles.path, bundles)
     _write(out / "policy.json", policy_json(policy_of(made.policy)))
     write_report(report, out)
-    index = {
+    names = [device.name for device in config.devices]
+    content = {
         "format": BUILD_FORMAT,
         "build": report.build,
-        "devices": [device.name for device in config.devices],
+        "devices": names,
         "targets": [device.target.name for device in config.devices],
+        "manifests": {name: file_digest(bundles / name / MANIFEST_NAME) for name in names},
         "system": made.boosted.path.relative_to(out).as_posix(),
+        "packed": made.bundles.path.relative_to(out).as_posix(),
     }
-    _write(out / BUILD_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    _write(index, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _replace_folder(source: Path, final: Path) -> None:
     fresh, old = final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
     for folder in (fresh, old):
         shutil.rmtree(folder, ignore_errors=True)
-    final.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("artifact.json"))
     if final.exists():
         final.rename(old)

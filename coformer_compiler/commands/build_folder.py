@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coformer_compiler.compile import BUILD_FORMAT, BUILD_NAME
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest import MANIFEST_NAME
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,18 @@ class BuildFolder:
         build: digest that all bundles share.
         devices: names, in member order.
         bundles: bundle folders, in the same order.
-        system: folder of the trained members and aggregator that the graphs were lowered from.
+        manifests: SHA-256 of each bundle's manifest, in the same order.
+        system: cache entry of the trained members and aggregator that the graphs were lowered from.
+        packed: cache entry that the bundles are copies of.
     """
 
     path: Path
     build: str
     devices: tuple[str, ...]
     bundles: tuple[Path, ...]
+    manifests: tuple[str, ...]
     system: Path
+    packed: Path
 
 
 def open_build(path: Path) -> BuildFolder:
@@ -43,9 +48,18 @@ def open_build(path: Path) -> BuildFolder:
             raise ValueError(f"format is '{data['format']}', wanted '{BUILD_FORMAT}'")
         devices = tuple(str(name) for name in data["devices"])
         return BuildFolder(
-            path, data["build"], devices, tuple(path / "bundles" / name for name in devices), path / data["system"]
+            path,
+            str(data["build"]),
+            devices,
+            tuple(path / "bundles" / name for name in devices),
+            tuple(str(data["manifests"][name]) for name in devices),
+            path / data["system"],
+            path / data["packed"],
         )
     except OSError as error:
-        raise CoformerError("holds no finished build", f"folder {path}", mend) from error
+        what = "holds no finished build" if path.is_dir() else "there is no such folder"
+        if (path / MANIFEST_NAME).is_file():
+            what, mend = "is one bundle of a build", "name the build's folder, or use `coformer-node` for one bundle"
+        raise CoformerError(what, f"folder {path}", mend) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CoformerError(f"the index is broken ({error})", str(index), mend) from error
