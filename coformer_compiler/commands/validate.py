@@ -7,8 +7,9 @@ and aggregators together against torch for every subset, and, where all engines 
 from __future__ import annotations
 
 import functools
+import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from coformer_compiler.artifact import file_digest, load_artifact
 from coformer_compiler.commands.build_folder import BuildFolder, open_build
+from coformer_compiler.decomposer.policy import read_policy
 from coformer_compiler.model.system import System, load_system
-from coformer_compiler.stages.lower import MEMBER, TOLERANCE, verify_graph
+from coformer_compiler.stages.decompose import POLICY
+from coformer_compiler.stages.lower import MEMBER, TOLERANCE, run_graph, verify_graph
 from coformer_compiler.stages.measure import HOST_ENGINE
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.golden import check_bundle, load_golden
+from coformer_runtime.manifest import MANIFEST_NAME
+
+WHOLE = "whole system"
 
 
 @dataclass(frozen=True)
@@ -45,23 +52,51 @@ def validate_build(out: Path) -> list[Check]:
     build = open_build(out)
     checks: list[Check] = []
     bundles: list[Bundle] = []
-    for device, path in zip(build.devices, build.bundles, strict=True):
+    for number, (device, path) in enumerate(zip(build.devices, build.bundles, strict=True)):
         found = _attempt(checks, device, "files", functools.partial(open_bundle, str(path)))
+        same = _attempt(checks, device, "manifest", functools.partial(_check_manifest, build, number))
         if isinstance(found, Bundle):
-            bundles.append(found)
-    for bundle in bundles:
-        checks += _bundle_checks(bundle, build)
-    whole = "whole system"
-    if len(bundles) < len(build.devices) or not build.system.is_dir():
-        why = "a bundle is damaged" if len(bundles) < len(build.devices) else "the build's cache is gone"
-        return [*checks, Check(whole, "subsets against torch", skipped=why), Check(whole, "over sockets", skipped=why)]
+            checks += _bundle_checks(found)
+            bundles += [found] if same else []
+    _attempt(checks, WHOLE, "policy", lambda: _check_policy(build, bundles))
+    return checks + _system_checks(build, bundles)
+
+
+def _system_checks(build: BuildFolder, bundles: Sequence[Bundle]) -> list[Check]:
+    torch_check, socket_check = "subsets against torch", "over sockets against torch"
+    checks: list[Check] = []
+    why = None
+    if len(bundles) < len(build.devices):
+        why = "a bundle is damaged or of another build"
+    elif not build.system.is_dir():
+        why = "the trained weights are gone with the build's cache; build again to compare with them"
+    if why is None and not _attempt(checks, WHOLE, "trained weights", lambda: _check_trained(build)):
+        why = "the trained weights to compare with are damaged"
+    if why is not None:
+        return [*checks, Check(WHOLE, torch_check, skipped=why), Check(WHOLE, socket_check, skipped=why)]
     system = load_system(build.system)
-    _attempt(checks, whole, "subsets against torch", lambda: _check_subsets(bundles, system))
-    if all(bundle.manifest.engine.kind == HOST_ENGINE for bundle in bundles):
-        _attempt(checks, whole, "over sockets", lambda: _check_sockets(bundles, system))
+    _attempt(checks, WHOLE, torch_check, lambda: _check_subsets(bundles, system))
+    elsewhere = [bundle.manifest for bundle in bundles if bundle.manifest.engine.kind != HOST_ENGINE]
+    if elsewhere:
+        kinds = ", ".join(f"{manifest.engine.kind} of '{manifest.device}'" for manifest in elsewhere)
+        checks.append(Check(WHOLE, socket_check, skipped=f"{kinds} does not run on this machine"))
     else:
-        checks.append(Check(whole, "over sockets", skipped="not every member's engine runs on this machine"))
+        _attempt(checks, WHOLE, socket_check, lambda: _check_sockets(bundles, system))
     return checks
+
+
+def write_junit(path: Path, checks: Sequence[Check]) -> None:
+    """Write `junit_from_checks` to a file.
+
+    Raises:
+        CoformerError: if it cannot be written.
+    """
+    try:
+        path.write_text(junit_from_checks(checks), encoding="utf-8")
+    except OSError as error:
+        raise CoformerError(
+            f"cannot be written ({error.strerror})", f"JUnit file {path}", "name a file in a folder that exists"
+        ) from error
 
 
 def junit_from_checks(checks: Sequence[Check]) -> str:
@@ -84,37 +119,70 @@ def junit_from_checks(checks: Sequence[Check]) -> str:
 
 
 def _attempt(checks: list[Check], device: str, name: str, check: Callable[[], Any]) -> Any:
-    """Run one check and note how it ended; its result, or None where it failed."""
+    """Run one check and note how it ended; what it gave (True for nothing), or None where it failed."""
     try:
         result = check()
     except CoformerError as error:
         checks.append(Check(device, name, failure=str(error)))
         return None
     checks.append(Check(device, name))
-    return result
+    return True if result is None else result
 
 
-def _bundle_checks(bundle: Bundle, build: BuildFolder) -> Iterator[Check]:
+def _bundle_checks(bundle: Bundle) -> list[Check]:
     device = bundle.manifest.device
     checks: list[Check] = []
-    _attempt(checks, device, "build digest", lambda: _check_digest(bundle, build.build))
-    _attempt(checks, device, "graph structure", lambda: _check_structure(bundle))
+    if not _attempt(checks, device, "graph structure", lambda: _check_structure(bundle)):
+        return checks
     _attempt(checks, device, "graph on golden vectors", lambda: _check_graph(bundle))
     if bundle.manifest.engine.kind == HOST_ENGINE:
         _attempt(checks, device, "engine on golden vectors", lambda: check_bundle(bundle))
     else:
-        why = f"{bundle.manifest.engine.kind} does not run on this machine; the board checks it"
+        why = f"{bundle.manifest.engine.kind} does not run on this machine; `coformer-node` checks it on the board"
         checks.append(Check(device, "engine on golden vectors", skipped=why))
-    yield from checks
+    return checks
 
 
-def _check_digest(bundle: Bundle, build: str) -> None:
-    if bundle.manifest.build != build:
-        raise CheckFailed(
-            f"it is of build {bundle.manifest.build[:12]}, the folder's is {build[:12]}",
-            bundle.directory,
-            "build again",
-        )
+def _check_manifest(build: BuildFolder, number: int) -> None:
+    """The manifest vouches for the bundle's files; the build's index vouches for the manifest."""
+    device, path = build.devices[number], build.bundles[number] / MANIFEST_NAME
+    if path.is_file() and file_digest(path) == build.manifests[number]:
+        return
+    what = f"it is not the one of '{device}' that the build wrote"
+    try:
+        ours, theirs = (_flat(json.loads(p.read_text("utf-8"))) for p in (path, build.packed / device / MANIFEST_NAME))
+        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        first = [f"{key} is {json.dumps(ours.get(key))}, was {json.dumps(theirs.get(key))}" for key in keys]
+        more = f" (and {len(first) - 3} more)" if len(first) > 3 else ""
+        what += ": " + "; ".join(first[:3]) + more if first else ": written otherwise, of the same content"
+    except (OSError, ValueError) as error:
+        what += f" ({error})"
+    raise CheckFailed(what, str(path), "copy the bundle again, or build again")
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """`{"engine": {"kind": 1}}` as `{"engine.kind": 1}`."""
+    if not isinstance(value, dict):
+        return {path: value}
+    parts = [_flat(each, f"{path}.{key}".lstrip(".")) for key, each in value.items()]
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def _check_policy(build: BuildFolder, bundles: Sequence[Bundle]) -> None:
+    path = build.path / POLICY
+    digest = read_policy(path).sha256
+    for bundle in bundles:
+        if bundle.manifest.policy != digest:
+            raise CheckFailed(
+                f"its digest is {digest[:12]}, '{bundle.manifest.device}' was built for {bundle.manifest.policy[:12]}",
+                str(path),
+                "build again",
+            )
+
+
+def _check_trained(build: BuildFolder) -> None:
+    if load_artifact("boost", build.system) is None:
+        raise CheckFailed("the cache entry is not what the build wrote", str(build.system), "build again")
 
 
 def _check_structure(bundle: Bundle) -> None:
@@ -124,8 +192,8 @@ def _check_structure(bundle: Bundle) -> None:
         if spec.path.endswith(".onnx"):
             try:
                 onnx.checker.check_model(bundle.file(spec.path), full_check=True)
-            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-                raise CheckFailed(f"onnx.checker: {error}", spec.path, "build again") from error
+            except Exception as error:  # its own kinds, and protobuf's for a file that is no graph
+                raise CheckFailed(f"onnx.checker: {error}", bundle.file(spec.path), "build again") from error
 
 
 def _check_graph(bundle: Bundle) -> None:
@@ -147,20 +215,27 @@ def _check_subsets(bundles: Sequence[Bundle], system: System) -> None:
     central = next(bundle for bundle in bundles if bundle.manifest.is_central)
     pixels, _ = _golden(central)
     wanted = system.features(torch.from_numpy(pixels))
-    sent = {n: _through_graph(bundle, pixels) for n, bundle in enumerate(bundles)}
+    _check_answer(central, system.aggregator(wanted).numpy())
+    sent = {
+        n: run_graph(Path(bundle.file(MEMBER)), {bundle.manifest.input.name: pixels}, bundle.manifest.output.name)
+        for n, bundle in enumerate(bundles)
+    }
     for spec in central.manifest.aggregators:
         answer = system.aggregator({n: wanted[n] for n in spec.members}).numpy()
         feed = {f"features_{n}": sent[n] for n in spec.members}
         verify_graph(Path(central.file(spec.file)), feed, central.manifest.answer.name, answer)
 
 
-def _through_graph(bundle: Bundle, pixels: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(bundle.file(MEMBER), providers=["CPUExecutionProvider"])
-    value = session.get_inputs()[0]
-    cast = pixels if value.type == "tensor(uint8)" else pixels.astype(np.float32)
-    return np.concatenate([session.run(None, {value.name: cast[n : n + 1]})[0] for n in range(len(cast))])
+def _check_answer(central: Bundle, wanted: np.ndarray) -> None:
+    manifest = central.manifest
+    assert manifest.golden.answer is not None
+    answer = load_golden(central, manifest.golden.answer, manifest.answer.dtype, manifest.answer.shape)
+    same = answer.shape == wanted.shape
+    error = float(np.max(np.abs(answer - wanted) / (1 + np.abs(wanted)))) if same else float("inf")
+    if not error <= TOLERANCE:
+        raise CheckFailed(
+            f"the golden answer differs from torch by {error:.1e}", central.file(manifest.golden.answer), "build again"
+        )
 
 
 @torch.no_grad()

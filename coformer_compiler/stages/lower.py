@@ -99,23 +99,42 @@ def verify_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, want
     """Run a finished graph file in ONNX Runtime and compare it with torch, case by case.
 
     Raises:
-        CheckFailed: beyond `TOLERANCE`.
+        CheckFailed: beyond `TOLERANCE`, or if the graph does not run.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-    dtypes = {value.name: types[value.type] for value in session.get_inputs()}
-    for case in range(len(wanted)):
-        feed = {name: array[case : case + 1].astype(dtypes[name]) for name, array in inputs.items()}
-        got = session.run([output], feed)[0][0]
-        error = float(np.max(np.abs(got - wanted[case]) / (1 + np.abs(wanted[case]))))
+    got = run_graph(path, inputs, output)
+    if got.shape != wanted.shape:
+        raise CheckFailed(
+            f"'{output}' is {list(got.shape)}, torch gives {list(wanted.shape)}", f"graph {path}", "build again"
+        )
+    for case, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
+        error = float(np.max(np.abs(ours - theirs) / (1 + np.abs(theirs))))
         if not error <= TOLERANCE:
             raise CheckFailed(
                 f"'{output}' differs from torch by {error:.1e} on golden case {case}",
-                f"graph {path.name}",
-                "report it as a bug of the lowering",
+                f"graph {path}",
+                "build again; if that does not help, report a bug of the lowering",
             )
+
+
+def run_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str) -> np.ndarray:
+    """An output of a graph file in ONNX Runtime, `(cases, …)`; each case is a batch of one.
+
+    Raises:
+        CheckFailed: if ONNX Runtime refuses the graph or the inputs.
+    """
+    import onnxruntime
+
+    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        feeds = {value.name: inputs[value.name].astype(types[value.type]) for value in session.get_inputs()}
+        cases = len(next(iter(feeds.values())))
+        rows = [
+            session.run([output], {name: array[n : n + 1] for name, array in feeds.items()})[0] for n in range(cases)
+        ]
+    except Exception as error:  # the library's exceptions share no other base
+        raise CheckFailed(f"ONNX Runtime does not run it ({error})", f"graph {path}", "build again") from error
+    return np.concatenate(rows)
 
 
 def copy_graphs(graphs: Artifact, device: Device, into: Path) -> None:
