@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coformer_compiler import __version__
 from coformer_runtime.errors import CoformerError
 
+if TYPE_CHECKING:
+    from coformer_compiler.config import BuildConfig
+
 INTERNAL_ERROR = 3
+FULL_OR_FORBIDDEN = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
-    The exit code is 0 fine, 1 a check failed, 2 the user's mistake, 3 our bug (see the report file).
+    The exit code is 0 fine, 1 a check failed, 2 the user's mistake, 3 our bug (see the report file). With `--json`, a
+    failure is an object on the standard output as well as a line on the standard error.
     """
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except CoformerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error, options.json)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Whoever read has closed the pipe; nothing more can be said, not even by the interpreter when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 (exit code 3 is for what nobody foresaw)
-        print(f"error: internal error: {error}; the report is in {_bug_report(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN:
+            what, where = f"cannot be written ({error.strerror})", f"file {error.filename or 'unknown'}"
+            mend = "make room or get the right to write there, then run the same command again"
+            return _fail(CoformerError(what, where, mend), options.json)
+        text = f"{type(error).__name__}: {error}".strip(": ")
+        print(f"error: internal error ({text}); please send us {_bug_report(error)}", file=sys.stderr)
         return INTERNAL_ERROR
+
+
+def _fail(error: CoformerError, as_json: bool) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": {"what": error.what, "where": error.where, "mend": error.mend}})
+    return error.exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,18 +67,20 @@ def parser() -> argparse.ArgumentParser:
     targets = _command(commands, "targets", _targets, "list the targets, or print all that is known of one")
     targets.add_argument("name", nargs="?", help="a target")
     inspect = _command(commands, "inspect", _inspect, "describe a build, bundle, policy, graph or checkpoint")
-    inspect.add_argument("path", type=Path)
+    inspect.add_argument(
+        "path", type=Path, metavar="PATH", help="a folder or file that the toolchain wrote, or a checkpoint"
+    )
     validate = _command(commands, "validate", _validate, "check a build: files, graphs, numerics, the assembled system")
-    validate.add_argument("out", type=Path)
+    validate.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
     validate.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit XML file")
     run = _command(commands, "run", _run, "answer an input with a cluster of local processes")
-    run.add_argument("out", type=Path)
+    run.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
     run.add_argument(
         "--input", type=Path, required=True, metavar="FILE", help="a .npy file of uint8 pixels, or an image"
     )
     run.add_argument("--min-members", type=int, metavar="K", help="answer with at least K members (default: all)")
     bench = _command(commands, "bench", _bench, "measure a build's latency on this machine")
-    bench.add_argument("out", type=Path)
+    bench.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
     return top
 
 
@@ -71,19 +93,23 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 def _add_build(commands: Any) -> None:
     build = _command(commands, "build", _build, "compile a model for a list of devices")
-    build.add_argument("config", type=Path, nargs="?", metavar="CONFIG.toml")
+    build.add_argument(
+        "config", type=Path, nargs="?", metavar="CONFIG.toml", help="what to build; options override what it says"
+    )
     build.add_argument("-o", "--out", type=Path, metavar="OUT", help="output folder (default: build/NAME)")
     build.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="a device of this target; repeatable"
     )
     build.add_argument("--model", metavar="LIBRARY:NAME", help="the teacher, such as timm:deit_base_patch16_224")
     build.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights: safetensors, pth or a hub folder")
-    build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from (default: file)")
+    build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from")
     build.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help="constructor option")
     build.add_argument("--data", metavar="KIND:PATH", help="digits, imagefolder:DIR, npz:FILE or cifar100:DIR")
-    build.add_argument("--strategy", help="how the teacher is shared out (default: proportional)")
-    build.add_argument("--steps", type=int, help="training steps per member and in the joint phase; 0 trains nothing")
-    build.add_argument("--seed", type=int)
+    build.add_argument("--strategy", metavar="NAME", help="how the teacher is shared out: proportional or uniform")
+    build.add_argument(
+        "--steps", type=int, metavar="N", help="training steps per member and in the joint phase; 0 trains nothing"
+    )
+    build.add_argument("--seed", type=int, metavar="N", help="of everything that is drawn at random")
     build.add_argument("--resume", action="store_true", help="go on with an earlier build; refuse to begin a new one")
     build.add_argument(
         "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
@@ -138,76 +164,33 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _dry_run(config: Any, out: Path, as_json: bool) -> int:
+def _dry_run(config: BuildConfig, out: Path, as_json: bool) -> int:
     from coformer_compiler.commands.dry_run import dry_run
+    from coformer_compiler.commands.show import plan_text
 
     found = dry_run(config, out)
-    if as_json:
-        _print_json(found)
-        return 0
-    rows = [
-        (
-            m["device"] + (" (central)" if m["central"] else ""),
-            m["target"],
-            m["layers"],
-            m["embed"],
-            m["heads"],
-            m["neurons"],
-            f"{m['flops'] / 1e6:,.2f}",
-            f"{m['flops_share']:.1%}",
-            f"{m['params'] / 1e3:,.0f}",
-            f"{m['memory_mb']:,.0f} of {m['memory_limit_mb']:,.0f}",
-        )
-        for m in found["members"]
-    ]
-    columns = (
-        "device",
-        "target",
-        "layers",
-        "embed",
-        "heads",
-        "neurons",
-        "MFLOPs",
-        "of teacher",
-        "k params",
-        "memory MB",
-    )
-    _print_table(f"policy by strategy '{found['strategy']}'", columns, rows)
-    _print_table("stages", ("stage", "state"), list(found["stages"].items()))
-    for note in found["notes"]:
-        print(f"note: {note}")
+    _print(found, as_json, lambda: plan_text(found, out))
     return 0
 
 
 def _targets(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from coformer_compiler.commands.show import target_text, targets_text
     from coformer_targets import load_target, target_names
 
     if options.name is not None:
         target = asdict(load_target(options.name))
-        if options.json:
-            _print_json(target)
-            return 0
-        sources = target.pop("sources")
-        _print_table(
-            options.name, ("field", "value", "source"), [(k, v, sources.get(k, "")) for k, v in target.items()]
-        )
-        return 0
-    targets = [load_target(name) for name in target_names()]
-    if options.json:
-        _print_json([asdict(target) for target in targets])
-        return 0
-    rows = [
-        (t.name, t.title, f"{t.engine} {t.engine_version}", t.opset, f"{t.memory_mb:,}", f"{t.gflops:g}")
-        for t in targets
-    ]
-    _print_table("targets", ("name", "device", "engine", "opset", "memory MB", "GFLOPS"), rows)
+        _print(target, options.json, lambda: target_text(target))
+    else:
+        targets = [load_target(name) for name in target_names()]
+        _print([asdict(target) for target in targets], options.json, lambda: targets_text(targets))
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.inspect import inspect_path
+    from coformer_compiler.commands.show import inspect_text
 
     found = inspect_path(options.path)
     if found["kind"] == "build" and not options.json:
@@ -216,75 +199,52 @@ def _inspect(options: argparse.Namespace) -> int:
 
         print_table(report_from_json(found["report"]))
         return 0
-    _print_json(found)
+    _print(found, options.json, lambda: inspect_text(found, options.path))
     return 0
 
 
 def _validate(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from coformer_compiler.commands.validate import junit_from_checks, validate_build
+    from coformer_compiler.commands.show import checks_text
+    from coformer_compiler.commands.validate import validate_build, write_junit
 
     checks = validate_build(options.out)
-    failed = [check for check in checks if check.failure is not None]
     if options.junit is not None:
-        options.junit.write_text(junit_from_checks(checks), encoding="utf-8")
-    if options.json:
-        _print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
-    else:
-        for check in checks:
-            state = "FAILED" if check.failure else "skipped" if check.skipped else "ok"
-            detail = check.failure or check.skipped or ""
-            print(f"{state:8} {check.device}: {check.name}{': ' if detail else ''}{detail}")
-        print(f"{len(checks)} checks, {len(failed)} failed")
+        write_junit(options.junit, checks)
+    failed = any(check.failure is not None for check in checks)
+    found = {"ok": not failed, "checks": [asdict(check) for check in checks]}
+    _print(found, options.json, lambda: checks_text(checks, options.out))
     return 1 if failed else 0
 
 
 def _run(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.run import run_build
+    from coformer_compiler.commands.show import answers_text
 
     found = run_build(options.out, options.input, min_members=options.min_members)
-    if options.json:
-        _print_json(found)
-        return 0
-    for answer in found["answers"]:
-        top = ", ".join(f"{each['label']} {each['probability']:.1%}" for each in answer["top"])
-        print(f"{answer['label']}   ({top}; by {', '.join(answer['members'])} in {answer['total_ms']:.1f} ms)")
+    _print(found, options.json, lambda: answers_text(found))
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.bench import bench_build
+    from coformer_compiler.commands.show import bench_text
 
     found = bench_build(options.out)
-    if options.json:
-        _print_json(found)
-        return 0
-    figures = {**found["members_ms"], "all together": found["aggregated_ms"]}
-    rows = [
-        (name, "not measured here", "", "")
-        if each is None
-        else (name, f"{each['median']:.3f}", f"{each['p95']:.3f}", each["runs"])
-        for name, each in figures.items()
-    ]
-    _print_table("latency", ("device", "median ms", "p95 ms", "runs"), rows)
+    _print(found, options.json, lambda: bench_text(found))
     return 0
+
+
+def _print(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        print(text())
 
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
 
 
 def _bug_report(error: Exception) -> Path:

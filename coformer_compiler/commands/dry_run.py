@@ -8,6 +8,7 @@ from typing import Any
 from coformer_compiler.artifact import NotCached, Store
 from coformer_compiler.compile import plan
 from coformer_compiler.config import BuildConfig
+from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.policy import read_policy, teacher_shape
 from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_cost, shape_of_member
 from coformer_compiler.decomposer.strategies import shapes_by_strategy
@@ -20,23 +21,18 @@ from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 
 
 def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
-    """JSON values; nothing is written. Costs are those of the widest kind of member that the options allow."""
+    """JSON values; nothing is written. Costs are those of the widest kind of member that the options allow.
+
+    Raises:
+        CoformerError: if the model cannot be imported, or no policy fits the devices.
+    """
     teacher = _teacher_spec(config, out)
-    options = policy_options(config.policy)
-    shapes: list[MemberShape]
-    notes: tuple[str, ...] = ()
-    if config.policy.file is not None:
-        by_name = {member.device: shape_of_member(member) for member in read_policy(config.policy.file).members}
-        shapes = [by_name[device.name] for device in config.devices if device.name in by_name]
-    else:
-        found = shapes_by_strategy(
-            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
-        )
-        shapes, notes = list(found.members), found.notes
+    shapes, notes = _shapes(config, teacher)
+    shortcuts = policy_options(config.policy).shortcuts
     whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
     members = []
-    for device, shape in zip(config.devices, shapes, strict=False):
-        cost = member_cost(teacher, shape, shortcuts=options.shortcuts)
+    for device, shape in zip(config.devices, shapes, strict=True):
+        cost = member_cost(teacher, shape, shortcuts=shortcuts)
         members.append(
             {
                 "device": device.name,
@@ -44,8 +40,8 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
                 "central": device.central,
                 "layers": len(shape.heads),
                 "embed": shape.embed,
-                "heads": max(shape.heads.values()),
-                "neurons": max(shape.neurons.values()),
+                "heads": list(shape.heads.values()),
+                "neurons": list(shape.neurons.values()),
                 "flops": cost.flops,
                 "flops_share": cost.flops / whole.flops,
                 "params": cost.params,
@@ -57,8 +53,8 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
         "teacher": {
             "layers": full.layers,
             "embed": full.embed,
-            "heads": max(full.heads),
-            "neurons": max(full.neurons),
+            "heads": list(full.heads),
+            "neurons": list(full.neurons),
             "flops": whole.flops,
             "params": whole.params,
         },
@@ -69,6 +65,27 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
             stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
         },
     }
+
+
+def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MemberShape], tuple[str, ...]]:
+    """Shapes in the order of the devices, and what had to give way."""
+    options = policy_options(config.policy)
+    if options.file is None:
+        found = shapes_by_strategy(
+            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
+        )
+        return list(found.members), found.notes
+    policy = read_policy(options.file)
+    check_policy(
+        policy,
+        teacher,
+        teacher_shape(teacher),
+        config.devices,
+        overlap=options.overlap,
+        shortcuts=options.shortcuts,
+    )
+    by_name = {member.device: shape_of_member(member) for member in policy.members}
+    return [by_name[device.name] for device in config.devices], ()
 
 
 def _teacher_spec(config: BuildConfig, out: Path) -> TransformerSpec:

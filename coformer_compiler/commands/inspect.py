@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coformer_compiler.compile import BUILD_NAME
 from coformer_compiler.decomposer.policy import FORMAT as POLICY_FORMAT
-from coformer_compiler.decomposer.policy import read_policy
+from coformer_compiler.decomposer.policy import MemberPolicy, read_policy
+from coformer_compiler.report.write import JSON_NAME, read_report
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import MANIFEST_NAME
@@ -18,11 +21,17 @@ from coformer_runtime.manifest import MANIFEST_NAME
 def inspect_path(path: Path) -> dict[str, Any]:
     """A description as JSON values with a key `kind`: build, bundle, policy, graph or checkpoint.
 
+    The index of a build and the manifest of a bundle stand for their folders.
+
     Raises:
-        CoformerError: if the path is none of these.
+        CoformerError: if the path is none of these, or damaged.
     """
+    if not path.exists():
+        raise CoformerError("there is no such file or folder", f"path {path}", "check the spelling")
+    if path.name in (BUILD_NAME, JSON_NAME, MANIFEST_NAME):
+        path = path.parent
     if (path / BUILD_NAME).is_file():
-        return {"kind": "build", "report": json.loads((path / "report.json").read_text(encoding="utf-8"))}
+        return {"kind": "build", "report": read_report(path / JSON_NAME).to_json()}
     if (path / MANIFEST_NAME).is_file():
         manifest = open_bundle(str(path)).manifest
         described = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
@@ -36,18 +45,21 @@ def inspect_path(path: Path) -> dict[str, Any]:
             "format": POLICY_FORMAT,
             "strategy": policy.strategy,
             "sha256": policy.sha256,
+            "teacher": asdict(policy.teacher),
             "members": [_member(member) for member in policy.members],
         }
     if path.suffix == ".safetensors" and path.is_file():
         return {"kind": "checkpoint", **_checkpoint(path)}
+    if path.suffix in (".pth", ".pt", ".bin") and path.is_file():
+        return {"kind": "checkpoint", **_torch_checkpoint(path)}
     raise CoformerError(
         "is nothing that the toolchain knows",
         f"path {path}",
-        "name a build folder, a bundle, a policy, a graph or a safetensors file",
+        "name the output folder of a build, a bundle, a policy, an .onnx graph, or a .safetensors or .pth checkpoint",
     )
 
 
-def _member(member: Any) -> dict[str, Any]:
+def _member(member: MemberPolicy) -> dict[str, Any]:
     return {
         "device": member.device,
         "embed": member.embed,
@@ -99,12 +111,14 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise CoformerError(f"unreadable or truncated ({error})", f"checkpoint {path}", "copy it again") from error
     own = json.loads(header["coformer"]) if "coformer" in header else None
-    total = sum(_product(shape) for shape in shapes.values())
-    return {"tensors": len(shapes), "parameters": total, "shapes": shapes, "coformer": own}
+    return {**_tensors(shapes), "coformer": own}
 
 
-def _product(shape: list[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def _torch_checkpoint(path: Path) -> dict[str, Any]:
+    from coformer_compiler.frontends.weights import read_state_dict
+
+    return {**_tensors({name: list(tensor.shape) for name, tensor in read_state_dict(path).items()}), "coformer": None}
+
+
+def _tensors(shapes: dict[str, list[int]]) -> dict[str, Any]:
+    return {"tensors": len(shapes), "parameters": sum(map(math.prod, shapes.values())), "shapes": shapes}

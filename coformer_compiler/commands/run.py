@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coformer_compiler.commands.build_folder import open_build
+from coformer_compiler.data.request import Request
+from coformer_compiler.data.resize import fit_image
+from coformer_compiler.stages.measure import HOST_ENGINE
 from coformer_runtime.answer import Answer
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CoformerError
@@ -17,7 +21,9 @@ from coformer_runtime.manifest import Manifest, load_manifest
 def run_build(out: Path, file: Path, *, min_members: int | None = None, deadline_ms: int = 5000) -> dict[str, Any]:
     """Start every bundle as a local process, ask for one input's answer, and return it as JSON values."""
     build = open_build(out)
-    manifest = load_manifest(str(build.bundles[0]))
+    manifests = [load_manifest(str(bundle)) for bundle in build.bundles]
+    _refuse_foreign_engines(manifests)
+    manifest = manifests[0]
     pixels = read_input(file, manifest)
     with (
         LocalCluster([str(b) for b in build.bundles], deadline_ms=deadline_ms, min_members=min_members) as cluster,
@@ -27,6 +33,17 @@ def run_build(out: Path, file: Path, *, min_members: int | None = None, deadline
     return {"build": build.build, "answers": [_described(answer, manifest) for answer in answers]}
 
 
+def _refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:
+    foreign = [each for each in manifests if each.engine.kind != HOST_ENGINE]
+    if foreign:
+        boards = ", ".join(f"'{each.device}' ({each.target}: {each.engine.kind})" for each in foreign)
+        raise CoformerError(
+            f"the engine of {boards} does not run on this machine",
+            "cluster of local processes",
+            "ship the bundles and start `coformer-node` on the boards, or build for targets that run here to try it",
+        )
+
+
 def read_input(path: Path, manifest: Manifest) -> np.ndarray:
     """uint8 pixels `(samples, channels, height, width)` from a .npy file or an image.
 
@@ -34,30 +51,35 @@ def read_input(path: Path, manifest: Manifest) -> np.ndarray:
         CoformerError: for an unreadable file, another dtype or shape.
     """
     want = manifest.input.shape[1:]
+    where, mend = f"input {path}", "give a .npy file of uint8 pixels, or an image that Pillow can read"
+    if not path.is_file():
+        raise CoformerError("there is no such file", where, mend)
     if path.suffix.lower() != ".npy":
-        return _read_image(path, want)
+        return _read_image(path, want, mend)
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CoformerError(f"cannot be read ({error})", f"input {path}", "give a .npy file or an image") from error
-    array = array[None] if array.ndim == len(want) else array
-    if array.dtype != np.uint8 or array.shape[1:] != want:
-        shape = " x ".join(map(str, want))
-        raise CoformerError(f"is {array.dtype} {list(array.shape)}", f"input {path}", f"give uint8 pixels, {shape}")
-    return np.asarray(array)
+    except (OSError, ValueError, EOFError) as error:
+        raise CoformerError(f"cannot be read ({error})", where, mend) from error
+    samples = array[None] if array.ndim == len(want) else array
+    if array.dtype != np.uint8 or samples.shape[1:] != want or not len(samples):
+        sizes = ", ".join(map(str, want))
+        raise CoformerError(
+            f"holds {array.dtype} {list(array.shape)}", where, f"give uint8 [{sizes}] or [samples, {sizes}]"
+        )
+    return np.asarray(samples)
 
 
-def _read_image(path: Path, want: tuple[int, ...]) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+def _read_image(path: Path, want: tuple[int, ...], mend: str) -> np.ndarray:
+    """Scaled and cropped as the compiler does with the photographs of an image folder."""
+    from PIL import Image
 
     channels, height, width = want
+    request = Request(str(path), height, width, channels, crop=1.0, cache_dir=path.parent)
     try:
         with Image.open(path) as image:
-            fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BICUBIC)
-    except (OSError, UnidentifiedImageError) as error:
-        raise CoformerError(f"cannot be read ({error})", f"input {path}", "give a .npy file or an image") from error
-    array = np.asarray(fitted, np.uint8)
-    return array[None, None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))[None]
+            return fit_image(image, request)[None]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+        raise CoformerError(f"cannot be read ({error})", f"input {path}", mend) from error
 
 
 def _described(answer: Answer, manifest: Manifest) -> dict[str, Any]:

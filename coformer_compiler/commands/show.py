@@ -1,0 +1,233 @@
+"""What the subcommands found, as text for a terminal of 80 columns or more."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from coformer_compiler.report.numerals import THIN_SPACE, bytes_text, percent_text, scale_for
+
+GAP = "  "
+ENGINE_TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+
+
+def table_text(headings: Sequence[str], rows: Sequence[Sequence[object]], *, right: Collection[int] = ()) -> str:
+    """A table without rules; the columns named by `right` end on their right, the last one wraps at the terminal."""
+    cells = [[str(cell) for cell in row] for row in (headings, *rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(headings))]
+    before = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
+    room = max(shutil.get_terminal_size().columns - before, 12)
+    lines = []
+    for row in cells:
+        parts = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        first = [*row[:-1], parts[0]]
+        padded = [
+            cell.rjust(width) if n in right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(first, widths, strict=True))
+        ]
+        lines.append(GAP.join(padded).rstrip())
+        lines += [" " * before + part for part in parts[1:]]
+    return "\n".join(lines)
+
+
+def facts_text(title: str, facts: Sequence[tuple[str, object]]) -> str:
+    """A title and one indented line per fact."""
+    width = max(len(name) for name, _ in facts)
+    room = max(shutil.get_terminal_size().columns - width - 2 * len(GAP), 30)
+    lines = [title]
+    for name, value in facts:
+        parts = textwrap.wrap(str(value), room, break_on_hyphens=False, break_long_words=False) or [""]
+        lines += [f"{GAP}{label:{width}}{GAP}{part}" for label, part in zip([name, *[""] * len(parts)], parts)]  # noqa: B905
+    return "\n".join(lines)
+
+
+def targets_text(targets: Sequence[Any]) -> str:
+    """All targets, one a line; the first words of a title are the device's name."""
+    rows = [
+        (
+            target.name,
+            engine_text(target),
+            f"{target.memory_mb / 1024:g}",
+            f"{target.gflops:,g}",
+            target.title.partition(",")[0],
+        )
+        for target in targets
+    ]
+    return table_text(("target", "engine", "GiB", "GFLOPS", "device"), rows, right=(2, 3))
+
+
+def target_text(target: dict[str, Any]) -> str:
+    """One target: each field, and where it comes from."""
+    sources, rest = target["sources"], ("name", "title", "sources")
+    rows = [(field, _value_text(value), sources.get(field, "")) for field, value in target.items() if field not in rest]
+    return f"{target['name']}: {target['title']}\n\n" + table_text(("field", "value", "source"), rows)
+
+
+def engine_text(target: Any) -> str:
+    """The engine; the version of TensorRT is part of what the device is, that of ONNX Runtime a matter of pip."""
+    title = ENGINE_TITLES.get(target.engine, target.engine)
+    return title if target.engine == "onnxruntime" else f"{title} {target.engine_version}"
+
+
+def plan_text(found: dict[str, Any], out: Path) -> str:
+    """What `dry_run` found: shapes, costs, stages, notes."""
+    teacher, members = found["teacher"], found["members"]
+    names = [member["device"] + (" (central)" if member["central"] else "") for member in members]
+    shapes = [
+        (name, each["layers"], each["embed"], range_text(each["heads"]), range_text(each["neurons"]))
+        for name, each in zip(["teacher", *names], [teacher, *members], strict=True)
+    ]
+    flops, params = (scale_for([each[key] for each in (teacher, *members)]) for key in ("flops", "params"))
+    costs = [("teacher", "", flops.number(teacher["flops"]), "", params.number(teacher["params"]), "")] + [
+        (
+            name,
+            member["target"],
+            flops.number(member["flops"]),
+            percent_text(member["flops_share"]),
+            params.number(member["params"]),
+            f"{member['memory_mb']:,.0f} of {member['memory_limit_mb']:,.0f}",
+        )
+        for name, member in zip(names, members, strict=True)
+    ]
+    units = (f"{flops.unit} FLOPs".strip(), "% teacher", f"{params.unit} params".strip())
+    missing = sum(state != "cached" for state in found["stages"].values())
+    total = len(found["stages"])
+    parts = [
+        f"policy by strategy '{found['strategy']}'",
+        table_text(("", "layers", "embed", "heads", "neurons"), shapes, right=(1, 2, 3, 4)),
+        "",
+        table_text(("", "target", *units, "MB of memory"), costs, right=(2, 3, 4)),
+        "",
+        f"stages in {out}: {missing} of {total} to build" if missing else f"stages in {out}: all {total} cached",
+        table_text(("", ""), [(f"{GAP}{stage}", state) for stage, state in found["stages"].items()]).lstrip("\n"),
+    ]
+    return "\n".join([*parts, *(f"note: {note}" for note in found["notes"])])
+
+
+def inspect_text(found: dict[str, Any], path: Path) -> str:
+    """A bundle, policy, graph or checkpoint."""
+    texts = {"bundle": _bundle_text, "policy": _policy_text, "graph": _graph_text, "checkpoint": _checkpoint_text}
+    return texts[found["kind"]](found, path)
+
+
+def checks_text(checks: Sequence[Any], out: Path) -> str:
+    """One line per check, details below it, and a summary."""
+    width = max(len(check.device) for check in checks)
+    lines = []
+    for check in checks:
+        state = "FAILED" if check.failure else "skipped" if check.skipped else "ok"
+        lines.append(f"{state:8}{GAP}{check.device:{width}}{GAP}{check.name}")
+        room = max(shutil.get_terminal_size().columns, 60)
+        lines += textwrap.wrap(
+            check.failure or check.skipped or "",
+            room,
+            initial_indent=" " * 10,
+            subsequent_indent=" " * 10,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    failed, skipped = (sum(getattr(check, key) is not None for check in checks) for key in ("failure", "skipped"))
+    counts = f"{len(checks)} checks: {len(checks) - failed - skipped} ok, {skipped} skipped, {failed} failed"
+    return "\n".join([*lines, "", f"{out}: {counts}"])
+
+
+def answers_text(found: dict[str, Any]) -> str:
+    """One line per sample: the best labels with their shares, who took part, and how long it took."""
+    rows = []
+    for n, answer in enumerate(found["answers"]):
+        others = ", ".join(f"{each['label']} {percent_text(each['probability'])} %" for each in answer["top"][1:3])
+        share = f"{percent_text(answer['top'][0]['probability'])} %"
+        missing = "".join(f"; without {device}: {why}" for device, why in answer["missing"].items())
+        members = ", ".join(answer["members"]) + missing
+        rows.append((n, answer["label"], share, others, f"{answer['total_ms']:.1f}", members))
+    return table_text(("sample", "answer", "sure", "or", "ms", "by"), rows, right=(0, 2, 4))
+
+
+def bench_text(found: dict[str, Any]) -> str:
+    """Median and 95th percentile per member and of whole requests."""
+    figures = {**found["members_ms"], "all together": found["aggregated_ms"]}
+    rows = [
+        (name, "", "", "", "its engine does not run on this machine")
+        if each is None
+        else (name, f"{each['median']:.3f}", f"{each['p95']:.3f}", each["runs"], "")
+        for name, each in figures.items()
+    ]
+    return table_text(("", "median ms", "p95 ms", "runs", ""), rows, right=(1, 2, 3))
+
+
+def range_text(numbers: Sequence[int]) -> str:
+    """`[3, 3]` as "3", `[2, 5]` as "2-5"."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def _bundle_text(found: dict[str, Any], path: Path) -> str:
+    manifest = found["manifest"]
+    engine, answer = manifest["engine"], manifest["answer"]
+    central = manifest["central"]
+    role = "central" if manifest["device"] == central else f"worker, the central device is {central}"
+    recipe = f", built on the board by {engine['recipe']}" if "recipe" in engine else ""
+    labels = ", ".join(answer["labels"][:12]) + (", …" if len(answer["labels"]) > 12 else "")
+    facts = [
+        ("device", f"{manifest['device']}, {role}"),
+        ("member", f"{manifest['member']} of {', '.join(manifest['members'])}"),
+        ("target", manifest["target"]),
+        ("engine", f"{engine['kind']} {engine['version']}, {engine['precision']}, {engine['file']}{recipe}"),
+        ("input", _tensor_text(manifest["input"])),
+        ("output", f"{_tensor_text(manifest['output'])}, {manifest['wire_bytes']:,} bytes on the wire"),
+        ("answer", f"{_tensor_text(answer)}: {labels}"),
+        ("build", manifest["build"]),
+        ("policy", manifest["policy"]),
+    ]
+    size = bytes_text(found["bytes"]).replace(THIN_SPACE, " ")
+    parts = [facts_text(f"bundle {path}, {size}, every file as the manifest says", facts)]
+    if manifest["aggregators"]:
+        subsets = [
+            (", ".join(manifest["members"][n] for n in each["members"]), percent_text(each["expected_accuracy"]))
+            for each in manifest["aggregators"]
+        ]
+        parts.append(table_text(("who answers", "expected accuracy, %"), subsets))
+    files = [(name, f"{each['bytes']:,}", each["sha256"][:12]) for name, each in sorted(manifest["files"].items())]
+    parts.append(table_text(("file", "bytes", "SHA-256"), files, right=(1,)))
+    return "\n\n".join(parts)
+
+
+def _policy_text(found: dict[str, Any], path: Path) -> str:
+    rows = [
+        (each["device"], each["layers"], each["embed"], range_text(each["heads"]), range_text(each["neurons"]))
+        for each in ({"device": "teacher", **found["teacher"]}, *found["members"])
+    ]
+    title = f"policy {path} by strategy '{found['strategy']}', SHA-256 {found['sha256'][:12]}"
+    return f"{title}\n\n" + table_text(("", "layers", "embed", "heads", "neurons"), rows, right=(1, 2, 3, 4))
+
+
+def _graph_text(found: dict[str, Any], path: Path) -> str:
+    facts = [
+        ("opset", ", ".join(f"{domain} {version}" for domain, version in found["opset"].items())),
+        ("IR version", found["ir_version"]),
+        ("inputs", ", ".join(_tensor_text(each) for each in found["inputs"])),
+        ("outputs", ", ".join(_tensor_text(each) for each in found["outputs"])),
+        ("parameters", f"{found['parameters']:,}"),
+        ("operators", ", ".join(f"{name} {count}" for name, count in found["operators"].items())),
+    ]
+    return facts_text(f"graph {path}", facts)
+
+
+def _checkpoint_text(found: dict[str, Any], path: Path) -> str:
+    title = f"checkpoint {path}: {found['tensors']:,} tensors, {found['parameters']:,} parameters"
+    return f"{title}\n\n" + table_text(("tensor", "shape"), list(found["shapes"].items()))
+
+
+def _tensor_text(spec: dict[str, Any]) -> str:
+    return f"{spec['name']} {spec['dtype']} {spec['shape']}"
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
