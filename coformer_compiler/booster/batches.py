@@ -12,7 +12,8 @@ import torch
 from coformer_compiler.booster.losses import Targets
 from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.booster.ranks import Ranks
-from coformer_compiler.booster.schedule import batch_indices, shifts
+from coformer_compiler.booster.schedule import batch_indices, view_indices
+from coformer_compiler.booster.views import view_count, view_of
 from coformer_compiler.data.dataset import Split
 
 INFERENCE_BATCH = 256
@@ -25,8 +26,8 @@ class Lessons:
 
     Attributes:
         split: images and labels.
-        features: float32 memory map `(samples, teacher features)`.
-        logits: float32 memory map `(samples, classes)`.
+        features: float32 memory map `(views, samples, teacher features)`.
+        logits: float32 memory map `(views, samples, classes)`.
     """
 
     split: Split
@@ -58,33 +59,35 @@ def batch_of_step(
     mine = slice(ranks.rank, None, ranks.size)
     samples = len(lessons.split)
     picked = batch_indices(samples, options.batch, options.seed, phase, step)[mine]
-    pixels = torch.from_numpy(lessons.split.images[picked])
-    if options.augmentation == "shift":
-        height, width = pixels.shape[-2:]
-        drawn = shifts(options.batch, height, width, options.seed, phase, step)[mine]
-        pixels = shifted(pixels, torch.from_numpy(drawn))
+    views = view_indices(view_count(options), options.batch, options.seed, phase, step)[mine]
+    pixels = view_of(torch.from_numpy(lessons.split.images[picked]), picked, views, samples, options)
     device = ranks.device
     return Batch(
         step,
         pixels.to(device),
         Targets(
             torch.from_numpy(lessons.split.labels[picked]).to(device),
-            torch.from_numpy(lessons.logits[picked]).to(device),
+            torch.from_numpy(lessons.logits[views, picked]).to(device),
         ),
         (weights[picked] * samples).float().to(device),
     )
 
 
-def shifted(pixels: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Each image `(batch, channels, height, width)` moved down and across by its row of `by` `(batch, 2)`.
+def lessons_in_order(
+    lessons: Lessons, options: BoosterOptions, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """All views of all training images, in order: (pixels, the teacher's features)."""
+    for view in range(view_count(options)):
+        for rows, pixels in view_in_order(lessons.split, view, options):
+            yield pixels.to(device), torch.from_numpy(np.array(lessons.features[view, rows])).to(device)
 
-    What comes in from outside repeats the edge.
-    """
-    height, width = pixels.shape[-2:]
-    rows = (torch.arange(height) - by[:, :1]).clamp(0, height - 1)
-    columns = (torch.arange(width) - by[:, 1:]).clamp(0, width - 1)
-    moved = pixels.gather(2, rows[:, None, :, None].expand(pixels.shape))
-    return moved.gather(3, columns[:, None, None, :].expand(pixels.shape))
+
+def view_in_order(split: Split, view: int, options: BoosterOptions) -> Iterator[tuple[slice, torch.Tensor]]:
+    """One view of all images of the training split, in order: (rows, pixels)."""
+    samples = np.arange(len(split))
+    for rows, pixels in in_order(split, torch.device("cpu")):
+        picked = samples[rows]
+        yield rows, view_of(pixels, picked, np.full_like(picked, view), len(split), options)
 
 
 def in_order(split: Split, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -112,7 +112,7 @@ def _start(
     )
     teacher = copy.deepcopy(teacher).to(ranks.device).eval().requires_grad_(False)
     copies = [copy.deepcopy(member).to(ranks.device).eval().requires_grad_() for member in members]
-    lessons = lessons_from_teacher(teacher, train, lessons_digest, workdir, ranks, progress)
+    lessons = lessons_from_teacher(teacher, train, options, lessons_digest, workdir, ranks, progress)
     checkpoint = workdir / CHECKPOINT
     run = Run(options, teacher, lessons, validation, ranks, progress, checkpoint, digest)
     state = read_state(checkpoint, digest, copies, teacher.head) if checkpoint.exists() else None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from coformer_compiler.booster.batches import in_order
+from coformer_compiler.booster.batches import lessons_in_order
 from coformer_compiler.booster.history import HeadChoice
 from coformer_compiler.booster.judge import features_of, verdict_of
 from coformer_compiler.booster.state import State
@@ -28,7 +26,7 @@ def fit_aggregator(run: Run, state: State) -> Aggregator:
     """Fit mixers on the training split; a member's head is replaced where the fitted one has less validation loss."""
     device = run.ranks.device
     trained = [member.head for member in state.members]
-    aggregator = fit_readouts(state.members, run.teacher.head, _lessons_in_order(run))
+    aggregator = fit_readouts(state.members, run.teacher.head, lessons_in_order(run.lessons, run.options, device))
     for subset in aggregator.subsets:
         forget_still_directions(aggregator.mixer(subset), [state.members[n] for n in subset])
     choices = []
@@ -42,9 +40,3 @@ def fit_aggregator(run: Run, state: State) -> Aggregator:
     state.history = state.history.with_heads(choices)
     run.ranks.same_everywhere([*state.models().state_dict().values(), *aggregator.state_dict().values()])
     return aggregator
-
-
-def _lessons_in_order(run: Run) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    device = run.ranks.device
-    for rows, pixels in in_order(run.lessons.split, device):
-        yield pixels, torch.from_numpy(run.lessons.features[rows].copy()).to(device)

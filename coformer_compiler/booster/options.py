@@ -9,7 +9,7 @@ from typing import Literal
 from coformer_runtime.errors import CoformerError
 
 Weighting = Literal["none", "paper", "samme-r"]
-Augmentation = Literal["none", "shift"]
+Augmentation = Literal["none", "shift", "distort"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -28,7 +28,10 @@ class BoosterOptions:
         weighting: how eq. (13) moves the samples' weights between members; "none" leaves them equal.
         soft_targets: share of the loss that is the divergence from the teacher's soft decision; 0 is eq. (14).
         temperature: of that divergence.
-        augmentation: "shift" moves every training image by up to an eighth of its side, edges repeated.
+        augmentation: "shift" moves training images by up to a sixteenth of their side; "distort" also turns, shears and
+            stretches them a little.
+        views: with augmentation, how many fixed views of each image there are, the image itself included; the teacher
+            answers each of them once.
         refit_heads: whether a member's head may be replaced by the closed-form one where that validates better.
         checkpoint_every: steps between two checkpoints.
         seed: of the order of samples, of shifts and of the members that are dropped.
@@ -46,6 +49,7 @@ class BoosterOptions:
     soft_targets: float = 0.0
     temperature: float = 2.0
     augmentation: Augmentation = "none"
+    views: int = 8
     refit_heads: bool = True
     checkpoint_every: int = 100
     seed: int = 0
@@ -57,7 +61,8 @@ class BoosterOptions:
         Raises:
             CoformerError: naming the option that is out of its range.
         """
-        for name, least in (("steps", 0), ("batch", 1), ("joint_steps", 0), ("checkpoint_every", 1), ("seed", 0)):
+        counts = {"steps": 0, "batch": 1, "joint_steps": 0, "views": 1, "checkpoint_every": 1, "seed": 0}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise out_of_range(name, getattr(self, name), f"give {least} or more")
         for name in ("learning_rate", "joint_learning_rate", "temperature"):
@@ -70,7 +75,7 @@ class BoosterOptions:
             raise out_of_range("soft_targets", self.soft_targets, "give a share from 0 to 1")
         for name, choices in (
             ("weighting", ("none", "paper", "samme-r")),
-            ("augmentation", ("none", "shift")),
+            ("augmentation", ("none", "shift", "distort")),
             ("device", ("auto", "cpu", "cuda")),
         ):
             if getattr(self, name) not in choices:

@@ -42,6 +42,6 @@ def training_losses(run: Run, member: Transformer) -> torch.Tensor:
     found = []
     for rows, pixels in in_order(lessons.split, device):
         labels = torch.from_numpy(lessons.split.labels[rows].copy()).to(device)
-        teacher = torch.from_numpy(lessons.logits[rows].copy()).to(device)
+        teacher = torch.from_numpy(lessons.logits[0, rows].copy()).to(device)
         found.append(hard_loss(member(pixels), Targets(labels, teacher)).double().cpu())
     return torch.cat(found)

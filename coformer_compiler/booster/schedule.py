@@ -17,7 +17,7 @@ from coformer_compiler.model.aggregator import Subset
 
 Indices = npt.NDArray[np.int64]
 
-ORDER, SHIFT, SUBSET = range(3)
+ORDER, VIEW, PICK, SUBSET = range(4)
 """Purposes of a draw."""
 
 WARM_UP = 0.05
@@ -56,10 +56,9 @@ def batch_indices(samples: int, batch: int, seed: int, phase: int, step: int) ->
     return np.concatenate(picked)
 
 
-def shifts(batch: int, height: int, width: int, seed: int, phase: int, step: int) -> Indices:
-    """Pixels down and across by which each image of a step moves, int64 `(batch, 2)`: up to an eighth of the side."""
-    most = [max(1, side // 8) for side in (height, width)]
-    return draws(seed, SHIFT, phase, step).integers([-m for m in most], [m + 1 for m in most], (batch, 2))
+def view_indices(views: int, batch: int, seed: int, phase: int, step: int) -> Indices:
+    """Which view of each sample a step takes, int64 `(batch,)`."""
+    return draws(seed, PICK, phase, step).integers(views, size=batch)
 
 
 def subset_of_step(subsets: Sequence[Subset], seed: int, phase: int, step: int) -> Subset:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from coformer_compiler.booster.batches import Lessons, in_order
+from coformer_compiler.booster.batches import Lessons, view_in_order
+from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.booster.ranks import Ranks
+from coformer_compiler.booster.views import view_count
 from coformer_compiler.data.dataset import Split, digest_of
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress
@@ -33,13 +35,20 @@ def digest_of_split(split: Split) -> str:
 
 
 def lessons_from_teacher(
-    teacher: Transformer, split: Split, digest: str, workdir: Path, ranks: Ranks, progress: Progress
+    teacher: Transformer,
+    split: Split,
+    options: BoosterOptions,
+    digest: str,
+    workdir: Path,
+    ranks: Ranks,
+    progress: Progress,
 ) -> Lessons:
     """Returns what `workdir` holds for this teacher and split, and computes it where it holds nothing.
 
     Args:
         teacher: on the device of `ranks`.
         split: the training split.
+        options: for the views.
         digest: of teacher and split.
         workdir: visible to all processes.
         ranks: process 0 computes, the others wait.
@@ -48,9 +57,10 @@ def lessons_from_teacher(
     Raises:
         CoformerError: a process does not see what process 0 wrote.
     """
-    folder = workdir / f"teacher-{digest[:16]}"
+    kind = "" if options.augmentation == "none" else f"-{options.augmentation}-{options.views}-{options.seed}"
+    folder = workdir / f"teacher-{digest[:16]}{kind}"
     if ranks.first and not folder.exists():
-        _write_outputs(teacher, split, folder, ranks.device, progress)
+        _write_outputs(teacher, split, options, folder, ranks.device, progress)
     ranks.barrier()
     try:
         features, logits = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "logits"))
@@ -64,19 +74,28 @@ def lessons_from_teacher(
 
 
 @torch.no_grad()
-def _write_outputs(teacher: Transformer, split: Split, folder: Path, device: torch.device, progress: Progress) -> None:
+def _write_outputs(
+    teacher: Transformer,
+    split: Split,
+    options: BoosterOptions,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    views = view_count(options)
     features, logits = (
-        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (len(split), width))
+        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (views, len(split), width))
         for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))
     )
-    with progress.stage("teacher's outputs", len(split), unit="image") as stage:
-        for rows, pixels in in_order(split, device):
-            found = teacher.features(pixels)
-            features[rows], logits[rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
-            stage.advance(len(pixels))
+    with progress.stage("teacher's outputs", views * len(split), unit="image") as stage:
+        for view in range(views):
+            for rows, pixels in view_in_order(split, view, options):
+                found = teacher.features(pixels.to(device))
+                features[view, rows], logits[view, rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
+                stage.advance(len(pixels))
     features.flush()
     logits.flush()
     partial.rename(folder)

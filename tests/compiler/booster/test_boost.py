@@ -106,8 +106,8 @@ def test_weighting_changes_what_the_second_member_learns_and_not_the_first(tmp_p
     assert same == [True, False, False]
 
 
-def test_soft_targets_and_shifts_train(tmp_path: Path) -> None:
-    options = replace(OPTIONS, soft_targets=0.5, augmentation="shift", joint_steps=0)
+def test_soft_targets_and_distortions_train(tmp_path: Path) -> None:
+    options = replace(OPTIONS, soft_targets=0.5, augmentation="distort", joint_steps=0)
     curve = small_boost(tmp_path, options).history.curves["member 0"]
     assert curve[1].loss is not None and curve[-1].loss is not None and curve[-1].loss < curve[1].loss
 

@@ -28,6 +28,7 @@ OPTIONS = BoosterOptions(
     checkpoint_every=2,
     weighting="samme-r",
     augmentation="shift",
+    views=2,
     soft_targets=0.3,
     device="cpu",
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coformer_compiler.booster.batches import shifted
-from coformer_compiler.booster.schedule import batch_indices, learning_rate_factor, shifts, subset_of_step
+from coformer_compiler.booster.schedule import (
+    batch_indices,
+    learning_rate_factor,
+    subset_of_step,
+    view_indices,
+)
 from coformer_compiler.model.aggregator import subsets_of
 
 
@@ -45,17 +48,7 @@ def test_everyone_takes_part_most_often_and_every_subset_sometimes() -> None:
     assert subset_of_step(subsets_of(1), 0, 4, 0) == (0,)
 
 
-def test_shifts_stay_within_an_eighth_of_the_side() -> None:
-    drawn = shifts(500, 16, 32, 0, 0, 0)
-    assert drawn.shape == (500, 2)
-    assert (drawn.min(0).tolist(), drawn.max(0).tolist()) == ([-2, -4], [2, 4])
-
-
-def test_a_shifted_image_repeats_its_edge() -> None:
-    image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3)
-    down = shifted(image, torch.tensor([[1, 0]]))
-    left = shifted(image, torch.tensor([[0, -1]]))
-    assert down[0, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
-    assert left[0, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
-    both = shifted(torch.cat([image, image]), torch.tensor([[0, 0], [1, 0]]))
-    assert torch.equal(both, torch.cat([image, down]))
+def test_views_are_drawn_alike_and_one_view_is_always_taken() -> None:
+    drawn = view_indices(8, 800, 0, 0, 0)
+    assert drawn.min() == 0 and drawn.max() == 7 and 60 < (drawn == 3).sum() < 140
+    assert not view_indices(1, 5, 0, 0, 0).any()

@@ -27,7 +27,14 @@ from coformer_compiler.progress import SilentProgress
 from tests.compiler.booster.small import small_boost, small_split, small_teacher, write_result
 
 OPTIONS = BoosterOptions(
-    steps=30, batch=33, learning_rate=5e-3, joint_steps=20, checkpoint_every=5, weighting="samme-r", device="cpu"
+    steps=30,
+    batch=33,
+    learning_rate=5e-3,
+    joint_steps=20,
+    checkpoint_every=5,
+    weighting="samme-r",
+    augmentation="shift",
+    device="cpu",
 )
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -35,7 +42,9 @@ CPU = torch.device("cpu")
 
 def test_the_parts_of_a_batch_make_up_the_whole(tmp_path: Path) -> None:
     alone = Ranks(0, 1, CPU)
-    lessons = lessons_from_teacher(small_teacher(), small_split(96, 1), "0" * 16, tmp_path, alone, SilentProgress())
+    lessons = lessons_from_teacher(
+        small_teacher(), small_split(96, 1), OPTIONS, "0" * 16, tmp_path, alone, SilentProgress()
+    )
     whole, *parts = (
         batch_of_step(lessons, equal_weights(96), OPTIONS, 1, 2, ranks)
         for ranks in (alone, Ranks(0, 2, CPU), Ranks(1, 2, CPU))
