@@ -18,27 +18,37 @@ PENALTIES = tuple(10.0**e for e in (-7, -6, -5, -4, -3.5, -3, -2.5, -2, -1.5, -1
 class Gram:
     """Sufficient statistics of a regression of `outputs` columns on `inputs` columns, in float64.
 
-    Holds XᵀX, XᵀY, the column sums and ΣY²; rows are never kept, so memory does not grow with the number of samples.
+    Holds XᵀX, XᵀY, the column sums and ΣY², each row times its weight; rows are never kept, so memory does not grow
+    with the number of samples. `rows` is the sum of the weights.
     """
 
     def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
         """No rows yet."""
-        self.rows = 0
+        self.rows = 0.0
         self.xx = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.xy = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
         self.x = torch.zeros(inputs, dtype=torch.float64, device=device)
         self.y = torch.zeros(outputs, dtype=torch.float64, device=device)
         self.yy = torch.zeros(outputs, dtype=torch.float64, device=device)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add rows: `x` `(…, inputs)` and `y` `(…, outputs)` with equal leading axes."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Add rows: `x` `(…, inputs)` and `y` `(…, outputs)` with equal leading axes, which `weights` broadcasts to."""
+        lead = x.shape[:-1]
         x, y = x.reshape(-1, x.shape[-1]).double(), y.reshape(-1, y.shape[-1]).double()
-        self.rows += len(x)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-        self.x += x.sum(0)
-        self.y += y.sum(0)
-        self.yy += y.square().sum(0)
+        weighted = x
+        if weights is None:
+            self.rows += len(x)
+            self.y += y.sum(0)
+            self.yy += y.square().sum(0)
+        else:
+            column = weights.double().expand(lead).reshape(-1, 1)
+            weighted = x * column
+            self.rows += float(column.sum())
+            self.y += (y * column).sum(0)
+            self.yy += (y.square() * column).sum(0)
+        self.xx += weighted.T @ x
+        self.xy += weighted.T @ y
+        self.x += weighted.sum(0)
 
     def merged(self, other: Gram) -> Gram:
         """The statistics of both sets of rows."""
@@ -67,11 +77,18 @@ class SplitGram:
         self.fit = Gram(inputs, outputs, device)
         self.held_out = Gram(inputs, outputs, device)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, first: int) -> None:
-        """Add the samples `first`, `first + 1`, … of the calibration set: `x` `(batch, …, inputs)`, `y` likewise."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, first: int, weights: torch.Tensor | None = None) -> None:
+        """Add the samples `first`, `first + 1`, … of the calibration set.
+
+        Args:
+            x: `(batch, …, inputs)`.
+            y: `(batch, …, outputs)`.
+            first: number of the first sample.
+            weights: of the axes between, `(…)`; one where None.
+        """
         out = held_out_mask(first, len(x)).to(x.device)
-        self.held_out.add(x[out], y[out])
-        self.fit.add(x[~out], y[~out])
+        self.held_out.add(x[out], y[out], weights)
+        self.fit.add(x[~out], y[~out], weights)
 
     def select(self, columns: Sequence[int]) -> SplitGram:
         """Both Grams with only the given input columns."""

@@ -117,6 +117,7 @@ class _Walker:
         self.kind = teacher.residuals[0].norm.spec.kind
         device = teacher.head.weight.device
         vectors = bases_at([moment.to(device) for moment in statistics.moments], self.kind, basis)
+        self.token_weights = [weights.to(device) for weights in statistics.token_weights]
         self.bases = [basis_of_width(each, policy.embed, self.kind) for each in vectors]
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=basis == "per-norm")
         self.member = Transformer(spec).to(device).eval()
@@ -190,14 +191,17 @@ class _Walker:
         gram = SplitGram(prior.shape[1], self.width, into.device)
         cast = into.float()
         rows = (lambda x: x) if teacher is None else teacher.pool.rows
+        # Least squares spends its freedom where the rows are; weighting them by what the loss feels there spends it
+        # where it counts. Measured: a fifth less loss per member (docs/method.md).
+        weights = self.token_weights[point] if teacher is None else None
         for part in streams.parts():
             s = streams.read(self.stream, part)
             mixed = local.branch.mix(local.branch.reader(local.norm(s)))
             wanted = streams.read(0, part) @ cast.T
             if local.shortcut is None:
-                gram.add(rows(mixed), rows(wanted - s), part.start)
+                gram.add(rows(mixed), rows(wanted - s), part.start, weights)
             else:
-                gram.add(rows(torch.cat([s, mixed], -1)), rows(wanted), part.start)
+                gram.add(rows(torch.cat([s, mixed], -1)), rows(wanted), part.start, weights)
         self._set_writer(local, ridge(gram, prior), block)
         for part in streams.parts():
             streams.write(self.stream, part, local(streams.read(self.stream, part)))
