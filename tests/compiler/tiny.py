@@ -1,0 +1,108 @@
+"""Tiny transformers of every kind, with random weights of which none is trivially zero, and pixels for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from coformer_compiler.model.spec import (
+    Activation,
+    AttentionSpec,
+    MlpSpec,
+    NormKind,
+    NormSpec,
+    PoolSpec,
+    ResidualSpec,
+    StemSpec,
+    TransformerSpec,
+)
+from coformer_compiler.model.transformer import Transformer
+
+
+def tiny_spec(
+    *,
+    embed: int = 12,
+    heads: int = 3,
+    head_dim: int = 4,
+    neurons: int = 20,
+    layers: int = 2,
+    image: tuple[int, int] = (8, 12),
+    patch: tuple[int, int] = (4, 4),
+    channels: int = 1,
+    prefix: int = 1,
+    pool: Literal["prefix", "mean"] = "prefix",
+    count: int = 1,
+    norm: NormKind = "layer",
+    norm_first: bool = True,
+    final_norm: bool = True,
+    activation: Activation = "gelu",
+    query_norm: bool = False,
+    reader_bias: bool = True,
+    stem_norm: bool = False,
+    mix: int | None = None,
+    shortcut: bool = False,
+    classes: int = 5,
+) -> TransformerSpec:
+    """A spec of unlike numbers, so that no two axes can be mistaken for each other."""
+    stem = StemSpec(image, patch, channels, embed, prefix, NormSpec(embed, norm) if stem_norm else None, mix)
+    width = stem.out
+    plain = NormSpec(width, norm)
+    per_head = NormSpec(head_dim, norm) if query_norm else None
+    blocks = []
+    for layer in range(layers):
+        attention = AttentionSpec(width, heads, head_dim, width, reader_bias, True, per_head)
+        mlp = MlpSpec(width, neurons, width, activation, reader_bias, True)
+        blocks += [ResidualSpec(layer, plain, attention, shortcut), ResidualSpec(layer, plain, mlp, shortcut)]
+    return TransformerSpec(
+        stem, tuple(blocks), PoolSpec(pool, count, plain if final_norm else None, norm_first), classes
+    )
+
+
+VARIANTS: dict[str, TransformerSpec] = {
+    "class token": tiny_spec(),
+    "three colours": tiny_spec(channels=3, patch=(4, 2)),
+    "mean of normed tokens": tiny_spec(prefix=0, pool="mean", count=0),
+    "norm of the mean": tiny_spec(prefix=0, pool="mean", count=0, norm_first=False),
+    "mean without prefix": tiny_spec(prefix=3, pool="mean", count=3, norm_first=False),
+    "mean with prefix": tiny_spec(prefix=2, pool="mean", count=0),
+    "distilled": tiny_spec(prefix=2, count=2),
+    "registers": tiny_spec(prefix=4, count=1),
+    "no final norm": tiny_spec(final_norm=False),
+    "query norm": tiny_spec(query_norm=True),
+    "rms": tiny_spec(norm="rms"),
+    "rms query norm": tiny_spec(norm="rms", query_norm=True, pool="mean", count=1),
+    "no reader bias": tiny_spec(reader_bias=False),
+    "stem norm": tiny_spec(stem_norm=True),
+    "stem norm and mix": tiny_spec(stem_norm=True, mix=10),
+    "shortcuts": tiny_spec(shortcut=True),
+    "gelu_tanh": tiny_spec(activation="gelu_tanh"),
+    "relu": tiny_spec(activation="relu"),
+    "silu": tiny_spec(activation="silu"),
+    "quick_gelu": tiny_spec(activation="quick_gelu"),
+}
+
+
+@torch.no_grad()
+def random_model(spec: TransformerSpec, seed: int = 0) -> Transformer:
+    """A model whose every parameter is random, scaled so that streams and logits are of the order of one."""
+    random = torch.Generator().manual_seed(seed)
+    model = Transformer(spec).eval()
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=random)
+        if "norm" in name:
+            parameter.copy_((1 if name.endswith("weight") else 0) + 0.3 * noise)
+        elif parameter.ndim > 1 and name.endswith("weight"):
+            parameter.copy_(noise / parameter[0].numel() ** 0.5)
+        else:
+            parameter.copy_(0.5 * noise)
+    model.stem.mean.copy_(110 + 20 * torch.rand(spec.stem.channels, generator=random))
+    model.stem.std.copy_(60 + 10 * torch.rand(spec.stem.channels, generator=random))
+    return model
+
+
+def random_pixels(spec: TransformerSpec, samples: int, seed: int = 0) -> torch.Tensor:
+    """uint8 `(samples, channels, height, width)`."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (samples, spec.stem.channels, *spec.stem.image_size)
+    return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
