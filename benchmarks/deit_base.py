@@ -1,7 +1,7 @@
 """DeiT-B, three members: time and memory from checkpoint to legal graphs, and our lowering against torch.onnx.export.
 
-Run: python benchmarks/deit_base.py. Writes benchmarks/results/deit_base.json. Weights are random (the shape decides time
-and memory); members are thirds by index slicing, so that no data is needed.
+Run: python benchmarks/deit_base.py. Writes benchmarks/results/deit_base.json. Weights are random (the shape decides
+time and memory); members are thirds by index slicing, so that no data is needed.
 
 Three measurements, each in a process of its own:
 - compile: import + slice + lower + legalise + write, seconds and peak resident memory;
@@ -41,7 +41,9 @@ def compile_members(folder: Path) -> dict[str, Any]:
     teacher = import_model(ModelSource(MODEL, "random"))
     seconds["import"] = time.perf_counter() - began
     target = load_target(TARGET)
-    pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    pixels = torch.randint(
+        0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).numpy()
     for name in ("slice", "lower_legalise", "write"):
         seconds[name] = 0.0
     for selection in thirds(teacher):
@@ -102,13 +104,17 @@ def compare_with_export(folder: Path) -> dict[str, Any]:
     ours_s = min(timed(lambda: member.lower("member")) for _ in range(3))
     exported = folder / "exported.onnx"
     export_s = timed(
-        lambda: torch.onnx.export(FromFloat(member), (pixels,), exported, input_names=["pixels"], dynamo=True, verbose=False)
+        lambda: torch.onnx.export(
+            FromFloat(member), (pixels,), exported, input_names=["pixels"], dynamo=True, verbose=False
+        )
     )
     ours = folder / "ours.onnx"
     ir.save(legal_graph(member, load_target(TARGET), pixels.numpy()), ours)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = [onnxruntime.InferenceSession(str(p), options, providers=["CPUExecutionProvider"]) for p in (ours, exported)]
+    sessions = [
+        onnxruntime.InferenceSession(str(p), options, providers=["CPUExecutionProvider"]) for p in (ours, exported)
+    ]
     feeds = [{s.get_inputs()[0].name: pixels.numpy()} for s in sessions]
     outputs = [s.run(None, f)[0] for s, f in zip(sessions, feeds, strict=True)]
     pairs = []
@@ -118,7 +124,11 @@ def compare_with_export(folder: Path) -> dict[str, Any]:
         pairs.append((spent[0] * 1e3, spent[1] * 1e3))
     ratios = [ours_ms / exported_ms for ours_ms, exported_ms in pairs]
     return {
-        "lowering_s": {"ours": round(ours_s, 4), "torch_onnx_export": round(export_s, 3), "ratio": round(export_s / ours_s, 1)},
+        "lowering_s": {
+            "ours": round(ours_s, 4),
+            "torch_onnx_export": round(export_s, 3),
+            "ratio": round(export_s / ours_s, 1),
+        },
         "latency_ms": {
             "ours_median": round(float(np.median([p[0] for p in pairs])), 3),
             "exported_median": round(float(np.median([p[1] for p in pairs])), 3),
@@ -143,7 +153,12 @@ def main() -> None:
         part = {"compile": compile_members, "compare": compare_with_export}[sys.argv[1]]
         print(json.dumps(part(Path(sys.argv[2]))))
         return
-    result: dict[str, Any] = {"model": MODEL, "members": 3, "target": TARGET, "machine": platform.processor() or platform.machine()}
+    result: dict[str, Any] = {
+        "model": MODEL,
+        "members": 3,
+        "target": TARGET,
+        "machine": platform.processor() or platform.machine(),
+    }
     for name in ("compile", "compare"):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, name, folder]
