@@ -33,7 +33,7 @@ def decompose_teacher(
     options = {
         "policy": section.model_dump(mode="json", exclude={"file"}),
         "file": file_digest(section.file) if section.file is not None and section.file.is_file() else None,
-        "devices": [[d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop] for d in devices],
+        "devices": [[d.name, repr(d.target), d.gflops, d.memory_mb, d.max_gflop] for d in devices],
     }
 
     def make(folder: Path, _work: Path) -> None:

@@ -45,7 +45,12 @@ def pack_bundles(
     store: Store, graphs: Artifact, accuracy: Artifact, policy: Policy, config: BuildConfig, data: DataSet
 ) -> Artifact:
     """The bundles as `DEVICE/manifest.json` and the files that it names."""
-    options = {"policy": policy.sha256, "labels": data.class_names, "central": config.central}
+    options = {
+        "policy": policy.sha256,
+        "labels": data.class_names,
+        "devices": [[device.name, device.target.name] for device in config.devices],
+        "central": config.central,
+    }
 
     def make(folder: Path, _work: Path) -> None:
         build = build_digest(graphs, policy)
