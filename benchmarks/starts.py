@@ -1,10 +1,11 @@
 """What are the members worth by where their weights start: transplanted, by index selection, at random?
 
-Usage: python benchmarks/starts.py [--config examples/digits/digits.toml] [--seeds 5] [--steps N] [--joint-steps N]
+Usage: python benchmarks/starts.py [--config examples/digits/digits.toml] [--seeds 5] [--steps N] [--jobs 2]
 
 Members of equal shapes are boosted with the same steps from each start, for several seeds (calibration samples, order
-of training samples, random weights). Prints a table with mean and standard deviation over the seeds on the test split
-and writes every run to benchmarks/results/starts.json.
+of training samples, random weights). Good starts want small steps and bad ones large: every start is tried with each of
+the learning rates and counts with the one that validates best. Prints a table with mean and standard deviation over the
+seeds on the test split and writes every run to benchmarks/results/starts.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -32,9 +35,10 @@ from coformer_compiler.booster.judge import judge_all, judge_member  # noqa: E40
 from coformer_compiler.compile import load_build_data  # noqa: E402
 from coformer_compiler.config import BuildConfig, Overrides, read_config  # noqa: E402
 from coformer_compiler.data import DataSet  # noqa: E402
+from coformer_compiler.model.aggregator import subset_name  # noqa: E402
 from coformer_compiler.model.system import load_system  # noqa: E402
 from coformer_compiler.model.transformer import Transformer  # noqa: E402
-from coformer_compiler.progress import Progress, RichProgress  # noqa: E402
+from coformer_compiler.progress import Progress, RichProgress, SilentProgress  # noqa: E402
 from coformer_compiler.stages.calibrate import calibrate  # noqa: E402
 from coformer_compiler.stages.decompose import decompose_teacher, policy_of  # noqa: E402
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher  # noqa: E402
@@ -49,11 +53,16 @@ STARTS: tuple[Start, ...] = ("transplanted", "index-selected", "random")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: test verdicts of the full set and of the members alone, before and after training."""
+    """One run: verdicts of the full set before and after training and of the members alone, on the test split.
+
+    `validation` is the full set on the validation split.
+    """
 
     start: Start
     seed: int
+    learning_rate: float
     untrained: Verdict
+    validation: Verdict
     aggregated: Verdict
     members: tuple[Verdict, ...]
     joint_kept: bool | None
@@ -88,26 +97,67 @@ def _fresh(member: Transformer) -> Transformer:
     return made
 
 
-def run(start: Start, seed: int, config: BuildConfig, options: BoosterOptions, progress: Progress) -> Outcome:
-    """Boost from one start with one seed."""
+def run(start: Start, seed: int, config: BuildConfig, options: BoosterOptions) -> Outcome:
+    """Boost from one start with one seed, on one thread."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     config, options = replace(config, seed=seed), replace(options, seed=seed)
     began = time.monotonic()
+    silent = SilentProgress()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "cache", progress)
+        store = Store(Path(folder) / "cache", silent)
         data = load_build_data(config, load_teacher(import_teacher(store, config.model)))
         teacher, members = members_from(start, config, data, store)
-        untrained, trained = (
-            boost(teacher, members, data.train, data.validation, each, Path(folder) / name, progress)
+        untrained, trained = [
+            boost(teacher, members, data.train, data.validation, each, Path(folder) / name, silent)
             for name, each in (("untrained", replace(options, steps=0, joint_steps=0)), ("trained", options))
-        )
+        ]
     before = judge_all(untrained.members, untrained.aggregator, data.test, CPU)[1]
     alone, together = judge_all(trained.members, trained.aggregator, data.test, CPU)
-    everyone = next(iter(together))
+    everyone = subset_name(range(len(members)))
     joint = trained.history.joint
-    params = tuple(member.cost().params for member in members)
-    return Outcome(start, seed, before[everyone], together[everyone], alone, joint.kept if joint else None, params,
-                   round(time.monotonic() - began, 1))  # fmt: skip
+    return Outcome(
+        start,
+        seed,
+        options.learning_rate,
+        before[everyone],
+        trained.history.subsets[everyone],
+        together[everyone],
+        alone,
+        joint.kept if joint else None,
+        tuple(member.cost().params for member in members),
+        round(time.monotonic() - began, 1),
+    )
+
+
+def run_all(
+    config: BuildConfig, options: BoosterOptions, seeds: int, rates: list[float], jobs: int, progress: Progress
+) -> list[Outcome]:
+    """Every start with every seed and learning rate."""
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        futures = [
+            pool.submit(run, start, seed, config, replace(options, learning_rate=rate))
+            for seed in range(seeds)
+            for start in STARTS
+            for rate in rates
+        ]
+        with progress.stage("starts", len(futures), unit="run") as stage:
+            for future in as_completed(futures):
+                done = future.result()
+                stage.advance()
+                rate = f"learning rate {done.learning_rate:g}"
+                progress.note(f"{done.start}, seed {done.seed}, {rate}: {done.aggregated.accuracy:.2%}")
+    return [future.result() for future in futures]
+
+
+def best_by_validation(outcomes: list[Outcome]) -> list[Outcome]:
+    """For every start and seed the run whose learning rate validates best."""
+    best: dict[tuple[Start, int], Outcome] = {}
+    for outcome in outcomes:
+        known = best.setdefault((outcome.start, outcome.seed), outcome)
+        if outcome.validation.better_than(known.validation):
+            best[outcome.start, outcome.seed] = outcome
+    return list(best.values())
 
 
 def table(outcomes: list[Outcome], teacher: Verdict) -> str:
@@ -137,19 +187,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="for each member; the configuration's by default")
     parser.add_argument("--joint-steps", type=int, help="the configuration's by default")
     parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 2e-3])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     given = parser.parse_args()
     config = read_config(given.config, Overrides())
     changed = {"steps": given.steps, "joint_steps": given.joint_steps}
     options = replace(config.booster, device="cpu", **{k: v for k, v in changed.items() if v is not None})
-    outcomes: list[Outcome] = []
     with RichProgress() as progress, tempfile.TemporaryDirectory() as folder:
-        for seed in range(given.seeds):
-            for start in STARTS:
-                outcomes.append(run(start, seed, config, options, progress))
-                progress.note(f"{start}, seed {seed}: aggregated {outcomes[-1].aggregated.accuracy:.2%}")
+        outcomes = run_all(config, options, given.seeds, given.learning_rates, given.jobs, progress)
         teacher = load_teacher(import_teacher(Store(Path(folder), progress), config.model))
         verdict = judge_member(teacher, load_build_data(config, teacher).test, CPU)
-    text = table(outcomes, verdict)
+    text = table(best_by_validation(outcomes), verdict)
     raw = {
         "config": given.config.name,
         "options": asdict(options),

@@ -20,7 +20,8 @@ class BoosterOptions:
     Attributes:
         steps: optimizer steps for each member alone; 0 leaves the members as they come.
         batch: samples a step, over all processes together.
-        learning_rate: peak of the cosine for a member alone.
+        learning_rate: peak of the cosine for a member alone. Transplanted members want small steps (5e-4); from random
+            weights 2e-3 gets further.
         weight_decay: of AdamW, on matrices only.
         joint_steps: optimizer steps in which members and aggregator train together; 0 for none.
         joint_learning_rate: peak of the cosine for them.
@@ -40,7 +41,7 @@ class BoosterOptions:
 
     steps: int = 200
     batch: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.01
     joint_steps: int = 200
     joint_learning_rate: float = 5e-4
