@@ -24,6 +24,7 @@ from coformer_compiler.model.spec import (
     Activation,
     AttentionSpec,
     MlpSpec,
+    NormKind,
     NormSpec,
     PoolSpec,
     StemSpec,
@@ -74,6 +75,7 @@ def timm_from_source(source: ModelSource) -> nn.Module:
 
     name = source.name.partition(":")[2]
     options: dict[str, Any] = dict(source.options)
+    normalisation: dict[str, Any] = {}
     checkpoint = source.checkpoint
     if checkpoint is not None and checkpoint.is_dir():
         config, checkpoint = read_hub_folder(checkpoint)
@@ -81,10 +83,14 @@ def timm_from_source(source: ModelSource) -> nn.Module:
             what = f"the folder holds a '{config['architecture']}'"
             raise CoformerError(what, f"model '{source.name}'", f"write model.name = 'timm:{config['architecture']}'")
         options = {**config.get("model_args", {}), "num_classes": config.get("num_classes"), **options}
+        data = config.get("pretrained_cfg", config)
+        normalisation = {key: data[key] for key in ("mean", "std") if key in data}
     _check_name_and_options(name, options)
     torch.manual_seed(source.seed)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=source.weights == "hub", **options)
+        model: nn.Module = timm.create_model(
+            name, pretrained=source.weights == "hub", pretrained_cfg_overlay=normalisation, **options
+        )
     except (TypeError, AssertionError, ValueError) as error:
         raise CoformerError(
             f"timm refuses the options ({error})", f"model '{source.name}'", "check model.options"
@@ -159,6 +165,7 @@ _BLOCK_PARTS = (
     _Part("attn", ("Attention",)),
     _Part("attn.norm", _IDENTITY),
     _Part("attn.q_norm", (*_IDENTITY, *_NORMS)),
+    _Part("attn.k_norm", (*_IDENTITY, *_NORMS)),
     _Part("mlp", ("Mlp",)),
     _Part("mlp.norm", _IDENTITY),
     _Part("mlp.act", ("GELU", "GELUTanh", "ReLU", "SiLU", "QuickGELU")),
@@ -172,6 +179,12 @@ def _refuse_foreign_parts(vit: nn.Module, name: str) -> None:
     v: Any = vit
     if v.attn_pool is not None or v.global_pool not in ("token", "avg"):
         raise _foreign(name, f"pooling '{v.global_pool}'", "set model.options.global_pool to 'token' or 'avg'")
+    if not isinstance(v.head, nn.Linear):
+        raise _foreign(name, "it has no classifier", "set model.options.num_classes")
+    for path in ("norm_pre", "norm", "fc_norm"):
+        found = type(v.get_submodule(path)).__name__
+        if found not in (*_IDENTITY, *_NORMS):
+            raise _foreign(name, f"{path} is a {found}", f"it can be {', '.join(_NORMS)}")
     if (
         v.dynamic_img_size
         or not isinstance(v.patch_embed.norm, nn.Identity)
@@ -289,11 +302,8 @@ def _activation(act: nn.Module) -> Activation:
 def _norm(module: Any) -> Norm | None:
     if isinstance(module, nn.Identity):
         return None
-    kind = type(module).__name__
-    if kind not in _NORMS:
-        raise _foreign("", f"a norm is a {kind}", f"it can be {', '.join(_NORMS)}")
-    affine = module.weight is not None
-    made = Norm(NormSpec(int(module.normalized_shape[0]), "rms" if kind == "RmsNorm" else "layer", module.eps, affine))
+    kind: NormKind = "rms" if type(module).__name__ == "RmsNorm" else "layer"
+    made = Norm(NormSpec(int(module.normalized_shape[0]), kind, module.eps, module.weight is not None))
     if made.weight is not None:
         made.weight.copy_(module.weight)
     if made.bias is not None and module.bias is not None:
@@ -318,8 +328,6 @@ def _pool(v: Any) -> Pool:
 
 
 def _head(v: Any) -> nn.Linear:
-    if not isinstance(v.head, nn.Linear):
-        raise _foreign("", "it has no classifier", "set model.options.num_classes")
     if not hasattr(v, "head_dist"):
         return linear_from(v.head.weight, v.head.bias)
     weight = torch.cat([v.head.weight, v.head_dist.weight], 1) / 2

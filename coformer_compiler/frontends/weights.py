@@ -48,6 +48,8 @@ def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         raise CoformerError(
             f"no readable config.json ({error})", f"checkpoint {folder}", "give a hub folder"
