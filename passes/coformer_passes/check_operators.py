@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -10,20 +11,39 @@ from coformer_passes.rewriting import array_of, name_of, static_shape
 from coformer_runtime.errors import CoformerError
 from coformer_targets import OperatorRule, OperatorTable, Target, operator_table
 
+GENERAL_CURE = "write it with operators of the table, or take a newer target"
+
+
+class Violation(NamedTuple):
+    """One thing that an engine refuses in a graph.
+
+    Attributes:
+        op_type: the operator, "input" for an input of the graph.
+        node: the node's name, or the input's.
+        problem: the rule that is broken.
+        cure: the pass or option that mends it.
+    """
+
+    op_type: str
+    node: str
+    problem: str
+    cure: str
+
 
 def check_operators(model: ir.Model, target: Target) -> bool:
     """Refuse a graph that the target's engine would refuse; never changes it.
 
     Given, for TensorRT 8.2.1::
 
-        y = Trilu(x)
+        mask = Trilu(x)
 
     Result::
 
-        check_operators: 1 node is not legal in TensorRT 8.2.1 (jetson-nano): 'mask' (Trilu): no importer; …
+        check_operators: 1 node is not legal in TensorRT 8.2.1 (jetson-nano): 'mask' (Trilu): no importer;
+        Trilu: give the mask as an initializer: with static shapes the pass fold_constants does
 
     Checked per node: the domain, the operator, the element types, the rank of the first input, what must be an
-    initializer, attribute values, and that every shape is static. All violations are listed at once.
+    initializer, attribute values, outputs in use, and that every shape is static. All violations are listed at once.
 
     Why: the parser's own message comes on the board, after the bundle has been shipped, and names the first node only.
     TensorRT: the table of the target's exact version. ONNX Runtime has no table: its session is the proof.
@@ -32,32 +52,52 @@ def check_operators(model: ir.Model, target: Target) -> bool:
     Raises:
         CoformerError: naming each node, the version, the rule and the cure.
     """
+    found = violations(model, target)
+    table = operator_table(target)
+    if table is None or not found:
+        return False
+    count = "1 node is" if len(found) == 1 else f"{len(found)} nodes are"
+    listed = "; ".join(f"'{each.node}' ({each.op_type}): {each.problem}" for each in found)
+    cures = dict.fromkeys((each.op_type, each.cure) for each in found)
+    raise CoformerError(
+        f"{count} not legal in {table.title} ({target.name}): {listed}",
+        "check_operators",
+        "; ".join(f"{op_type}: {cure}" for op_type, cure in cures),
+    )
+
+
+def violations(model: ir.Model, target: Target) -> list[Violation]:
+    """Everything in the graph that the target's engine refuses, sorted by operator and node."""
     table = operator_table(target)
     if table is None:
-        return False
-    violations = [
-        f"'{name_of(node)}' ({node.op_type}): {problem}"
+        return []
+    found = [
+        Violation(node.op_type, name_of(node), problem, cure)
         for node in model.graph.all_nodes()
-        for problem in _problems(node, table)
+        for problem, cure in _problems(node, table)
     ]
-    violations += [f"input '{value.name}': {problem}" for value in model.graph.inputs for problem in _bad(value, table)]
-    if violations:
-        count = "1 node is" if len(violations) == 1 else f"{len(violations)} nodes are"
-        raise CoformerError(
-            f"{count} not legal in TensorRT {table.version} ({target.name}): " + "; ".join(violations),
-            "check_operators",
-            _mend([node.op_type for node in model.graph.all_nodes()], table),
-        )
-    return False
+    found += [
+        Violation("input", str(value.name), problem, cure)
+        for value in model.graph.inputs
+        for problem, cure in _bad(value, table)
+    ]
+    return sorted(set(found))
 
 
-def _problems(node: ir.Node, table: OperatorTable) -> Iterator[str]:
+def _problems(node: ir.Node, table: OperatorTable) -> Iterator[tuple[str, str]]:
+    """What is wrong with a node, and the cure of each."""
     if node.domain != "":
-        yield f"the domain '{node.domain}' is not ONNX's own"
+        yield (
+            f"the domain '{node.domain}' is not ONNX's own",
+            "write it with ONNX's own operators, or as a function in the model, which is inlined",
+        )
         return
     rule = table.operators.get(node.op_type)
     if rule is None:
-        yield "no importer"
+        yield (
+            "no importer",
+            table.cures.get(node.op_type, GENERAL_CURE),
+        )
         return
     yield from _type_problems(node, rule, table)
     for output in node.outputs:
@@ -65,18 +105,25 @@ def _problems(node: ir.Node, table: OperatorTable) -> Iterator[str]:
     for index in rule.initializer:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and array_of(value) is None:
-            yield f"input {index} ('{value.name}') is computed: {rule.rule}"
+            yield (
+                f"input {index} ('{value.name}') is computed: {rule.rule}",
+                rule.cure or "make it constant: with static shapes the pass fold_constants does",
+            )
     first = node.inputs[0] if node.inputs else None
     if rule.ranks and first is not None and first.shape is not None and len(first.shape) not in rule.ranks:
         allowed = " or ".join(str(rank) for rank in rule.ranks)
-        yield f"input 0 has rank {len(first.shape)}, {allowed} is allowed"
+        yield f"input 0 has rank {len(first.shape)}, {allowed} is allowed", rule.cure or "reshape its input first"
     for name, values in (rule.attributes or {}).items():
         found = node.attributes.get_string(name, None)
         if found is not None and found not in values:
-            yield f"{name} = {found}: {rule.rule}"
+            yield f"{name} = {found}: {rule.rule}", rule.cure or f"export it with another {name}: {', '.join(values)}"
+    if rule.outputs is not None and any(
+        output.uses() or output.is_graph_output() for output in node.outputs[rule.outputs :]
+    ):
+        yield f"output {rule.outputs} is read: {rule.rule}", rule.cure or "remove what reads it"
 
 
-def _type_problems(node: ir.Node, rule: OperatorRule, table: OperatorTable) -> Iterator[str]:
+def _type_problems(node: ir.Node, rule: OperatorRule, table: OperatorTable) -> Iterator[tuple[str, str]]:
     indices = rule.data if rule.data is not None else range(len(node.inputs))
     for index in indices:
         value = node.inputs[index] if index < len(node.inputs) else None
@@ -85,24 +132,22 @@ def _type_problems(node: ir.Node, rule: OperatorRule, table: OperatorTable) -> I
         found = _type_name(value.dtype)
         if table.aliases.get(found, found) not in rule.types:
             reason = f": {rule.rule}" if rule.rule else ""
-            yield f"input {index} is {found}, {', '.join(rule.types)} are allowed{reason}"
+            allowed = f"input {index} is {found}, {', '.join(rule.types)} are allowed{reason}"
+            yield allowed, rule.cure or f"cast it to {rule.types[0]} first"
 
 
-def _bad(value: ir.Value, table: OperatorTable) -> Iterator[str]:
+def _bad(value: ir.Value, table: OperatorTable) -> Iterator[tuple[str, str]]:
     """What is wrong with a value wherever it stands: its type, or a dynamic axis."""
     if value.dtype is not None:
         found = _type_name(value.dtype)
         if table.aliases.get(found, found) not in table.types:
-            yield f"'{value.name}' is {found}, which the engine has not"
+            cure = "run the pass widen_input" if found == "uint8" else "export it in float32"
+            yield f"'{value.name}' is {found}, which the engine has not", cure
     if value.shape is not None and static_shape(value) is None:
-        yield f"'{value.name}' has the dynamic shape {value.shape}; static shapes are needed"
-
-
-def _mend(op_types: list[str], table: OperatorTable) -> str:
-    """The cure of each refused operator, or the general one."""
-    refused = sorted({op_type for op_type in op_types if op_type not in table.operators})
-    cures = [f"{op_type}: {table.cures[op_type]}" for op_type in refused if op_type in table.cures]
-    return "; ".join(cures) if cures else "write them with operators and types of the table, or take another target"
+        yield (
+            f"'{value.name}' has the dynamic shape {value.shape}; static shapes are needed",
+            "export the graph with static shapes",
+        )
 
 
 def _type_name(dtype: ir.DataType) -> str:

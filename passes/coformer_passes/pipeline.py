@@ -55,4 +55,17 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         lower_opset,
         check_operators,
     ),
+    "tensorrt-rtx": (
+        infer_shapes,
+        fold_constants,
+        fold_input_normalisation,
+        widen_input,
+        fold_norm_affine,
+        fold_attention_scale,
+        decompose_layer_norm,
+        decompose_gelu,
+        share_equal_nodes,
+        lower_opset,
+        check_operators,
+    ),
 }

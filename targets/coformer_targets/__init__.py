@@ -2,7 +2,16 @@
 
 from coformer_targets.builders import EngineInfo, engine_from_onnx, recipe_for
 from coformer_targets.legality import OperatorRule, OperatorTable, operator_table
-from coformer_targets.target import Target, load_target, load_target_file, target_names, tensorrt_older_than
+from coformer_targets.target import (
+    Target,
+    load_target,
+    load_target_file,
+    strongly_typed,
+    target_names,
+    target_variants,
+    tensorrt_older_than,
+    with_precision,
+)
 
 __all__ = [
     "EngineInfo",
@@ -14,6 +23,9 @@ __all__ = [
     "load_target_file",
     "operator_table",
     "recipe_for",
+    "strongly_typed",
     "target_names",
+    "target_variants",
     "tensorrt_older_than",
+    "with_precision",
 ]

@@ -27,7 +27,9 @@ class OperatorRule:
         initializer: the inputs that must be constants where they are there.
         ranks: the ranks that the first input may have, () for any.
         attributes: attribute → the values that it may have.
+        outputs: how many outputs may be in use, None for all.
         rule: the restriction in words.
+        cure: what to do about a node that breaks the rule.
     """
 
     types: tuple[str, ...]
@@ -35,7 +37,9 @@ class OperatorRule:
     initializer: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
     attributes: Mapping[str, tuple[str, ...]] | None = None
+    outputs: int | None = None
     rule: str = ""
+    cure: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,12 @@ class OperatorTable:
     """What one engine version takes.
 
     Attributes:
-        engine: "tensorrt".
+        engine: "tensorrt" or "tensorrt-rtx".
         version: the exact version, "8.2.1".
         opset: the opset that its parser was written for.
         source: where the table comes from.
+        exact: whether operators and importers were read at this very version.
+        notes: how they were derived where they were not.
         types: every element type that the engine has.
         aliases: element type → what the parser makes of it.
         operators: operator → its rule; one that is not here is refused.
@@ -57,10 +63,17 @@ class OperatorTable:
     version: str
     opset: int
     source: str
+    exact: bool
+    notes: tuple[str, ...]
     types: tuple[str, ...]
     aliases: Mapping[str, str]
     operators: Mapping[str, OperatorRule]
     cures: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """The engine and its version, in words."""
+        return f"{'TensorRT-RTX' if self.engine == 'tensorrt-rtx' else 'TensorRT'} {self.version}"
 
 
 def operator_table(target: Target) -> OperatorTable | None:
@@ -87,6 +100,8 @@ def _table_from_content(content: dict[str, Any]) -> OperatorTable:
         version=content["version"],
         opset=content["opset"],
         source=content["source"],
+        exact=content["exact"],
+        notes=tuple(content.get("notes", ())),
         types=tuple(content["types"]),
         aliases=content["aliases"],
         operators={name: _rule_from_content(entry) for name, entry in content["operators"].items()},
@@ -101,5 +116,7 @@ def _rule_from_content(entry: dict[str, Any]) -> OperatorRule:
         initializer=tuple(entry.get("initializer", ())),
         ranks=tuple(entry.get("ranks", ())),
         attributes={name: tuple(values) for name, values in entry.get("attributes", {}).items()},
+        outputs=entry.get("outputs"),
         rule=entry.get("rule", ""),
+        cure=entry.get("cure", ""),
     )

@@ -2,13 +2,18 @@
 
 One file per device in `devices/`; a user's own comes through `load_target_file`. Reading is strict: an unknown
 key, a missing key or a value of the wrong kind is an error that names the file, the key and the cure. Each fact
-says where it comes from in the table `[sources]`.
+says where it comes from in the table `[sources]`; a source that begins with "unsure:" has to be checked before one
+relies on it.
+
+What a Jetson gets with its system (TensorRT, CUDA, Python) is a file of its own in `jetpacks/`. A device's file lists
+the `jetpacks` that run on it and the one that its bare name means, `jetpack`; `NAME@jpX.Y` is the device under
+another. What the device's file says goes before what the JetPack's says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +21,11 @@ from coformer_runtime.errors import CoformerError
 from coformer_targets.nearest import suggestion
 from coformer_targets.toml import read_toml
 
-ENGINES = ("onnxruntime", "tensorrt")
+ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("float32", "float16", "int8")
+
+Rule = tuple[Callable[[object], bool], str]
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,11 @@ class Target:
     Attributes:
         name: the name a user gives, also the file's stem.
         title: the device in words.
-        engine: "onnxruntime" or "tensorrt".
+        engine: "onnxruntime", "tensorrt" or "tensorrt-rtx".
         engine_version: the version that the device runs; for TensorRT it decides which operators are legal.
+        cuda: version of CUDA, None where there is none.
+        jetpack: version of NVIDIA's JetPack, as `NAME@jpX.Y` gives it; None for other systems.
+        jetpacks: all that the device runs.
         opset: the highest ONNX opset that the engine is given.
         ir_version: the highest ONNX IR version that the engine is given.
         python: the Python of the device's system, "3.6".
@@ -37,7 +48,7 @@ class Target:
         memory_mb: memory of the device, system and engine library included.
         runtime_mb: what the interpreter and the engine library take before any model.
         gflops: sustained FP32 throughput, 10^9 floating point operations a second (a multiply-add is two).
-        precisions: what the engine can compute in, the default first.
+        precisions: what the engine can compute in; the first is what it will (see `with_precision`).
         alignment: multiple that widths and head dims should have.
         uint8_input: whether the engine takes a uint8 graph input.
         power_w: power under load, of the whole device.
@@ -61,22 +72,32 @@ class Target:
     uint8_input: bool
     power_w: float
     sources: Mapping[str, str] = field(hash=False)
+    cuda: str | None = None
+    jetpack: str | None = None
+    jetpacks: tuple[str, ...] = ()
 
 
 def target_names() -> tuple[str, ...]:
-    """The names of the targets that come with the toolchain, sorted."""
-    return tuple(sorted(path.stem for path in _devices().glob("*.toml")))
+    """The names of the targets that come with the toolchain, sorted; each Jetson under the JetPack that it means."""
+    return tuple(sorted(path.stem for path in (_HERE / "devices").glob("*.toml")))
+
+
+def target_variants() -> tuple[str, ...]:
+    """All names that `load_target` knows: the bare ones, and each Jetson under each of its JetPacks, sorted."""
+    variants = [f"{name}@jp{jetpack}" for name in target_names() for jetpack in load_target(name).jetpacks]
+    return tuple(sorted((*target_names(), *variants)))
 
 
 def load_target(name: str) -> Target:
-    """The target of that name.
+    """The target of that name: `NAME`, or `NAME@jpX.Y` for a Jetson under a certain JetPack.
 
     Raises:
-        CoformerError: there is none; the nearest known name is suggested.
+        CoformerError: there is none; the nearest known name, or the JetPacks that there are, are suggested.
     """
-    if name not in target_names():
-        raise CoformerError("no such target", f"target '{name}'", suggestion(name, target_names(), noun="target"))
-    return load_target_file(_devices() / f"{name}.toml")
+    bare, at, variant = name.partition("@")
+    if bare not in target_names():
+        raise CoformerError("no such target", f"target '{name}'", suggestion(bare, target_names(), noun="target"))
+    return _load(_HERE / "devices" / f"{bare}.toml", f"target file {bare}.toml", name, variant if at else None)
 
 
 def load_target_file(path: str | Path) -> Target:
@@ -86,20 +107,23 @@ def load_target_file(path: str | Path) -> Target:
         CoformerError: the file is missing or no TOML, has an unknown key, lacks one, or has a refused value.
     """
     path = Path(path)
-    where = f"target file {path.name}"
-    content = read_toml(path, where)
-    content.setdefault("name", path.stem)
-    for key in content:
-        if key not in _RULES:
-            raise CoformerError(f"unknown key '{key}'", where, suggestion(key, _RULES, noun="key"))
-    for key, (accepts, expected) in _RULES.items():
-        if key not in content and key in _OPTIONAL:
-            continue
-        if key not in content:
-            raise CoformerError(f"the key '{key}' is missing", where, f"set it to {expected}")
-        if not accepts(content[key]):
-            raise CoformerError(f"{key} = {content[key]!r} is refused", where, f"set it to {expected}")
-    return _target_from_content(content, where)
+    return _load(path, f"target file {path.name}", path.stem, None)
+
+
+def with_precision(target: Target, precision: str) -> Target:
+    """The target computing in `precision`, "float16" say.
+
+    Raises:
+        CoformerError: the target does not offer it.
+    """
+    if precision not in target.precisions:
+        raise CoformerError(
+            f"it does not compute in {precision}",
+            f"target '{target.name}'",
+            f"choose one of {', '.join(sorted(target.precisions))}",
+        )
+    others = (each for each in target.precisions if each != precision)
+    return replace(target, precisions=(precision, *others))
 
 
 def tensorrt_older_than(target: Target, *version: int) -> bool:
@@ -107,6 +131,61 @@ def tensorrt_older_than(target: Target, *version: int) -> bool:
     if target.engine != "tensorrt":
         return False
     return tuple(int(part) for part in target.engine_version.split(".")) < version
+
+
+def strongly_typed(target: Target) -> bool:
+    """Whether the engine computes in exactly the types that the graph has: TensorRT-RTX, and TensorRT from 11 on."""
+    return target.engine == "tensorrt-rtx" or (target.engine == "tensorrt" and not tensorrt_older_than(target, 11))
+
+
+def _load(path: Path, where: str, name: str, variant: str | None) -> Target:
+    content = read_toml(path, where)
+    content.setdefault("name", name)
+    _check(content, where, _KEYS, required=())
+    content = _under_jetpack(content, where, variant)
+    _check(content, where, _KEYS, required=[key for key in _KEYS if key not in _OPTIONAL])
+    return _target_from_content(content, where)
+
+
+def _check(content: dict[str, Any], where: str, keys: Mapping[str, Rule], *, required: Sequence[str]) -> None:
+    """Unknown keys first, then what is missing or refused, in the order of the rules."""
+    for key in content:
+        if key not in keys:
+            raise CoformerError(f"unknown key '{key}'", where, suggestion(key, keys, noun="key"))
+    for key, (accepts, expected) in keys.items():
+        if key not in content:
+            if key in required:
+                raise CoformerError(f"the key '{key}' is missing", where, f"set it to {expected}")
+        elif not accepts(content[key]):
+            raise CoformerError(f"{key} = {content[key]!r} is refused", where, f"set it to {expected}")
+
+
+def _under_jetpack(content: dict[str, Any], where: str, variant: str | None) -> dict[str, Any]:
+    """The content with what its JetPack brings, that of `variant` ("jp6.2") or else its own."""
+    name, own = content["name"], content.get("jetpacks", [])
+    if variant is not None and variant not in [f"jp{each}" for each in own]:
+        bare = name.partition("@")[0]
+        theirs = ", ".join(f"{bare}@jp{each}" for each in own)
+        raise CoformerError(
+            f"there is no '{variant}' of {bare}",
+            f"target '{name}'",
+            f"these are there: {theirs}" if theirs else f"it has no JetPack: write {bare}",
+        )
+    jetpack = content.get("jetpack") if variant is None else variant[2:]
+    if jetpack is None:
+        return content
+    known = sorted(path.stem for path in (_HERE / "jetpacks").glob("*.toml"))
+    if jetpack not in known:
+        raise CoformerError(f"there is no JetPack '{jetpack}'", where, f"known JetPacks: {', '.join(known)}")
+    brought = read_toml(_HERE / "jetpacks" / f"{jetpack}.toml", f"JetPack {jetpack}")
+    merged = {**brought, **content, "jetpack": jetpack}
+    sources = brought["sources"]
+    if variant is None and "jetpack" in content.get("sources", {}):
+        sources = {**sources, "jetpack": f"{sources['jetpack']}; the bare name: {content['sources']['jetpack']}"}
+    own_sources = {key: text for key, text in content.get("sources", {}).items() if key != "jetpack"}
+    merged["sources"] = {**sources, **own_sources}
+    merged["title"] = f"{content.get('title', name)}, {brought['title']}, TensorRT {merged['engine_version']}"
+    return merged
 
 
 def _target_from_content(content: dict[str, Any], where: str) -> Target:
@@ -117,15 +196,11 @@ def _target_from_content(content: dict[str, Any], where: str) -> Target:
             raise CoformerError(
                 f"[sources] names '{key}', which is no field", where, suggestion(key, names, noun="field")
             )
-    values = {**content, "sources": sources, "sm": content.get("sm")}
+    values = {**content, "sources": sources, "sm": content.get("sm"), "jetpacks": tuple(content.get("jetpacks", ()))}
     values["gflops"] = float(content["gflops"])
     values["power_w"] = float(content["power_w"])
     values["precisions"] = tuple(content["precisions"])
     return Target(**values)
-
-
-def _devices() -> Path:
-    return Path(__file__).parent / "devices"
 
 
 def _is_text(value: object) -> bool:
@@ -156,11 +231,18 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, dict) and all(_is_text(text) for text in value.values())
 
 
-_OPTIONAL = ("sm", "sources")
-_RULES: dict[str, tuple[Callable[[object], bool], str]] = {
+def _is_versions(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_version(each) for each in value)
+
+
+_OPTIONAL = ("sm", "sources", "cuda", "jetpack", "jetpacks")
+_KEYS: dict[str, Rule] = {
     "name": (_is_text, "a non-empty text"),
     "title": (_is_text, "a non-empty text"),
     "engine": (_is_one_of(*ENGINES), " or ".join(f"'{engine}'" for engine in ENGINES)),
+    "jetpack": (_is_version, "a version such as '6.2'"),
+    "jetpacks": (_is_versions, "a list of versions such as '6.2'"),
+    "cuda": (_is_version, "a version such as '12.6', or leave it out"),
     "engine_version": (_is_version, "a version such as '8.2.1'"),
     "opset": (lambda v: _is_count(v) and 9 <= int(str(v)) <= 24, "a whole number from 9 to 24"),
     "ir_version": (lambda v: _is_count(v) and 4 <= int(str(v)) <= 12, "a whole number from 4 to 12"),

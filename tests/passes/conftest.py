@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +33,7 @@ def cpu() -> Target:
 @pytest.fixture(scope="session")
 def orin() -> Target:
     """A TensorRT new enough for LayerNormalization, Gelu and uint8."""
-    return dataclasses.replace(
-        load_target("jetson-nano"), name="orin", engine_version="10.3.0", opset=20, ir_version=10, uint8_input=True
-    )
+    return load_target("jetson-orin-nano@jp6.2")
 
 
 @pytest.fixture(scope="session")

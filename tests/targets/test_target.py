@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from coformer_runtime.errors import CoformerError
-from coformer_targets import Target, load_target, load_target_file, target_names, tensorrt_older_than
+from coformer_targets import (
+    Target,
+    load_target,
+    load_target_file,
+    strongly_typed,
+    target_names,
+    target_variants,
+    tensorrt_older_than,
+    with_precision,
+)
 
 DEVICES = Path(__file__).parents[2] / "targets" / "coformer_targets" / "devices"
 CPU = (DEVICES / "cpu.toml").read_text(encoding="utf-8")
@@ -25,21 +34,24 @@ def write(tmp_path: Path):
 
 
 def test_the_targets_of_the_toolchain() -> None:
-    assert target_names() == ("cpu", "jetson-nano", "jetson-tx2", "raspberry-pi-4b", "raspberry-pi-5")
+    assert " ".join(target_names()) == (
+        "cpu jetson-agx-orin jetson-agx-xavier jetson-nano jetson-orin-nano jetson-orin-nx jetson-thor jetson-tx2 "
+        "jetson-xavier-nx raspberry-pi-4b raspberry-pi-5 rtx-ada rtx-ampere rtx-blackwell tensorrt-a100 tensorrt-h100 "
+        "tensorrt-t4"
+    )
 
 
-@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("name", target_variants())
 def test_every_fact_has_a_source(name: str) -> None:
     target = load_target(name)
-    facts = {field.name for field in dataclasses.fields(Target)} - {"name", "title", "engine", "sources"}
-    if target.sm is None:
-        facts.remove("sm")
+    facts = {field.name for field in dataclasses.fields(Target)} - {"name", "title", "engine", "sources", "jetpacks"}
+    facts -= {field for field in ("sm", "cuda", "jetpack") if getattr(target, field) is None}
     if target.arch == "any":
         facts.remove("arch")
     assert set(target.sources) == facts
 
 
-@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("name", target_variants())
 def test_a_target_is_named_after_its_file_and_hashable(name: str) -> None:
     target = load_target(name)
     assert target.name == name
@@ -51,6 +63,72 @@ def test_the_facts_of_jetson_nano() -> None:
     assert (nano.engine, nano.engine_version, nano.opset, nano.ir_version) == ("tensorrt", "8.2.1", 13, 7)
     assert (nano.python, nano.sm, nano.memory_mb, nano.uint8_input) == ("3.6", 53, 4096, False)
     assert nano.precisions == ("float32", "float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "cuda", "python", "opset"),
+    [
+        ("jetson-tx2", "8.2.1", "10.2", "3.6", 13),
+        ("jetson-xavier-nx", "8.5.2", "11.4", "3.8", 17),
+        ("jetson-orin-nano@jp5.1", "8.5.2", "11.4", "3.8", 17),
+        ("jetson-orin-nx@jp6.0", "8.6.2", "12.2", "3.10", 17),
+        ("jetson-agx-orin@jp6.2", "10.3.0", "12.6", "3.10", 20),
+        ("jetson-orin-nano@jp7.2", "10.16.2", "13.2", "3.12", 24),
+        ("jetson-thor", "10.13.3", "13.0", "3.12", 21),
+    ],
+)
+def test_a_jetson_has_what_its_jetpack_brings(name: str, version: str, cuda: str, python: str, opset: int) -> None:
+    target = load_target(name)
+    assert (target.engine, target.engine_version) == ("tensorrt", version)
+    assert (target.cuda, target.python, target.opset) == (cuda, python, opset)
+    assert target.title.endswith(f"TensorRT {version}")
+
+
+def test_a_bare_name_means_one_stated_jetpack() -> None:
+    bare, stated = load_target("jetson-orin-nano"), load_target("jetson-orin-nano@jp6.2")
+    assert bare.jetpack == "6.2" and bare.jetpacks == ("5.1", "6.0", "6.2", "7.2")
+    assert "the bare name: " in bare.sources["jetpack"]
+    assert dataclasses.replace(stated, name=bare.name, sources=bare.sources) == bare
+
+
+def test_an_unknown_jetpack_lists_those_that_there_are() -> None:
+    with pytest.raises(CoformerError) as caught:
+        load_target("jetson-orin-nano@jp6.9")
+    assert str(caught.value) == (
+        "target 'jetson-orin-nano@jp6.9': there is no 'jp6.9' of jetson-orin-nano; these are there: "
+        "jetson-orin-nano@jp5.1, jetson-orin-nano@jp6.0, jetson-orin-nano@jp6.2, jetson-orin-nano@jp7.2"
+    )
+
+
+def test_a_target_without_jetpack_has_no_variants() -> None:
+    with pytest.raises(CoformerError) as caught:
+        load_target("cpu@jp6.2")
+    assert str(caught.value) == "target 'cpu@jp6.2': there is no 'jp6.2' of cpu; it has no JetPack: write cpu"
+
+
+def test_a_file_takes_what_its_jetpack_brings_and_goes_before_it(write) -> None:
+    orin = (DEVICES / "jetson-orin-nano.toml").read_text(encoding="utf-8")
+    own = orin.replace('jetpack = "6.2"', 'jetpack = "6.0"\nengine_version = "8.6.1"', 1)
+    target = load_target_file(write(own))
+    assert (target.engine_version, target.cuda, target.opset) == ("8.6.1", "12.2", 17)
+    assert _message(write(orin.replace('jetpack = "6.2"', 'jetpack = "6.9"', 1))) == (
+        "target file mine.toml: there is no JetPack '6.9'; known JetPacks: 4.6, 5.1, 6.0, 6.2, 7.0, 7.2"
+    )
+
+
+def test_a_precision_is_chosen_from_those_that_there_are() -> None:
+    nano = load_target("jetson-nano")
+    assert with_precision(nano, "float16").precisions == ("float16", "float32")
+    assert with_precision(nano, "float32") == nano
+    with pytest.raises(CoformerError) as caught:
+        with_precision(nano, "int8")
+    assert str(caught.value) == "target 'jetson-nano': it does not compute in int8; choose one of float16, float32"
+
+
+@pytest.mark.parametrize(("name", "typed"), [("cpu", False), ("jetson-thor", False), ("rtx-ada", True)])
+def test_which_engines_are_strongly_typed(name: str, typed: bool) -> None:
+    assert strongly_typed(load_target(name)) is typed
+    assert strongly_typed(dataclasses.replace(load_target("jetson-nano"), engine_version="11.1.0"))
 
 
 def test_a_target_is_frozen() -> None:
@@ -72,7 +150,7 @@ def test_an_unknown_target_suggests_the_nearest() -> None:
 
 
 def test_a_strange_target_lists_all() -> None:
-    with pytest.raises(CoformerError, match="known targets: cpu, jetson-nano, jetson-tx2, raspberry-pi-4b") as caught:
+    with pytest.raises(CoformerError, match="known targets: cpu, jetson-agx-orin, jetson-agx-xavier,") as caught:
         load_target("/etc/passwd")
     assert caught.value.exit_code == 2
 
