@@ -116,9 +116,14 @@ def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
                     where,
                     f"name at least one of 0 to {count - 1}, each once, ascending",
                 )
-    if member.channels is not None and len(set(member.channels)) != member.embed:
+    if member.channels is not None and (
+        len(member.channels) != member.embed
+        or list(member.channels) != sorted(set(member.channels) & set(range(shape.embed)))
+    ):
         raise CoformerError(
-            f"names {len(set(member.channels))} channels for embed {member.embed}", where, "name as many"
+            f"names the channels {list(member.channels)[:8]} for embed {member.embed}",
+            where,
+            f"name as many of 0 to {shape.embed - 1}, each once, ascending",
         )
 
 

@@ -15,6 +15,7 @@ from coformer_compiler.decomposer.strategies import STRATEGIES, shapes_by_strate
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.transplant.statistics import Statistics
+from coformer_runtime.errors import CoformerError
 
 _NO_NOTES: tuple[str, ...] = ()
 
@@ -60,6 +61,13 @@ def decompose(
         policy, notes = read_policy(options.file), _NO_NOTES
         order = {device.name: n for n, device in enumerate(devices)}
         members = sorted(policy.members, key=lambda member: order.get(member.device, len(order)))
+        unnamed = [member.device for member in members if member.channels is None]
+        if options.method == "index" and unnamed:
+            raise CoformerError(
+                "names no channels, which index slicing needs",
+                f"policy, device '{unnamed[0]}'",
+                "add \"channels\", or set policy.method = 'transplant'",
+            )
         policy = Policy(policy.strategy, policy.teacher, tuple(members))
     else:
         assert options.strategy in STRATEGIES

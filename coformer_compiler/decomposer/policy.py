@@ -106,11 +106,10 @@ def policy_from_json(text: str, where: str) -> Policy:
         if data["format"] != FORMAT:
             raise ValueError(f"format is '{data['format']}', wanted '{FORMAT}'")
         _refuse_unknown(data, {"format", "strategy", "teacher", "members"})
+        shape = data["teacher"]
+        _refuse_unknown(shape, {"layers", "embed", "heads", "neurons"})
         teacher = TeacherShape(
-            int(data["teacher"]["layers"]),
-            int(data["teacher"]["embed"]),
-            tuple(data["teacher"]["heads"]),
-            tuple(data["teacher"]["neurons"]),
+            _integer(shape, "layers"), _integer(shape, "embed"), _indices(shape["heads"]), _indices(shape["neurons"])
         )
         return Policy(str(data["strategy"]), teacher, tuple(_member(member) for member in data["members"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -123,9 +122,10 @@ def policy_from_json(text: str, where: str) -> Policy:
 def read_policy(path: Path) -> Policy:
     """`policy_from_json` of a file."""
     try:
-        return policy_from_json(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise CoformerError("cannot be read", f"policy {path}", "check policy.file") from error
+    return policy_from_json(text, str(path))
 
 
 def _member(data: Mapping[str, Any]) -> MemberPolicy:
@@ -133,9 +133,16 @@ def _member(data: Mapping[str, Any]) -> MemberPolicy:
     layers = []
     for row in data["layers"]:
         _refuse_unknown(row, {"layer", "heads", "neurons"})
-        layers.append(LayerShare(int(row["layer"]), _indices(row["heads"]), _indices(row["neurons"])))
+        layers.append(LayerShare(_integer(row, "layer"), _indices(row["heads"]), _indices(row["neurons"])))
     channels = _indices(data["channels"]) if "channels" in data else None
-    return MemberPolicy(str(data["device"]), int(data["embed"]), tuple(layers), channels)
+    return MemberPolicy(str(data["device"]), _integer(data, "embed"), tuple(layers), channels)
+
+
+def _integer(data: Mapping[str, Any], key: str) -> int:
+    number = data[key]
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"'{key}' must be an integer, not {number!r:.60}")
+    return number
 
 
 def _indices(numbers: Sequence[int]) -> tuple[int, ...]:
