@@ -1,0 +1,190 @@
+"""C1 to C6 on finished policies, each with its message."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coformer_compiler.decomposer.constraints import check_policy, excess
+from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, Policy, teacher_shape
+from coformer_compiler.decomposer.shapes import member_cost, shape_of_member
+from coformer_compiler.device import Device
+from coformer_compiler.evaluator.memory import memory_mb
+from coformer_runtime.errors import CoformerError
+from tests.compiler.decomposer.boards import board
+from tests.compiler.tiny import tiny_spec
+
+TEACHER = tiny_spec()
+SHAPE = teacher_shape(TEACHER)
+DEVICES = [board("attic"), board("hall")]
+ATTIC = MemberPolicy("attic", 8, (LayerShare(0, (0, 2), (1, 5, 7)), LayerShare(1, (1,), (0, 19))))
+HALL = MemberPolicy("hall", 4, (LayerShare(1, (0,), (3,)),))
+
+
+def check(*members: MemberPolicy, devices: list[Device] = DEVICES, overlap: bool = False) -> None:
+    check_policy(Policy("file", SHAPE, members), TEACHER, SHAPE, devices, overlap=overlap, shortcuts=False)
+
+
+def refuses(
+    what: str, where: str, mend: str, *members: MemberPolicy, devices: list[Device] = DEVICES, overlap: bool = False
+) -> None:
+    with pytest.raises(CoformerError) as caught:
+        check(*members, devices=devices, overlap=overlap)
+    assert (caught.value.what, caught.value.where, caught.value.mend) == (what, where, mend)
+    assert caught.value.exit_code == 2
+
+
+def test_a_policy_that_fulfils_everything() -> None:
+    check(ATTIC, HALL)
+    check(HALL, ATTIC)
+
+
+def test_another_teacher() -> None:
+    other = replace(SHAPE, layers=3, heads=(3, 3, 3), neurons=(20, 20, 20))
+    with pytest.raises(CoformerError) as caught:
+        check_policy(Policy("file", other, (ATTIC, HALL)), TEACHER, SHAPE, DEVICES, overlap=False, shortcuts=False)
+    assert str(caught.value) == (
+        "policy: made for a teacher of 3 layers, embed 12, 3 heads, 20 neurons, this one has 2 layers, embed 12, 3 "
+        "heads, 20 neurons; make a policy for this teacher"
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ((ATTIC,), "attic"),
+        ((ATTIC, replace(HALL, device="desk")), "attic, desk"),
+        ((ATTIC, replace(HALL, device="attic")), "attic, attic"),
+        ((ATTIC, HALL, replace(HALL, device="desk")), "attic, hall, desk"),
+    ],
+)
+def test_other_devices(members: tuple[MemberPolicy, ...], named: str) -> None:
+    refuses(
+        f"it is for the devices {named}; the build has attic, hall",
+        "policy",
+        "name the same devices in both",
+        *members,
+    )
+
+
+@pytest.mark.parametrize("layers", [[], [0, 0], [1, 0], [0, 2], [-1, 0]])
+def test_c1_layers(layers: list[int]) -> None:
+    member = replace(ATTIC, layers=tuple(LayerShare(layer, (1,), (0,)) for layer in layers))
+    refuses(
+        f"C1: keeps the layers {layers} of 2",
+        "policy, device 'attic'",
+        "name each layer once, ascending",
+        member,
+        HALL,
+    )
+
+
+@pytest.mark.parametrize("embed", [-1, 0, 1, 13])
+def test_c2_width(embed: int) -> None:
+    refuses(
+        f"C2: embed {embed} is not within 2 to 12",
+        "policy, device 'attic'",
+        "choose a width between",
+        replace(ATTIC, embed=embed),
+        HALL,
+    )
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_c2_sum(overlap: bool) -> None:
+    refuses(
+        "C2: the widths add up to 14, 2 more than 12",
+        "policy",
+        "make a member narrower",
+        ATTIC,
+        replace(HALL, embed=6),
+        overlap=overlap,
+    )
+
+
+@pytest.mark.parametrize("units", [(), (2, 0), (0, 0), (-1, 0), (0, 3)])
+def test_heads_out_of_order_or_range(units: tuple[int, ...]) -> None:
+    refuses(
+        f"layer 0 keeps heads {list(units)} of 3",
+        "policy, device 'attic'",
+        "name at least one of 0 to 2, each once, ascending",
+        replace(ATTIC, layers=(LayerShare(0, units, (1,)),)),
+        HALL,
+    )
+
+
+@pytest.mark.parametrize("units", [(), (5, 1), (1, 1), (-2,), (20,)])
+def test_neurons_out_of_order_or_range(units: tuple[int, ...]) -> None:
+    refuses(
+        f"layer 1 keeps neurons {list(units)} of 20",
+        "policy, device 'hall'",
+        "name at least one of 0 to 19, each once, ascending",
+        ATTIC,
+        replace(HALL, layers=(LayerShare(1, (0,), units),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "what"),
+    [
+        (LayerShare(1, (1,), (3,)), "C3: layer 1, head 1 is kept by both 'attic' and 'hall'"),
+        (LayerShare(1, (0,), (3, 19)), "C4: layer 1, neuron 19 is kept by both 'attic' and 'hall'"),
+    ],
+)
+def test_c3_c4_shared_units(share: LayerShare, what: str) -> None:
+    hall = replace(HALL, layers=(share,))
+    refuses(what, "policy", "give it to one of them, or set policy.overlap = true", ATTIC, hall)
+    check(ATTIC, hall, overlap=True)
+
+
+def test_a_dropped_layer_leaves_its_units_to_the_others() -> None:
+    check(ATTIC, replace(HALL, layers=(LayerShare(1, (0, 2), (3,)),)))
+
+
+@pytest.mark.parametrize(
+    "channels", [(0, 1, 2), (0, 1, 2, 2), (0, 1, 2, 2, 3), (0, 1, 2, 12), (-1, 0, 1, 2), (3, 2, 1, 0)]
+)
+def test_channels(channels: tuple[int, ...]) -> None:
+    refuses(
+        f"names the channels {list(channels)} for embed 4",
+        "policy, device 'hall'",
+        "name as many of 0 to 11, each once, ascending",
+        ATTIC,
+        replace(HALL, channels=channels),
+    )
+    check(ATTIC, replace(HALL, channels=(0, 3, 5, 11)))
+
+
+def test_c5_names_the_shortfall() -> None:
+    work = member_cost(TEACHER, shape_of_member(HALL), shortcuts=False).flops / 1e9
+    limit = work / 4
+    refuses(
+        f"C5: the member needs {work:,.4g} GFLOP of work per inference, the device has {limit:,.4g}: short by "
+        f"{work - limit:,.4g} GFLOP",
+        "device 'hall'",
+        "raise max_gflop of 'hall' or give it a smaller share",
+        ATTIC,
+        HALL,
+        devices=[board("hall", max_gflop=limit), board("attic")],
+    )
+    check(ATTIC, HALL, devices=[board("hall", max_gflop=work), board("attic")])
+
+
+def test_c6_names_the_shortfall() -> None:
+    needed = memory_mb(member_cost(TEACHER, shape_of_member(ATTIC), shortcuts=False), DEVICES[0].target)
+    refuses(
+        f"C6: the member needs {needed:,.4g} MB of memory, the device has 42: short by {needed - 42:,.4g} MB",
+        "device 'attic'",
+        "raise memory_mb of 'attic' or give it a smaller share",
+        ATTIC,
+        HALL,
+        devices=[board("attic", memory_mb=42), board("hall")],
+    )
+    check(ATTIC, HALL, devices=[board("attic", memory_mb=needed), board("hall")])
+
+
+def test_c5_comes_before_c6() -> None:
+    found = excess(TEACHER, shape_of_member(ATTIC), board(max_gflop=1e-9, memory_mb=1), shortcuts=False)
+    assert found is not None
+    assert found.constraint == "C5"

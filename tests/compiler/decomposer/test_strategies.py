@@ -1,0 +1,209 @@
+"""From devices to whole numbers that fulfil C1 to C6."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coformer_compiler.decomposer.constraints import excess
+from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.shapes import MemberShape, member_cost
+from coformer_compiler.decomposer.strategies import (
+    STRATEGIES,
+    proportional_shares,
+    shapes_by_strategy,
+    shapes_from_shares,
+    uniform_shares,
+)
+from coformer_compiler.device import Device
+from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_runtime.errors import CoformerError
+from tests.compiler.decomposer.boards import board, boards
+from tests.compiler.tiny import tiny_spec
+
+TEACHER = tiny_spec(embed=96, heads=6, head_dim=16, neurons=384, layers=3, image=(8, 8), patch=(2, 2))
+
+
+def shapes_of(strategy: str, devices: list[Device], *, teacher: TransformerSpec = TEACHER, overlap: bool = False):
+    return shapes_by_strategy(strategy, teacher, devices, overlap=overlap, shortcuts=False)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> list[Device]:
+    """One to five devices of any speed and of unlike alignment."""
+    return [
+        board(f"d{n}", gflops=draw(st.floats(0.1, 1000)), alignment=draw(st.sampled_from([1, 4, 8, 16])))
+        for n in range(draw(st.integers(1, 5)))
+    ]
+
+
+@st.composite
+def teachers(draw: st.DrawFn) -> TransformerSpec:
+    """Any size that five devices can share."""
+    return tiny_spec(
+        embed=draw(st.integers(20, 200)),
+        heads=draw(st.integers(5, 16)),
+        neurons=draw(st.integers(20, 300)),
+        layers=draw(st.integers(1, 3)),
+    )
+
+
+@given(clusters(), teachers(), st.sampled_from(sorted(STRATEGIES)))
+def test_constraints_hold_by_construction(devices: list[Device], teacher: TransformerSpec, strategy: str) -> None:
+    found = shapes_of(strategy, devices, teacher=teacher)
+    shape = teacher_shape(teacher)
+    assert found.notes == ()
+    assert len(found.members) == len(devices)
+    assert sum(member.embed for member in found.members) <= shape.embed  # C2
+    for member, device in zip(found.members, devices, strict=True):
+        assert list(member.heads) == list(member.neurons) == list(range(shape.layers))  # C1
+        assert min(member.heads.values()) >= 1
+        step = member.embed if member.embed < 4 else min(4, device.target.alignment)
+        assert member.embed % step == 0
+        assert all(count % step == 0 for count in member.neurons.values())
+    for layer in range(shape.layers):
+        assert sum(member.heads[layer] for member in found.members) <= shape.heads[layer]  # C3
+        assert sum(member.neurons[layer] for member in found.members) <= shape.neurons[layer]  # C4
+
+
+@given(clusters())
+def test_widths_are_multiples_of_the_alignment(devices: list[Device]) -> None:
+    """A teacher wide enough for it."""
+    teacher = tiny_spec(embed=256, heads=8, neurons=1024, layers=1)
+    for member, device in zip(shapes_of("proportional", devices, teacher=teacher).members, devices, strict=True):
+        assert member.embed % device.target.alignment == 0
+        assert member.neurons[0] % device.target.alignment == 0
+
+
+@given(clusters())
+def test_the_faster_device_gets_no_less(devices: list[Device]) -> None:
+    devices = [board(device.name, gflops=device.gflops) for device in devices]
+    members = shapes_of("proportional", devices).members
+    ranked = sorted(zip(devices, members, strict=True), key=lambda pair: pair[0].gflops)
+    for (slow, less), (fast, more) in pairwise(ranked):
+        assert more.embed >= less.embed or fast.gflops == slow.gflops
+        assert more.neurons[0] >= less.neurons[0] or fast.gflops == slow.gflops
+
+
+def test_shares() -> None:
+    assert uniform_shares(boards(1, 5, 9)) == pytest.approx([1 / 3] * 3)
+    assert proportional_shares(boards(1, 4, 9)) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+
+
+def test_thirds() -> None:
+    third = MemberShape(32, dict.fromkeys(range(3), 2), dict.fromkeys(range(3), 128))
+    assert shapes_of("uniform", boards(1, 5, 9)).members == (third,) * 3
+    assert shapes_of("proportional", boards(7, 7, 7)).members == (third,) * 3
+
+
+def test_one_device_keeps_everything() -> None:
+    (member,) = shapes_of("uniform", boards(1)).members
+    assert member == MemberShape(96, dict.fromkeys(range(3), 6), dict.fromkeys(range(3), 384))
+
+
+def test_overlap_drops_the_sums_of_heads_and_neurons_alone() -> None:
+    shape = teacher_shape(TEACHER)
+    members = shapes_from_shares(shape, boards(1, 1, 1, 1), [0.9] * 4, overlap=True)
+    assert sum(member.embed for member in members) <= 96
+    assert [member.heads[0] for member in members] == [5] * 4
+    assert [member.neurons[0] for member in members] == [344] * 4
+
+
+def test_a_device_is_shrunk_until_it_fits_and_it_is_said() -> None:
+    free = shapes_of("proportional", boards(1, 1)).members
+    work = member_cost(TEACHER, free[0], shortcuts=False).flops / 1e9
+    devices = [board("d0", max_gflop=work / 2, gflops=1), board("d1", gflops=1)]
+    found = shapes_of("proportional", devices)
+    assert found.notes == ("'d0' was shrunk until C5 held",)
+    assert found.members[1] == free[1]
+    assert work / 4 < member_cost(TEACHER, found.members[0], shortcuts=False).flops / 1e9 <= work / 2
+
+
+def test_memory_shrinks_too() -> None:
+    free = shapes_of("proportional", boards(1, 1)).members
+    needed = memory_mb(member_cost(TEACHER, free[1], shortcuts=False), board().target)
+    devices = [board("d0", gflops=1), board("d1", gflops=1, memory_mb=needed - 0.2)]
+    found = shapes_of("proportional", devices)
+    assert found.notes == ("'d1' was shrunk until C6 held",)
+    assert memory_mb(member_cost(TEACHER, found.members[1], shortcuts=False), board().target) <= needed - 0.2
+    assert all(
+        excess(TEACHER, member, device, shortcuts=False) is None
+        for member, device in zip(found.members, devices, strict=True)
+    )
+
+
+def test_uniform_shrinks_all_alike() -> None:
+    free = shapes_of("uniform", boards(1, 1)).members
+    work = member_cost(TEACHER, free[0], shortcuts=False).flops / 1e9
+    found = shapes_of("uniform", [board("d0"), board("d1", max_gflop=work / 2)])
+    assert found.notes == ("'d1' was shrunk until C5 held",)
+    assert found.members[0] == found.members[1]
+    assert found.members[0].embed < free[0].embed
+
+
+def test_shortcuts_count() -> None:
+    """What fits without shortcut matrices need not fit with them."""
+    (free,) = shapes_of("uniform", boards(1)).members
+    limit = member_cost(TEACHER, free, shortcuts=False).flops / 1e9
+    device = board(max_gflop=limit)
+    assert shapes_by_strategy("uniform", TEACHER, [device], overlap=False, shortcuts=False).notes == ()
+    found = shapes_by_strategy("uniform", TEACHER, [device], overlap=False, shortcuts=True)
+    assert found.notes == ("'attic' was shrunk until C5 held",)
+    assert member_cost(TEACHER, found.members[0], shortcuts=True).flops / 1e9 <= limit
+
+
+def refuses(devices: list[Device], what: str, where: str, mend: str) -> None:
+    for strategy in STRATEGIES:
+        with pytest.raises(CoformerError) as caught:
+            shapes_of(strategy, devices)
+        assert re.fullmatch(what, caught.value.what), caught.value.what
+        assert (caught.value.where, caught.value.mend) == (where, mend)
+        assert caught.value.exit_code == 2
+
+
+def test_a_device_too_small_for_any_member() -> None:
+    number = r"[\d.e-]+"
+    refuses(
+        [board("d0"), board("d1", memory_mb=60)],
+        r"C6: the member needs 67\.\d+ MB of memory, the device has 60: short by 7\.\d+ MB",
+        "device 'd1'",
+        "raise memory_mb of 'd1' or give it a smaller share",
+    )
+    refuses(
+        [board("d0", max_gflop=1e-6), board("d1")],
+        rf"C5: the member needs {number} GFLOP of work per inference, the device has 1e-06: short by {number} GFLOP",
+        "device 'd0'",
+        "raise max_gflop of 'd0' or give it a smaller share",
+    )
+
+
+def test_the_shortfall_is_that_of_the_smallest_member() -> None:
+    device = board(memory_mb=60)
+    with pytest.raises(CoformerError) as caught:
+        shapes_of("uniform", [device])
+    smallest = MemberShape(4, dict.fromkeys(range(3), 1), dict.fromkeys(range(3), 4))
+    needed = memory_mb(member_cost(TEACHER, smallest, shortcuts=False), device.target)
+    assert f"needs {needed:,.4g} MB of memory, the device has 60: short by {needed - 60:,.4g} MB" in caught.value.what
+
+
+def test_more_devices_than_heads() -> None:
+    refuses(
+        boards(*[1] * 7),
+        "C3: 7 devices need at least 7 heads, the teacher has 6",
+        "policy",
+        "use fewer devices, or set policy.overlap = true",
+    )
+    members = shapes_of("uniform", boards(*[1] * 7), overlap=True).members
+    assert [member.heads[0] for member in members] == [1] * 7
+    assert sum(member.embed for member in members) <= 96
+
+
+def test_more_devices_than_channels() -> None:
+    """C2 stays, overlap or not."""
+    with pytest.raises(CoformerError, match=r"^policy: C2: 25 devices need at least 100 channels, the teacher has 96;"):
+        shapes_of("uniform", boards(*[1] * 25), overlap=True)
