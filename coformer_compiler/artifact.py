@@ -114,8 +114,12 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
         fresh.mkdir(parents=True)
         work.mkdir(exist_ok=True)
-        with self.progress.stage(kind):
-            make(fresh, work)
+        try:
+            with self.progress.stage(kind):
+                make(fresh, work)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
         seconds = time.monotonic() - began
         sha256 = tree_digest(fresh)
         record = {"kind": kind, "sha256": sha256, "parents": list(parents), "seconds": round(seconds, 3)}
