@@ -95,7 +95,8 @@ def coformerc(*words: object) -> Outcome:
 def environment() -> dict[str, str]:
     """For a process that finds the packages where this one has them, on one thread, 80 columns wide."""
     path = os.pathsep.join(filter(None, sys.path))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": path, "COLUMNS": "80"}
 
 
 def start(*words: object) -> subprocess.Popen[str]:
@@ -149,6 +150,9 @@ def teacher_tensors(**options: int) -> dict[str, torch.Tensor]:
 @functools.cache
 def inputs() -> Path:
     """A folder with `write_inputs`, for as long as this process lives."""
+    import torch
+
+    torch.set_num_threads(1)  # matrices of this size are slower on more
     folder = Path(tempfile.mkdtemp(prefix="coformer-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_inputs(folder)

@@ -1,0 +1,96 @@
+"""`coformerc build --dry-run`: shapes, costs, what is cached; and nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from coformer_compiler.compile import STAGES
+from tests.end_to_end.tiny import TINY, coformerc, write_inputs
+
+
+def test_a_plan_for_a_new_folder(tiny: Path, tmp_path: Path) -> None:
+    outcome = coformerc("build", tiny / "tiny.toml", "-o", tmp_path / "new", "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    lines = outcome.out.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+    assert lines[:6] == [
+        "policy by strategy 'proportional'",
+        "                layers  embed  heads  neurons",
+        "teacher              2     24      3       96",
+        "attic                2      8      1       32",
+        "hall (central)       2      8      1       36",
+        "desk                 2      8      1       28",
+    ]
+    assert lines[7].split() == ["target", "k", "FLOPs", "%", "teacher", "k", "params", "MB", "of", "memory"]
+    assert lines[9].split()[:2] == ["attic", "cpu"]
+    assert lines[9].endswith("67 of 512")
+    assert f"stages in {tmp_path / 'new'}: 9 of 9 to build" in lines
+    assert [line.split() for line in lines[-9:]] == [[stage, "to", "build"] for stage in STAGES]
+
+
+def test_a_plan_for_a_finished_build(out: Path, tiny: Path) -> None:
+    outcome = coformerc("build", tiny / "tiny.toml", "-o", out, "--dry-run")
+    assert f"stages in {out}: all 9 cached\n" in outcome.out
+    found = json.loads(coformerc("build", tiny / "tiny.toml", "-o", out, "--dry-run", "--json").out)
+    assert found["stages"] == dict.fromkeys(sorted(STAGES), "cached")
+    report = json.loads((out / "report.json").read_text())
+    assert found["teacher"]["flops"] == report["cost"]["teacher"]["flops"]
+    for planned, built in zip(found["members"], report["cost"]["members"], strict=True):
+        assert planned["device"] == built["device"]
+        assert planned["flops"] >= built["flops"]
+        assert planned["heads"] == [1, 1]
+
+
+def test_a_policy_file_is_shown_in_the_order_of_the_devices(out: Path, tmp_path: Path) -> None:
+    policy = json.loads((out / "policy.json").read_text())
+    policy["members"].reverse()
+    (tmp_path / "mine.json").write_text(json.dumps(policy))
+    write_inputs(tmp_path)
+    (tmp_path / "file.toml").write_text(TINY + '[policy]\nstrategy = "file"\nfile = "mine.json"\n')
+    found = json.loads(coformerc("build", tmp_path / "file.toml", "-o", tmp_path / "o", "--dry-run", "--json").out)
+    assert [(each["device"], each["neurons"][0]) for each in found["members"]] == [
+        ("attic", 32),
+        ("hall", 36),
+        ("desk", 28),
+    ]
+
+
+def test_a_policy_file_for_other_devices(out: Path, tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    (tmp_path / "mine.json").write_text((out / "policy.json").read_text().replace('"desk"', '"shed"'))
+    (tmp_path / "file.toml").write_text(TINY + '[policy]\nstrategy = "file"\nfile = "mine.json"\n')
+    outcome = coformerc("build", tmp_path / "file.toml", "-o", tmp_path / "o", "--dry-run")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: policy: it is for the devices attic, hall, shed; the build has attic, hall, desk; "
+        "name the same devices in both\n",
+    )
+
+
+def test_a_device_that_is_too_small(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    for old, new, told in (
+        (
+            "memory_mb = 512",
+            "memory_mb = 50",
+            "C6: the member needs 67 MB of memory, the device has 50: short by 17",
+        ),
+        ("memory_mb = 512", "max_gflop = 1e-6", "C5: the member needs "),
+    ):
+        (tmp_path / "small.toml").write_text(TINY.replace(old, new))
+        outcome = coformerc("build", tmp_path / "small.toml", "-o", tmp_path / "o", "--dry-run")
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"error: device 'attic': {told}")
+        assert " of 'attic' or give it a smaller share\n" in outcome.err
+
+
+def test_notes_say_what_was_shrunk(tiny: Path, tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    before = json.loads(coformerc("build", tiny / "tiny.toml", "-o", tmp_path / "o", "--dry-run", "--json").out)
+    limit = 0.9 * before["members"][0]["flops"] / 1e9
+    (tmp_path / "slow.toml").write_text(TINY.replace("memory_mb = 512", f"max_gflop = {limit}"))
+    outcome = coformerc("build", tmp_path / "slow.toml", "-o", tmp_path / "o", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("note: 'attic' was shrunk until C5 held\n")

@@ -1,0 +1,89 @@
+"""A build for boards of which one runs TensorRT: what its bundle holds, and what cannot be done here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from coformer_runtime.bundle import open_bundle
+from tests.end_to_end.tiny import built, coformerc
+
+
+@pytest.fixture(scope="module")
+def boards() -> Path:
+    return built("mixed")
+
+
+def test_each_bundle_holds_what_its_board_needs(boards: Path) -> None:
+    manifests = {path.name: open_bundle(str(path)).manifest for path in (boards / "bundles").iterdir()}
+    assert {name: (each.target, each.engine.kind, each.engine.recipe) for name, each in manifests.items()} == {
+        "attic": ("cpu", "onnxruntime", None),
+        "hall": ("raspberry-pi-4b", "onnxruntime", None),
+        "desk": ("jetson-nano", "tensorrt", "recipe.json"),
+    }
+    assert {each.build for each in manifests.values()} == {json.loads((boards / "build.json").read_text())["build"]}
+    central = [name for name, each in manifests.items() if each.aggregators]
+    assert central == [manifests["attic"].central]
+
+
+def test_the_jetson_nano_gets_graph_and_recipe_and_no_engine(boards: Path) -> None:
+    bundle = boards / "bundles" / "desk"
+    names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    shared = {"manifest.json", "member.onnx", "recipe.json", "golden/input.npy", "golden/output.npy"}
+    aggregators = {name for name in names if name.startswith("aggregators/")}
+    assert names - aggregators - {"golden/answer.npy"} == shared
+    model = onnx.load(bundle / "member.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
+    assert model.ir_version == 7
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"LayerNormalization", "Gelu", "Cast"}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["engine"]["version"] == "8.2.1"
+    assert manifest["input"] == {"name": "pixels", "dtype": "uint8", "shape": [1, 1, 8, 8]}
+    recipe = json.loads((bundle / "recipe.json").read_text())
+    assert recipe
+
+
+def test_validate_passes_and_says_what_it_skipped(boards: Path) -> None:
+    outcome = coformerc("validate", boards, "--json")
+    assert outcome.code == 0, outcome.out
+    checks = json.loads(outcome.out)["checks"]
+    assert {(check["device"], check["name"]): check["skipped"] for check in checks if check["skipped"]} == {
+        (
+            "desk",
+            "engine on golden vectors",
+        ): "tensorrt does not run on this machine; `coformer-node` checks it on the board",
+        ("whole system", "over sockets against torch"): "tensorrt of 'desk' does not run on this machine",
+    }
+    assert coformerc("validate", boards).out.splitlines()[-1].endswith(" 17 ok, 2 skipped, 0 failed")
+
+
+def test_run_says_which_device_does_not_run_here(boards: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8), np.uint8))
+    outcome = coformerc("run", boards, "--input", tmp_path / "x.npy")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: cluster of local processes: the engine of 'desk' (jetson-nano: tensorrt) does not run on this machine; "
+        "ship the bundles and start `coformer-node` on the boards, or build for targets that run here to try it\n"
+    )
+
+
+def test_bench_leaves_out_what_does_not_run_here(boards: Path) -> None:
+    outcome = coformerc("bench", boards)
+    assert outcome.code == 0
+    assert "desk" in outcome.out and outcome.out.count("its engine does not run on this machine") == 2
+    found = json.loads(coformerc("bench", boards, "--json").out)
+    assert found["members_ms"]["desk"] is None and found["aggregated_ms"] is None
+    assert found["members_ms"]["hall"]["runs"] == 50
+
+
+def test_the_report_says_what_was_not_measured(boards: Path) -> None:
+    report = json.loads((boards / "report.json").read_text())
+    assert report["latency_ms"]["members"][2] is None and report["latency_ms"]["aggregated"] is None
+    assert report["cost"]["members"][2]["engine_bytes"] is None
+    assert report["absent"]["latency_ms.members[2]"] == "tensorrt does not run on this machine"
