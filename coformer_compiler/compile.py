@@ -77,7 +77,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     teacher = load_teacher(imported)
     data = load_build_data(config, teacher)
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
-    policy = decompose_teacher(store, statistics, teacher.spec, config.devices, config.policy)
+    policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
     chosen = policy_of(policy)
     transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)

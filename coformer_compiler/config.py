@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from coformer_compiler.booster.options import BoosterOptions
-from coformer_compiler.decomposer.strategies import STRATEGIES
+from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES
 from coformer_compiler.device import Device
 from coformer_compiler.frontends import ModelSource
 from coformer_runtime.errors import CoformerError
@@ -58,7 +58,7 @@ class DataSection(_Section):
 class PolicySection(_Section):
     """`[policy]`: how the teacher is shared out, and how the members get their weights."""
 
-    strategy: str = Field(default="proportional", description="`proportional`, `uniform` or `file`")
+    strategy: str = Field(default="proportional", description="`proportional`, `uniform`, `debo`, `random` or `file`")
     file: Path | None = Field(default=None, description="a policy, for strategy `file`")
     overlap: bool = Field(default=False, description="members may keep the same heads and neurons")
     method: Literal["transplant", "index"] = Field(
@@ -70,6 +70,22 @@ class PolicySection(_Section):
     importance: Literal["activation", "taylor"] = Field(
         default="activation", description="what decides which heads and neurons matter"
     )
+
+
+class SearchSection(_Section):
+    """`[search]`: the budget and objective of the strategies `debo` and `random`."""
+
+    iterations: int = Field(default=48, ge=1, description="policies to evaluate, beside `uniform` and `proportional`")
+    initial: int = Field(default=8, ge=1, description="of these, at random before the first proposal")
+    delta: float = Field(default=0.1, ge=0, description="weight of latency; the teacher's on the fastest device is 1")
+    samples: int = Field(default=256, ge=16, description="calibration images that a candidate is transplanted on")
+
+
+class NetworkSection(_Section):
+    """`[network]`: the link that the boards share; only the search's latency estimate uses it."""
+
+    mbps: float = Field(default=1000.0, gt=0, description="rate in Mbit/s")
+    rtt_ms: float = Field(default=0.5, ge=0, description="round trip in ms")
 
 
 class DeviceSection(_Section):
@@ -92,6 +108,8 @@ class ConfigSection(_Section):
     model: ModelSection
     data: DataSection
     policy: PolicySection = PolicySection()
+    search: SearchSection = SearchSection()
+    network: NetworkSection = NetworkSection()
     devices: list[DeviceSection] = Field(min_length=1)
     booster: dict[str, Any] = Field(default_factory=dict)
 
@@ -105,6 +123,8 @@ class BuildConfig:
     model: ModelSource
     data: DataSection
     policy: PolicySection
+    search: SearchSection
+    network: NetworkSection
     devices: tuple[Device, ...]
     booster: BoosterOptions
 
@@ -215,7 +235,7 @@ def _scalar(text: str) -> bool | int | float | str:
 
 def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConfig:
     model, policy = section.model, section.policy
-    known = (*STRATEGIES, "file")
+    known = (*STRATEGIES, *SEARCHES, "file")
     if policy.strategy not in known:
         raise CoformerError(
             f"unknown strategy '{policy.strategy}'",
@@ -257,6 +277,8 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         source,
         data,
         policy,
+        section.search,
+        section.network,
         _devices(section.devices, folder, where),
         _booster(section.booster, section.seed, where),
     )

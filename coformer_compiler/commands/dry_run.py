@@ -11,13 +11,15 @@ from coformer_compiler.config import BuildConfig
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.policy import read_policy, teacher_shape
 from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_cost, shape_of_member
-from coformer_compiler.decomposer.strategies import shapes_by_strategy
+from coformer_compiler.decomposer.strategies import SEARCHES, shapes_by_strategy
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.frontends import import_model
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.progress import SilentProgress
 from coformer_compiler.stages.decompose import policy_options
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
+
+SEARCH_STARTS_FROM = "proportional"
 
 
 def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
@@ -71,10 +73,13 @@ def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MemberS
     """Shapes in the order of the devices, and what had to give way."""
     options = policy_options(config.policy)
     if options.file is None:
+        searched = options.strategy in SEARCHES
+        strategy = SEARCH_STARTS_FROM if searched else options.strategy
         found = shapes_by_strategy(
-            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
+            strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
         )
-        return list(found.members), found.notes
+        note = (f"shown are the shapes by '{strategy}', which the search starts from",) if searched else ()
+        return list(found.members), (*found.notes, *note)
     policy = read_policy(options.file)
     check_policy(
         policy,

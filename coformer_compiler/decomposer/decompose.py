@@ -11,7 +11,8 @@ import torch
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.dealing import members_from_shapes
 from coformer_compiler.decomposer.policy import Policy, read_policy, teacher_shape
-from coformer_compiler.decomposer.strategies import STRATEGIES, shapes_by_strategy
+from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.strategies import Shapes, shapes_by_strategy
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.transplant.statistics import Statistics
@@ -25,7 +26,7 @@ class PolicyOptions:
     """How the policy is found.
 
     Attributes:
-        strategy: a name in `STRATEGIES`, or "file".
+        strategy: a name in `STRATEGIES` or `SEARCHES`, or "file".
         file: the policy file for strategy "file".
         overlap: members may keep the same heads and neurons; drops C3 and C4.
         method: "transplant" or "index" (index slices also deal out stream channels).
@@ -48,9 +49,13 @@ class Decomposed:
 
 
 def decompose(
-    teacher: TransformerSpec, statistics: Statistics, devices: Sequence[Device], options: PolicyOptions
+    teacher: TransformerSpec,
+    statistics: Statistics,
+    devices: Sequence[Device],
+    options: PolicyOptions,
+    searched: Sequence[MemberShape] | None = None,
 ) -> Decomposed:
-    """The policy for these devices.
+    """The policy for these devices; `searched` are the shapes that a search has found, for its strategies.
 
     Raises:
         CoformerError: if no policy fulfils the constraints, or the file's one does not.
@@ -70,10 +75,12 @@ def decompose(
             )
         policy = Policy(policy.strategy, policy.teacher, tuple(members))
     else:
-        assert options.strategy in STRATEGIES
-        shapes = shapes_by_strategy(
-            options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
-        )
+        if searched is not None:
+            shapes = Shapes(tuple(searched), _NO_NOTES)
+        else:
+            shapes = shapes_by_strategy(
+                options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
+            )
         scores: dict[tuple[str, int], torch.Tensor] = {
             (block.kind, block.layer): s for block, s in zip(teacher.blocks, statistics.scores, strict=True)
         }

@@ -43,6 +43,9 @@ STRATEGIES: dict[str, Callable[[Sequence[Device]], list[float]]] = {
     "proportional": proportional_shares,
 }
 
+SEARCHES = ("debo", "random")
+"""Strategies that evaluate many policies in place of proposing one; see `decomposer.search`."""
+
 
 def shapes_by_strategy(
     strategy: str, teacher: TransformerSpec, devices: Sequence[Device], *, overlap: bool, shortcuts: bool
@@ -79,10 +82,10 @@ def shapes_from_shares(
     Raises:
         CoformerError: if there are fewer heads, or aligned channels or neurons, than devices.
     """
-    steps = [_alignment(device, shape) for device in devices]
-    embed = _rounded(shape.embed, shares, steps, "C2", "channels", overlap=False)
-    heads = [_rounded(count, shares, [1] * len(shares), "C3", "heads", overlap=overlap) for count in shape.heads]
-    neurons = [_rounded(count, shares, steps, "C4", "neurons", overlap=overlap) for count in shape.neurons]
+    steps = [alignment_of(device, shape) for device in devices]
+    embed = rounded(shape.embed, shares, steps, "C2", "channels", overlap=False)
+    heads = [rounded(count, shares, [1] * len(shares), "C3", "heads", overlap=overlap) for count in shape.heads]
+    neurons = [rounded(count, shares, steps, "C4", "neurons", overlap=overlap) for count in shape.neurons]
     return [
         MemberShape(
             embed[n],
@@ -93,7 +96,7 @@ def shapes_from_shares(
     ]
 
 
-def _rounded(
+def rounded(
     total: int, shares: Sequence[float], steps: Sequence[int], constraint: str, what: str, *, overlap: bool
 ) -> list[int]:
     """Multiples of `steps`, at least one each, nearest to `total · share` under a sum of at most `total`."""
@@ -117,12 +120,12 @@ def _rounded(
 
 
 def _smallest(shape: TeacherShape, device: Device) -> MemberShape:
-    step = _alignment(device, shape)
+    step = alignment_of(device, shape)
     layers = range(shape.layers)
     return MemberShape(step, dict.fromkeys(layers, 1), dict.fromkeys(layers, step))
 
 
-def _alignment(device: Device, shape: TeacherShape) -> int:
+def alignment_of(device: Device, shape: TeacherShape) -> int:
     """The target's alignment, or less for a teacher so narrow that aligned parts would be most of it."""
     step = device.target.alignment
     while step > 4 and step * 8 > min(shape.embed, *shape.neurons):

@@ -35,6 +35,7 @@ class Statistics:
         token_weights: per sub-block, how much the loss depends on each token of the stream there, `(tokens,)` with mean
             one: mean squared gradient by position. Towards the end of a class-token model the class token has most.
         channel_scores: importance of each stream channel, `(d,)`: its mean square over all norms.
+        influence: per layer, how much it turns the stream, `(layers,)`: mean of 1 − cosine of its input and output.
     """
 
     moments: tuple[torch.Tensor, ...]
@@ -42,6 +43,7 @@ class Statistics:
     scores: tuple[torch.Tensor, ...]
     token_weights: tuple[torch.Tensor, ...]
     channel_scores: torch.Tensor
+    influence: torch.Tensor
 
 
 @torch.no_grad()
@@ -62,6 +64,7 @@ def statistics_from_batches(
     stem = _Moment(embed, device) if teacher.stem.norm is not None else None
     spreads = [_UnitSpread(block, device) for block in teacher.residuals]
     gradients = _Gradients(teacher)
+    turned, rows = torch.zeros(len(teacher.spec.layers), dtype=torch.float64, device=device), 0
     for pixels, labels in batches:
         if stem is not None:
             stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(pixels)))
@@ -70,14 +73,19 @@ def statistics_from_batches(
             moments[j].add(plain_normed(block.norm, x))
             mixed = block.branch.mix(block.branch.reader(block.norm(x)))
             spreads[j].add(mixed)
-            x = block.skip(x) + block.branch.writer(mixed)
+            before, x = x, block.skip(x) + block.branch.writer(mixed)
+            # A layer's two sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
+            turned[block.layer] += (1 - F.cosine_similarity(before, x, dim=-1)).double().sum()
+        rows += x.shape[0] * x.shape[1]
         moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x)))
         if importance == "taylor" or gradients.samples < GRADIENT_SAMPLES:
             gradients.add(pixels, labels)
     scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads]
     means = tuple(moment.mean() for moment in moments)
     channels = torch.stack([moment.diagonal() for moment in means]).sum(0)
-    return Statistics(means, None if stem is None else stem.mean(), tuple(scores), gradients.token_weights(), channels)
+    return Statistics(
+        means, None if stem is None else stem.mean(), tuple(scores), gradients.token_weights(), channels, turned / rows
+    )
 
 
 class _Moment:
@@ -166,7 +174,7 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {f"moments.{i:04d}": moment for i, moment in enumerate(statistics.moments)}
     tensors |= {f"scores.{i:04d}": score for i, score in enumerate(statistics.scores)}
     tensors |= {f"token_weights.{i:04d}": weights for i, weights in enumerate(statistics.token_weights)}
-    tensors["channel_scores"] = statistics.channel_scores
+    tensors["channel_scores"], tensors["influence"] = statistics.channel_scores, statistics.influence
     if statistics.stem_moment is not None:
         tensors["stem_moment"] = statistics.stem_moment
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
@@ -181,4 +189,6 @@ def load_statistics(path: Path) -> Statistics:
         tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
         for prefix in ("moments.", "scores.", "token_weights.")
     )
-    return Statistics(moments, tensors.get("stem_moment"), scores, weights, tensors["channel_scores"])
+    return Statistics(
+        moments, tensors.get("stem_moment"), scores, weights, tensors["channel_scores"], tensors["influence"]
+    )

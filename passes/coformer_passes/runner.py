@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 Verify = Literal["each", "end"]
 
-TOLERANCE = 1e-5
+TOLERANCE = 5e-5
 """Greatest |after − before| that a pass may cause, as a part of the greatest magnitude of the output."""
 
-ALL_PASSES = 3
+ALL_PASSES = 2
 """How many times TOLERANCE all passes together may cause."""
 
 EACH_UP_TO_WEIGHTS = 2_000_000
