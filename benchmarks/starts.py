@@ -80,7 +80,8 @@ def members_from(
     # The global basis: members without shortcut matrices, so that all three starts have the same shapes.
     section = config.policy.model_copy(update={"method": method, "basis": "global"})
     calibrated = calibrate(store, imported, teacher, data, section.importance)
-    policy = decompose_teacher(store, calibrated, teacher.spec, config.devices, section)
+    chosen = replace(config, policy=section)
+    policy = decompose_teacher(store, (imported, calibrated), teacher, data, chosen)
     parents = (imported, calibrated, policy)
     made = transplant_members(store, parents, teacher, policy_of(policy), data, section)
     members = list(load_system(made.path).members)
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="for each member; the configuration's by default")
     parser.add_argument("--joint-steps", type=int, help="the configuration's by default")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 2e-3])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[3e-4, 2e-3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     given = parser.parse_args()
     config = read_config(given.config, Overrides())

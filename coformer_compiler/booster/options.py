@@ -20,7 +20,7 @@ class BoosterOptions:
     Attributes:
         steps: optimizer steps for each member alone; 0 leaves the members as they come.
         batch: samples a step, over all processes together.
-        learning_rate: peak of the cosine for a member alone. Transplanted members want small steps (5e-4); from random
+        learning_rate: peak of the cosine for a member alone. Transplanted members want small steps (3e-4); from random
             weights 2e-3 gets further.
         weight_decay: of AdamW, on matrices only.
         joint_steps: optimizer steps in which members and aggregator train together; 0 for none.
@@ -41,10 +41,10 @@ class BoosterOptions:
 
     steps: int = 200
     batch: int = 128
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     weight_decay: float = 0.01
     joint_steps: int = 200
-    joint_learning_rate: float = 5e-4
+    joint_learning_rate: float = 2e-4
     member_loss: float = 1.0
     weighting: Weighting = "none"
     soft_targets: float = 0.0
