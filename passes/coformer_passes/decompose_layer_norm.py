@@ -15,7 +15,7 @@ from coformer_passes.rewriting import (
     graph_of,
     is_op,
     name_of,
-    static_shape,
+    normalised_axes,
     take_over,
 )
 from coformer_runtime.errors import CoformerError
@@ -70,7 +70,7 @@ def _write_out(node: ir.Node) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert x is not None
     name, graph = name_of(node), graph_of(node)
-    axes, width, reduced = _axes(node, x)
+    axes, width, reduced = normalised_axes(node, x, "decompose_layer_norm")
     dtype = dtype_of(x)
     if any(output.uses() for output in node.outputs[1:]):
         raise CoformerError(
@@ -100,21 +100,6 @@ def _write_out(node: ir.Node) -> None:
     if bias is not None and not _is_all(bias, 0.0):
         result = add_node(node, "Add", [result, bias], f"{name}.result", like=x)
     take_over(node, result)
-
-
-def _axes(node: ir.Node, x: ir.Value) -> tuple[list[int], int, list[int]]:
-    """The normalised axes (counted from the end), how many elements they hold, and the shape they reduce to."""
-    shape = static_shape(x)
-    if shape is None:
-        raise CoformerError(
-            f"node '{name_of(node)}' has an input of unknown or dynamic shape",
-            "decompose_layer_norm",
-            "give the graph static shapes and run infer_shapes first",
-        )
-    axis = node.attributes.get_int("axis", -1)
-    first = axis if axis >= 0 else len(shape) + axis
-    reduced = [*shape[:first], *(1 for _ in shape[first:])]
-    return list(range(first - len(shape), 0)), math.prod(shape[first:]), reduced
 
 
 def _is_all(value: ir.Value | None, number: float) -> bool:

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from coformer_passes.check_operators import check_operators
 from coformer_passes.decompose_gelu import decompose_gelu
 from coformer_passes.decompose_layer_norm import decompose_layer_norm
+from coformer_passes.decompose_rms_norm import decompose_rms_norm
+from coformer_passes.expand_functions import expand_functions
 from coformer_passes.fold_attention_scale import fold_attention_scale
 from coformer_passes.fold_constants import fold_constants
 from coformer_passes.fold_input_normalisation import fold_input_normalisation
 from coformer_passes.fold_norm_affine import fold_norm_affine
 from coformer_passes.infer_shapes import infer_shapes
+from coformer_passes.inline_functions import inline_functions
+from coformer_passes.lower_booleans import lower_booleans
 from coformer_passes.lower_opset import lower_opset
 from coformer_passes.narrow_int64 import narrow_int64
+from coformer_passes.remove_idle_nodes import remove_idle_nodes
 from coformer_passes.separate_linears import separate_linears
 from coformer_passes.share_equal_nodes import share_equal_nodes
 from coformer_passes.widen_input import widen_input
@@ -31,39 +36,52 @@ if TYPE_CHECKING:
 # MultiHeadAttention was no faster than the five nodes it stands for at 197 tokens, so nothing is fused by us.
 PIPELINES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
+        inline_functions,
         infer_shapes,
         fold_constants,
+        remove_idle_nodes,
         fold_input_normalisation,
         separate_linears,
+        decompose_rms_norm,
         decompose_layer_norm,
         decompose_gelu,
+        expand_functions,
         share_equal_nodes,
         lower_opset,
         check_operators,
     ),
     "tensorrt": (
+        inline_functions,
         infer_shapes,
         fold_constants,
+        remove_idle_nodes,
         fold_input_normalisation,
         widen_input,
         fold_norm_affine,
         fold_attention_scale,
+        decompose_rms_norm,
         decompose_layer_norm,
         decompose_gelu,
+        expand_functions,
+        lower_booleans,
         narrow_int64,
         share_equal_nodes,
         lower_opset,
         check_operators,
     ),
     "tensorrt-rtx": (
+        inline_functions,
         infer_shapes,
         fold_constants,
+        remove_idle_nodes,
         fold_input_normalisation,
         widen_input,
         fold_norm_affine,
         fold_attention_scale,
+        decompose_rms_norm,
         decompose_layer_norm,
         decompose_gelu,
+        expand_functions,
         share_equal_nodes,
         lower_opset,
         check_operators,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
+from coformer_runtime.errors import CoformerError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +79,25 @@ def is_op(node: ir.Node | None, *op_types: str) -> bool:
 def name_of(node: ir.Node) -> str:
     """What to call a node in names and messages: its own name, else its first output's."""
     return node.name or node.outputs[0].name or node.op_type
+
+
+def normalised_axes(norm: ir.Node, x: ir.Value, where: str) -> tuple[list[int], int, list[int]]:
+    """The axes that a norm of `x` reduces (counted from the end), their elements, and the shape that they leave.
+
+    Raises:
+        CoformerError: the shape of `x` is not known; names the pass `where`.
+    """
+    shape = static_shape(x)
+    if shape is None:
+        raise CoformerError(
+            f"node '{name_of(norm)}' has an input of unknown or dynamic shape",
+            where,
+            "give the graph static shapes and run infer_shapes first",
+        )
+    axis = norm.attributes.get_int("axis", -1)
+    first = axis if axis >= 0 else len(shape) + axis
+    reduced = [*shape[:first], *(1 for _ in shape[first:])]
+    return list(range(first - len(shape), 0)), math.prod(shape[first:]), reduced
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
