@@ -35,6 +35,19 @@ def read_journal(path: Path) -> list[Entry]:
     return entries
 
 
+def open_journal(path: Path) -> list[Entry]:
+    """The finished lines, with the file cut back to them, so that what is appended starts on a line of its own."""
+    entries = read_journal(path)
+    if entries:
+        fresh = path.with_name(path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        append(fresh, entries)
+        fresh.replace(path)
+    else:
+        path.unlink(missing_ok=True)
+    return entries
+
+
 def append(path: Path, entries: Sequence[Entry]) -> None:
     """Add lines and make sure that they are on disk."""
     with path.open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ import numpy as np
 
 from coformer_compiler.decomposer.constraints import Excess, excess
 from coformer_compiler.decomposer.search.encoding import Encoding, Point
-from coformer_compiler.decomposer.search.journal import Entry, append, read_journal
+from coformer_compiler.decomposer.search.journal import Entry, append, open_journal
 from coformer_compiler.decomposer.search.surrogate import propose
 from coformer_compiler.decomposer.shapes import MemberShape
 from coformer_compiler.evaluator.score import Evaluator, Score
@@ -61,7 +61,7 @@ def search(
     Raises:
         CoformerError: if no point of the space fits the devices; names the constraint that broke most often.
     """
-    entries = read_journal(journal)
+    entries = open_journal(journal)
     total = len(starts) + options.iterations
     with progress.stage(f"{options.method} search", total=total, done=len(entries), unit="policy") as stage:
         while len(entries) < total:
