@@ -83,6 +83,8 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
         grouped = dist.is_available() and dist.is_initialized()
         rank, size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
         local = dist.get_node_local_rank(0) if grouped else 0
+        if cuda:
+            torch.cuda.set_device(local)
         yield Ranks(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
     finally:
         if ours:
