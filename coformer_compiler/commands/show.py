@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Collection, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from coformer_compiler.report.numerals import THIN_SPACE, bytes_text, percent_text, scale_for
 
 GAP = "  "
-ENGINE_TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+ENGINE_TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 def table_text(headings: Sequence[str], rows: Sequence[Sequence[object]], *, right: Collection[int] = ()) -> str:
@@ -52,7 +53,7 @@ def targets_text(targets: Sequence[Any]) -> str:
             engine_text(target),
             f"{target.memory_mb / 1024:g}",
             f"{target.gflops:,g}",
-            target.title.partition(",")[0],
+            re.split(r"[,(]", target.title)[0].strip(),
         )
         for target in targets
     ]
