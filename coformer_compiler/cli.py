@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _add_build(commands)
     targets = _command(commands, "targets", _targets, "list the targets, or print all that is known of one")
     targets.add_argument("name", nargs="?", help="a target")
+    _add_legalize(commands)
     inspect = _command(commands, "inspect", _inspect, "describe a build, bundle, policy, graph or checkpoint")
     inspect.add_argument(
         "path", type=Path, metavar="PATH", help="a folder or file that the toolchain wrote, or a checkpoint"
@@ -114,6 +115,33 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
     )
+
+
+def _add_legalize(commands: Any) -> None:
+    legalize = _command(commands, "legalize", _legalize, "lower any ONNX graph to what a target takes, or say why not")
+    legalize.add_argument("graph", type=Path, metavar="GRAPH.onnx", help="a graph of opset 24 or lower")
+    legalize.add_argument("--target", metavar="NAME", help="what it is lowered for")
+    legalize.add_argument("--target-file", type=Path, metavar="FILE", help="a target of your own, in place of --target")
+    legalize.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the legal graph")
+    legalize.add_argument("--precision", metavar="NAME", help="float32, float16 or int8 (default: the target's first)")
+    legalize.add_argument(
+        "--shape", action="append", default=[], metavar="INPUT=1,3,224,224", help="shape of a dynamic input; repeatable"
+    )
+
+
+def _legalize(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.legalize import legalize_graph, legalize_text, shapes_from
+
+    found = legalize_graph(
+        options.graph,
+        options.target,
+        options.out,
+        target_file=options.target_file,
+        precision=options.precision,
+        shapes=shapes_from(options.shape),
+    )
+    _print(found, options.json, lambda: legalize_text(found))
+    return 0
 
 
 def _build(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from coformer_passes.check_operators import violations
 from coformer_passes.rewriting import (
     add_initializer,
     array_of,
@@ -79,14 +80,24 @@ def _lower_nodes(model: ir.Model, opset: int, target: Target) -> None:
         if problem:
             problems.append(f"'{name_of(node)}' ({node.op_type}: {problem})")
     if problems:
-        raise CoformerError(
-            f"{len(problems)} of the nodes cannot be written in opset {target.opset} of {target.name}: "
-            + ", ".join(problems),
-            "lower_opset",
-            "write them with other operators, or take a target with a higher opset",
-        )
+        raise _not_lowered(model, target, sorted(problems))
     model.graph.opset_imports[""] = target.opset
     drop_unused_initializers(model.graph)
+
+
+def _not_lowered(model: ir.Model, target: Target, problems: list[str]) -> CoformerError:
+    """All that keeps the graph from the target: what has no older form, and what the engine refuses besides."""
+    what = f"{len(problems)} of the nodes cannot be written in opset {target.opset} of {target.name}: "
+    what += ", ".join(problems)
+    refused = violations(model, target)
+    others = [each for each in refused if not any(text.startswith(f"'{each.node}' ") for text in problems)]
+    if others:
+        what += "; besides, its engine refuses "
+        what += ", ".join(f"'{each.node}' ({each.op_type}: {each.problem})" for each in others)
+    cures = dict.fromkeys(f"{each.op_type}: {each.cure}" for each in refused)
+    return CoformerError(
+        what, "lower_opset", "; ".join(cures) or "write them with other operators, or take a target with a higher opset"
+    )
 
 
 def _lower_ir_version(model: ir.Model, ir_version: int) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = Mapping[str, NDArray[np.generic]]
+    Feeds = dict[str, NDArray[np.generic]]
+    Golden = Arrays | Sequence[Arrays]
 
 BIG_TENSOR_ELEMENTS = 1024
 
@@ -95,13 +97,27 @@ def outputs_of(
         ) from error
 
 
-def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.generic]]]:
+def first_cases(golden: Golden, count: int) -> Golden:
+    """The first `count` cases."""
+    if isinstance(golden, Mapping):
+        return {name: array[:count] for name, array in golden.items()}
+    return golden[:count]
+
+
+def cases_of(golden: Golden, model: ir.Model) -> list[dict[str, NDArray[np.generic]]]:
     """Golden arrays `(cases, …)` as feeds of the graph, one case at a time, in the dtypes that the graph wants.
+
+    A sequence holds whole feeds, one a case, for graphs whose first axis is no batch of one.
 
     Raises:
         CoformerError: an input is missing, unknown, has another shape, or the inputs differ in number of cases.
     """
     wanted = {str(value.name): value for value in model.graph.inputs}
+    if not isinstance(golden, Mapping):
+        return [
+            {name: array.astype(_dtype_of(wanted[name], array), copy=False) for name, array in case.items()}
+            for case in golden
+        ]
     if set(golden) != set(wanted):
         raise CoformerError(
             f"golden inputs {sorted(golden)} are not the graph's {sorted(wanted)}",
@@ -122,10 +138,14 @@ def cases_of(golden: Arrays, model: ir.Model) -> list[dict[str, NDArray[np.gener
                 "golden inputs",
                 "give all inputs as (cases, …) with the graph's other axes",
             )
-        dtype = array.dtype if value.dtype is None else value.dtype.numpy()
+        dtype = _dtype_of(value, array)
         for index, case in enumerate(cases):
             case[name] = array[index : index + 1].astype(dtype, copy=False)
     return cases
+
+
+def _dtype_of(value: ir.Value, array: NDArray[np.generic]) -> np.dtype[np.generic]:
+    return array.dtype if value.dtype is None else value.dtype.numpy()
 
 
 def _same_axes(axes: Sequence[int | ir.SymbolicDim], sizes: Sequence[int]) -> bool:

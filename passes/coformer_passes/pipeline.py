@@ -19,6 +19,7 @@ from coformer_passes.inline_functions import inline_functions
 from coformer_passes.lower_booleans import lower_booleans
 from coformer_passes.lower_opset import lower_opset
 from coformer_passes.narrow_int64 import narrow_int64
+from coformer_passes.raise_opset import raise_opset
 from coformer_passes.remove_idle_nodes import remove_idle_nodes
 from coformer_passes.separate_linears import separate_linears
 from coformer_passes.share_equal_nodes import share_equal_nodes
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 PIPELINES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         inline_functions,
+        raise_opset,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,
@@ -52,6 +54,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
     ),
     "tensorrt": (
         inline_functions,
+        raise_opset,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,
@@ -71,6 +74,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
     ),
     "tensorrt-rtx": (
         inline_functions,
+        raise_opset,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
 
-from coformer_passes.numerics import cases_of, check_structure, outputs_of, proto_without_weights, relative_difference
+from coformer_passes.numerics import (
+    cases_of,
+    check_structure,
+    first_cases,
+    outputs_of,
+    proto_without_weights,
+    relative_difference,
+)
 from coformer_passes.pipeline import PIPELINES
 from coformer_runtime.errors import CheckFailed
 from coformer_targets import Target
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from coformer_passes.numerics import Arrays
+    from coformer_passes.numerics import Arrays, Golden
     from coformer_passes.pipeline import Pass
 
 Verify = Literal["each", "end"]
@@ -57,7 +64,7 @@ class PassRecord:
 def legalise(
     model: ir.Model,
     target: Target,
-    golden: Arrays,
+    golden: Golden,
     *,
     verify: Verify | None = None,
     tolerance: float = TOLERANCE,
@@ -70,6 +77,7 @@ def legalise(
         model: opset up to 24, static shapes; left as it is. Weights that no pass changes are shared, not copied.
         target: decides the pipeline, by its engine, and what each pass does.
         golden: input name → array `(cases, …)`; each case runs as a batch of one, cast to the graph's input dtype.
+            Or whole feeds of the graph, one a case.
         verify: compare numerics after "each" pass, on all cases, or at the "end", on CASES_AT_THE_END of them;
             None takes "each" up to EACH_UP_TO_WEIGHTS weights, and logs which it took.
         tolerance: see TOLERANCE; for each comparison of two neighbouring graphs, and ALL_PASSES times that for the
@@ -84,7 +92,7 @@ def legalise(
     chosen = passes if passes is not None else PIPELINES[target.engine]
     mode = verify if verify is not None else _mode_by_size(model)
     if mode == "end":
-        golden = {name: array[:CASES_AT_THE_END] for name, array in golden.items()}
+        golden = first_cases(golden, CASES_AT_THE_END)
     first = _outputs(model, golden, "graph before the passes")
     result, before = model.clone(), first
     for each in chosen:
@@ -110,7 +118,7 @@ def legalise(
     return result
 
 
-def _outputs(model: ir.Model, golden: Arrays, where: str) -> list[dict[str, NDArray[np.generic]]]:
+def _outputs(model: ir.Model, golden: Golden, where: str) -> list[dict[str, NDArray[np.generic]]]:
     """The outputs of a graph that onnx.checker accepts, of every golden case."""
     proto, weights = proto_without_weights(model)
     check_structure(proto, where)
