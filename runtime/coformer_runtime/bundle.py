@@ -8,27 +8,55 @@ from .errors import CoformerError
 from .manifest import MANIFEST_NAME, Manifest, load_manifest
 
 _CHUNK_BYTES = 1 << 20
+ENGINES = ".coformer-engines"
 COPY_AGAIN = "copy the bundle to the device again, or build it again"
 
 
 class Bundle(NamedTuple):
-    """A verified bundle: its directory and its manifest."""
+    """A verified bundle.
+
+    Attributes:
+        directory: where it is.
+        manifest: what it says.
+        engines_dir: where plans are kept that this machine builds from its graphs; never inside the bundle.
+    """
 
     directory: str
     manifest: Manifest
+    engines_dir: str = ""
 
     def file(self, path: str) -> str:
         """Return the file system path of a file that the manifest names."""
         return os.path.join(self.directory, *path.split("/"))
 
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of a file that the manifest names."""
+        return next(spec.sha256 for spec in self.manifest.files if spec.path == path)
 
-def open_bundle(bundle_dir: str, target: Optional[str] = None) -> Bundle:
+
+def open_bundle(bundle_dir: str, target: Optional[str] = None, engines_dir: Optional[str] = None) -> Bundle:
     """Load the manifest, verify every file, and check that the bundle is for `target` (None: any).
 
+    Args:
+        bundle_dir: the bundle.
+        target: the target that it must be for.
+        engines_dir: where plans are kept; None: in a directory beside the bundle.
+
     Raises:
-        CoformerError: unreadable or contradictory manifest, a file that differs, or another target's bundle.
+        CoformerError: unreadable or contradictory manifest, a file that differs, or another target's bundle; or
+            plans would be kept in the bundle.
     """
     directory = str(bundle_dir)
+    engines_dir = (
+        os.path.join(os.path.dirname(os.path.abspath(directory)), ENGINES) if engines_dir is None else engines_dir
+    )
+    inside = os.path.commonpath([os.path.abspath(directory), os.path.abspath(engines_dir)])
+    if inside == os.path.abspath(directory):
+        raise CoformerError(
+            "plans would be kept inside the bundle, whose files are all listed",
+            "--cache {}".format(engines_dir),
+            "name a directory outside of it",
+        )
     manifest = load_manifest(directory)
     if target is not None and manifest.target != target:
         raise CoformerError(
@@ -37,7 +65,7 @@ def open_bundle(bundle_dir: str, target: Optional[str] = None) -> Bundle:
             "ship the bundle that was built for '{}', or leave --target away".format(target),
         )
     verify_files(directory, manifest)
-    return Bundle(directory, manifest)
+    return Bundle(directory, manifest, engines_dir)
 
 
 def verify_files(bundle_dir: str, manifest: Manifest) -> None:

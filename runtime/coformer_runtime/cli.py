@@ -59,8 +59,18 @@ def parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="check hashes and golden vectors of a bundle")
     validate.add_argument("bundle", metavar="BUNDLE")
-    validate.add_argument("--target", help="the target that the bundle must be for")
+    _add_which(validate)
     validate.set_defaults(run=_validate)
+
+    build = commands.add_parser("build", help="build TensorRT plans on this board, and check them")
+    build.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    _add_which(build)
+    build.add_argument("--rebuild", action="store_true", help="build what is there already, too")
+    build.set_defaults(run=_build)
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and lacks, and how to mend it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
@@ -78,7 +88,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of one inference (default: all CPUs)"
     )
-    command.add_argument("--target", help="the target that the bundle must be for")
+    _add_which(command)
     command.add_argument(
         "--insecure",
         action="store_true",
@@ -88,6 +98,15 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         "--exit-with-stdin",
         action="store_true",
         help="stop when standard input closes, that is with the parent process",
+    )
+
+
+def _add_which(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", help="the target that the bundle must be for")
+    command.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="where TensorRT plans are kept (default: .coformer-engines beside the bundle)",
     )
 
 
@@ -104,7 +123,7 @@ def _serve(options: argparse.Namespace) -> None:
     from .listen import serve_until_stopped
     from .worker import Worker
 
-    bundle = open_bundle(options.bundle, options.target)
+    bundle = open_bundle(options.bundle, options.target, options.cache)
     with Worker(bundle, options.listen, _threads(options), options.insecure) as worker:
         serve_until_stopped(worker.server, worker.address, options.exit_with_stdin)
 
@@ -115,7 +134,7 @@ def _central(options: argparse.Namespace) -> None:
     from .central_options import CentralOptions
     from .front import serve_front
 
-    bundle = open_bundle(options.bundle, options.target)
+    bundle = open_bundle(options.bundle, options.target, options.cache)
     settings = CentralOptions(
         tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), options.insecure
     )
@@ -127,7 +146,7 @@ def _validate(options: argparse.Namespace) -> None:
     from .bundle import open_bundle
     from .golden import check_bundle
 
-    checked = check_bundle(open_bundle(options.bundle, options.target))
+    checked = check_bundle(open_bundle(options.bundle, options.target, options.cache))
     sys.stdout.write(
         "{}: {} files, {} golden cases, worst difference {:.3g} of {:.3g}, {} aggregators: fine\n".format(
             options.bundle,
@@ -138,6 +157,26 @@ def _validate(options: argparse.Namespace) -> None:
             checked.aggregators,
         )
     )
+
+
+def _build(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+    from .tensorrt.build import build_bundle, built_line
+
+    def say(text: str) -> None:
+        sys.stderr.write(text + "\n")
+
+    bundle = open_bundle(options.bundle, options.target, options.cache)
+    for built in build_bundle(bundle, options.rebuild, say):
+        sys.stdout.write(built_line(built) + "\n")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine, findings_json, findings_text
+
+    findings = examine()
+    sys.stdout.write(findings_json(findings) if options.json else findings_text(findings))
+    return int(any(finding.lacking for finding in findings))
 
 
 def _version(options: argparse.Namespace) -> None:

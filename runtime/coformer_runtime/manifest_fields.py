@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-from typing import Any, Dict, Iterable, List, NoReturn, Pattern, Set, Tuple
+from typing import Any, Dict, Iterable, List, NoReturn, Optional, Pattern, Set, Tuple
 
 from .dtypes import dtype_named
 from .errors import CoformerError
@@ -147,6 +147,20 @@ class Fields:
         if not _is_integer(value) or value < least:
             self._fail(self._name(key), "an integer of at least {}".format(least), value)
         return int(value)
+
+    def optional_integer(self, key: str, least: int) -> Optional[int]:
+        """Take an integer of at least `least`, or null."""
+        if key in self._left and self._left[key] is None:
+            self.take(key)
+            return None
+        return self.integer(key, least)
+
+    def boolean(self, key: str) -> bool:
+        """Take true or false."""
+        value = self.take(key)
+        if not isinstance(value, bool):
+            self._fail(self._name(key), "true or false", value)
+        return value
 
     def integers(self, key: str) -> List[int]:
         """Take a list of integers of at least 0."""

@@ -35,7 +35,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("serve", "central", "validate", "version"))
+    assert all(word in shown for word in ("serve", "central", "validate", "build", "doctor", "version"))
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["serve"], ["central", "x", "--deadline-ms", "soon"]])
@@ -99,7 +99,7 @@ def test_serve_listens_and_stops(bundle_dir: Path, number: int) -> None:
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
-def test_tensorrt_bundle_is_refused(tmp_path: Path) -> None:
+def test_tensorrt_bundle_without_a_plan_is_refused(tmp_path: Path) -> None:
     from coformer_runtime.manifest import EngineSpec
 
     files = bundles.member_files(1)
@@ -110,7 +110,7 @@ def test_tensorrt_bundle_is_refused(tmp_path: Path) -> None:
     directory = bundles.write_bundle(tmp_path, manifest, files)
     done = subprocess.run(command("serve", directory), stderr=subprocess.PIPE, env=environment(), check=False)
     assert done.returncode == 2
-    assert b"building the plan on the board ('coformer-node build') is not yet available in this version" in done.stderr
+    assert b"no plan was built from them; run 'coformer-node build' on this board" in done.stderr
 
 
 def best_of(count: int, words: List[str]) -> float:

@@ -1,16 +1,16 @@
 """Engines: what turns a member's input into its features, behind one small interface.
 
-`OPENERS` maps the engine kind of a manifest to the function that opens a graph of that kind. The engine
+`OPENERS` maps the engine kind of a manifest to the function that opens a graph of a bundle by its path. The engine
 library itself is imported when an engine is opened, not before.
 """
 
 import abc
 from types import TracebackType
-from typing import Callable, Dict, NoReturn, Optional, Tuple, Type
+from typing import Callable, Dict, Optional, Tuple, Type
 
 from ..arrays import Array
 from ..bundle import Bundle
-from ..errors import CheckFailed, CoformerError
+from ..errors import CheckFailed
 from ..manifest import REBUILD, AggregatorSpec, TensorSpec
 
 
@@ -62,8 +62,14 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
         CoformerError: the engine library is missing or refuses the file.
         CheckFailed: the graph's input or output is not that of the manifest.
     """
+    engine = open_graph(bundle, bundle.manifest.engine.file, threads)
+    check_member(bundle, engine)
+    return engine
+
+
+def check_member(bundle: Bundle, engine: Engine) -> None:
+    """Close the engine and raise a CheckFailed unless it takes and gives what the manifest says of the member."""
     manifest = bundle.manifest
-    engine = open_graph(bundle, manifest.engine.file, threads)
     check_tensors(engine, (manifest.input.name,), manifest.output, bundle, manifest.engine.file)
     if engine.inputs[0].shape != manifest.input.shape:
         engine.close()
@@ -72,16 +78,20 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
             "{}, file '{}'".format(bundle.directory, manifest.engine.file),
             REBUILD,
         )
-    return engine
 
 
 def open_aggregator(bundle: Bundle, spec: AggregatorSpec) -> Engine:
     """Open one aggregator of the central bundle: its inputs are features_0, features_2, ..."""
-    answer = bundle.manifest.answer
     engine = open_graph(bundle, spec.file, 1)
+    check_aggregator(bundle, spec, engine)
+    return engine
+
+
+def check_aggregator(bundle: Bundle, spec: AggregatorSpec, engine: Engine) -> None:
+    """Close the engine and raise a CheckFailed unless it takes its subset's features and gives the answer."""
+    answer = bundle.manifest.answer
     names = tuple(feature_name(member) for member in spec.members)
     check_tensors(engine, names, TensorSpec(answer.name, answer.dtype, answer.shape), bundle, spec.file)
-    return engine
 
 
 def feature_name(member: int) -> str:
@@ -91,7 +101,7 @@ def feature_name(member: int) -> str:
 
 def open_graph(bundle: Bundle, path: str, threads: int) -> Engine:
     """Open any graph of the bundle with the bundle's kind of engine."""
-    return OPENERS[bundle.manifest.engine.kind](bundle.file(path), threads)
+    return OPENERS[bundle.manifest.engine.kind](bundle, path, threads)
 
 
 def check_tensors(engine: Engine, inputs: Tuple[str, ...], output: TensorSpec, bundle: Bundle, path: str) -> None:
@@ -109,22 +119,19 @@ def check_tensors(engine: Engine, inputs: Tuple[str, ...], output: TensorSpec, b
     )
 
 
-def _open_onnxruntime(path: str, threads: int) -> Engine:
+def _open_onnxruntime(bundle: Bundle, path: str, threads: int) -> Engine:
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, threads)
+    return OnnxRuntimeEngine(bundle.file(path), threads)
 
 
-def _refuse_tensorrt(path: str, threads: int) -> NoReturn:
-    raise CoformerError(
-        "the bundle holds a graph and a recipe for TensorRT, and no plan was built from them",
-        path,
-        "serve a bundle for an ONNX Runtime target: building the plan on the board ('coformer-node build') "
-        "is not yet available in this version",
-    )
+def _open_tensorrt(bundle: Bundle, path: str, threads: int) -> Engine:
+    from .tensorrt import open_plan
+
+    return open_plan(bundle, path)
 
 
-OPENERS: Dict[str, Callable[[str, int], Engine]] = {
+OPENERS: Dict[str, Callable[[Bundle, str, int], Engine]] = {
     "onnxruntime": _open_onnxruntime,
-    "tensorrt": _refuse_tensorrt,
+    "tensorrt": _open_tensorrt,
 }

@@ -1,0 +1,1 @@
+"""A stand-in for pycuda whose GPU memory is the host's; see driver.py."""

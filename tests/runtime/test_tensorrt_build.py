@@ -1,0 +1,365 @@
+"""`coformer-node build`: what it makes, what it leaves alone, and what it refuses.
+
+On stand-ins for TensorRT and CUDA (see fakes/fake_tensorrt.py), in processes of their own.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.errors import CoformerError
+from tests.runtime import bundles
+from tests.runtime.boards import (
+    BOARDS,
+    NANO,
+    ORIN,
+    XAVIER,
+    Board,
+    environment,
+    make_bundle,
+    make_site,
+    node,
+    plan_header,
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> List[str]:
+    return make_site(tmp_path / "site", NANO)
+
+
+def cache_of(bundle: str) -> Path:
+    return Path(bundle).parent / ".coformer-engines"
+
+
+def files_of(directory: Path) -> Dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def plans(bundle: str) -> List[Path]:
+    return sorted(cache_of(bundle).glob("*.plan"))
+
+
+def ledger(bundle: str) -> List[Dict[str, Any]]:
+    return [json.loads(line) for line in (cache_of(bundle) / "ledger.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.tensorrt)
+def test_builds_checks_keeps_and_serves(tmp_path: Path, board: Board) -> None:
+    site = make_site(tmp_path / "site", board)
+    bundle = make_bundle(tmp_path / "hall", board)
+    before = files_of(Path(bundle))
+    assert "no plan was built from them; run 'coformer-node build'" in node(site, "validate", bundle).err
+    done = node(site, "build", bundle)
+    assert done.code == 0, done.err
+    assert done.out.startswith("member.onnx: built in ") and " 3 golden cases, worst difference 0" in done.out
+    assert files_of(Path(bundle)) == before
+    (plan,) = plans(bundle)
+    header = plan_header(str(plan))
+    assert header["flags"] == []  # TF32 is off
+    assert header["workspace"] == (64 << 20 if board is NANO else None)
+    assert header["network_flags"] == 1  # explicit batch up to 10, strong types in 11
+    checked = node(site, "validate", bundle)
+    assert checked.out.endswith("4 files, 3 golden cases, worst difference 0 of 0.0001, 0 aggregators: fine\n")
+    again = node(site, "build", bundle)
+    assert again.code == 0 and again.out.startswith("member.onnx: was built already, 3 golden cases")
+    assert plans(bundle) == [plan]
+
+
+def test_ledger(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    assert node(site, "build", bundle, "--rebuild").code == 0
+    first, second = ledger(bundle)
+    assert first["built"] and second["built"] and first["plan_sha256"] != second["plan_sha256"]
+    assert [path.stem for path in plans(bundle)] == [second["plan_sha256"]] or len(plans(bundle)) == 2
+    assert first["key"] == {
+        "tensorrt": "8.2.1.8",
+        "device": "NVIDIA Tegra X1",
+        "sm": 53,
+        "cuda": "10.2",
+        "graph_sha256": open_bundle(bundle).sha256("member.onnx"),
+        "options": '{"precision": "float32", "strongly_typed": false, "workspace_mb": 64}',
+    }
+    assert first["golden"] == {"cases": 3, "worst": 0.0, "tolerance": 1e-4}
+    assert 0 < first["latency_ms"]["best"] <= first["latency_ms"]["median"] <= first["latency_ms"]["p90"]
+    assert (first["device"], first["target"], first["graph"]) == ("hall", "jetson-nano", "member.onnx")
+
+
+def test_timing_cache_is_kept(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    (kept,) = cache_of(bundle).glob("*-timing.cache")
+    assert kept.read_bytes() == b"8.2.1.8+"
+    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert kept.read_bytes() == b"8.2.1.8++"
+    kept.write_bytes(b"of another version")
+    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert kept.read_bytes() == b"8.2.1.8+"
+
+
+def test_central_device_builds_its_aggregators_too(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", ORIN)
+    bundle = make_bundle(tmp_path / "attic", ORIN, member=0)
+    done = node(site, "build", bundle)
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 8 and len(plans(bundle)) == 8
+    assert node(site, "validate", bundle).out.endswith("7 aggregators: fine\n")
+
+
+def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs: List[str]) -> None:
+    from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving
+
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    words = [sys.executable, "-m", "coformer_runtime", "serve", bundle, "--exit-with-stdin"]
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(site))
+    with worker, serving(cluster_dirs[2]) as desk:
+        assert worker.stdout is not None and worker.stdin is not None
+        address = worker.stdout.readline().decode().split()[1]
+        with gathering(cluster_dirs[0], [address, desk]) as central:
+            answer = central.answer(PIXELS)
+            again = central.answer(PIXELS)
+        worker.stdin.close()
+    assert abs(answer.logits - bundles.answer_of(EVERYONE, PIXELS)).max() < 1e-3
+    assert (again.logits == answer.logits).all() and worker.returncode == 0
+
+
+def test_cache_elsewhere(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle, "--cache", str(tmp_path / "kept")).code == 0
+    assert not cache_of(bundle).exists()
+    assert node(site, "validate", bundle, "--cache", str(tmp_path / "kept")).code == 0
+    assert "plans are looked for in '{}'".format(cache_of(bundle)) in node(site, "validate", bundle).err
+    inside = node(site, "build", bundle, "--cache", bundle + "/plans")
+    assert (inside.code, inside.out) == (2, "")
+    assert "plans would be kept inside the bundle, whose files are all listed; name a directory" in inside.err
+
+
+def test_nothing_to_build(bundle_dir: Path, site: List[str]) -> None:
+    done = node(site, "build", str(bundle_dir))
+    assert done.code == 2
+    assert "its engine is onnxruntime, which runs the graph as it is; start it with 'coformer-node serve'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"tensorrt": "8.2.0.6"}, "for TensorRT 8.2.1.8, here is 8.2.0.6; run 'coformer-node build' on this board"),
+        ({"gpu": "NVIDIA Tegra X2"}, "for the GPU NVIDIA Tegra X1, here is NVIDIA Tegra X2"),
+        ({"sm": 62}, "for SM 53, here is 62"),
+        ({"cuda": (10, 0)}, "for CUDA 10.2, here is 10.0"),
+    ],
+)
+def test_plan_made_elsewhere_is_refused(tmp_path: Path, site: List[str], changed: Dict[str, Any], reason: str) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    other = make_site(tmp_path / "other", NANO._replace(**changed))
+    done = node(other, "validate", bundle)
+    assert done.code == 2
+    assert "the plan was made elsewhere or otherwise: " + reason in done.err
+
+
+def test_plan_of_other_options_is_refused(tmp_path: Path, site: List[str]) -> None:
+    assert node(site, "build", make_bundle(tmp_path / "hall", NANO)).code == 0
+    done = node(site, "validate", make_bundle(tmp_path / "again", NANO, workspace_mb=128))
+    assert done.code == 2
+    assert '"workspace_mb": 64}, here is {"precision"' in done.err
+
+
+def test_bundle_for_another_board_is_refused(tmp_path: Path, site: List[str]) -> None:
+    done = node(site, "build", make_bundle(tmp_path / "newer", XAVIER))
+    assert done.code == 2
+    assert (
+        "the graphs were made for TensorRT 8.5.2, here is 8.2.1.8; build the bundle for this board's target" in done.err
+    )
+    tx2 = make_site(tmp_path / "tx2", NANO._replace(gpu="NVIDIA Tegra X2", sm=62))
+    done = node(tx2, "build", make_bundle(tmp_path / "hall", NANO))
+    assert done.code == 2
+    assert "the graphs were made for SM 5.3, the GPU 'NVIDIA Tegra X2' is SM 6.2" in done.err
+
+
+def test_too_little_memory(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO, needed_mb=10_000_000)
+    done = node(site, "build", bundle)
+    assert done.code == 2
+    assert (
+        "10,000,000 MB of memory are needed to build, " in done.err
+        and "stop other programs, the desktop first" in done.err
+    )
+    assert plans(bundle) == []
+
+
+def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, site: List[str]) -> None:
+    built = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", built).code == 0
+    hungry = make_bundle(tmp_path / "again", NANO, needed_mb=10_000_000)
+    assert node(site, "build", hungry).code == 0
+    for plan in plans(built):
+        plan.write_bytes(b"damaged")
+    assert "MB of memory are needed" in node(site, "build", hungry).err
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "said"),
+    [
+        (
+            {"parse": "fail"},
+            1,
+            "TensorRT 8.2.1.8 does not take it: node '7': no importer for it; node '7': second; build",
+        ),
+        ({"build": "fail"}, 1, "cannot build it: Could not find any implementation for node {ForeignNode[...]}.; if"),
+        (
+            {"build": "kill"},
+            1,
+            "the process that built it was killed, most likely for want of memory; it said: nothing",
+        ),
+        ({"build": "raise"}, 1, "exit code 1; it said: Traceback"),
+    ],
+)
+def test_failures_of_the_library(
+    tmp_path: Path, site: List[str], behaviour: Dict[str, Any], code: int, said: str
+) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    before = files_of(cache_of(bundle))
+    done = node(make_site(tmp_path / "failing", NANO, behaviour), "build", bundle, "--rebuild")
+    assert done.code == code
+    assert said in done.err
+    assert files_of(cache_of(bundle)) == before
+    assert node(site, "validate", bundle).code == 0
+
+
+def test_names_of_nodes_where_the_parser_tells_them(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", ORIN, {"parse": "fail"})
+    done = node(site, "build", make_bundle(tmp_path / "hall", ORIN))
+    assert "node 'blocks.3.norm1' (LayerNormalization): no importer for it; node" in done.err
+
+
+def test_golden_vectors_decide(tmp_path: Path, site: List[str]) -> None:
+    weight = bundles.member_weight(1)
+    weight[0] += 1
+    graph = bundles.member_graph(1, weight=weight, element=1)
+    bundle = make_bundle(tmp_path / "hall", NANO, member_onnx=graph)
+    done = node(site, "build", bundle)
+    assert done.code == 1
+    assert "golden case 0 differs by " in done.err
+    assert plans(bundle) == [] and list(cache_of(bundle).glob("*.json")) == []
+
+
+def test_kill_leaves_no_half_plan(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    before = files_of(cache_of(bundle))
+    slow = make_site(tmp_path / "slow", NANO, {"build": 60})
+    words = [sys.executable, "-m", "coformer_runtime", "build", bundle, "--rebuild"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment(slow)) as parent:
+        child = _child_of(parent.pid)
+        busy = node(site, "build", bundle)
+        assert busy.code == 2 and "another build is running here; wait until it has ended" in busy.err
+        parent.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 10
+    while _alive(child):
+        assert time.monotonic() < until, "the child outlives its parent"
+        time.sleep(0.02)
+    left = {path: content for path, content in files_of(cache_of(bundle)).items() if not path.startswith("building-")}
+    assert left == before
+    assert node(site, "validate", bundle).code == 0
+    (cache_of(bundle) / "half.plan").write_bytes(b"half")
+    assert node(site, "build", bundle).code == 0
+    assert [path for path in files_of(cache_of(bundle)) if path.startswith("building-") or "half" in path] == []
+
+
+def _child_of(parent: int) -> int:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        children = Path("/proc/{0}/task/{0}/children".format(parent)).read_text().split()
+        for child in children:
+            # Once it has forked and executed, and set what ends it with its parent.
+            if "coformer_runtime.tensorrt.child" in Path("/proc/{}/cmdline".format(child)).read_text():
+                time.sleep(1.0)
+                return int(child)
+        time.sleep(0.02)
+    raise AssertionError("no child was started")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path("/proc/{}/stat".format(pid)).read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("nearly", [True, False], ids=["plan", "everything"])
+def test_full_disk_leaves_the_old_plan(tmp_path: Path, site: List[str], nearly: bool) -> None:
+    """A limit on the size of files stands in for the disk: the same OSError at the same call."""
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    before = files_of(cache_of(bundle))
+    small = make_site(tmp_path / "small", NANO)
+    limit = plans(bundle)[0].stat().st_size - 20 if nearly else 20
+    with Path(small[0], "tensorrt.py").open("a") as stream:
+        stream.write("\nimport resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n".format(limit))
+    done = node(small, "build", bundle, "--rebuild")
+    if nearly:
+        assert "bytes) cannot be written (File too large); free some space, or name another directory with" in done.err
+        assert done.code == 2
+    else:
+        assert "the process that built it ended with exit code 1" in done.err
+        assert done.code == 1
+    assert files_of(cache_of(bundle)) == before
+    assert node(site, "validate", bundle).code == 0
+
+
+def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    cache_of(bundle).write_text("a file")
+    done = node(site, "build", bundle)
+    assert done.code == 2
+    assert "the directory for plans cannot be written" in done.err and "name another one with --cache" in done.err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "what"),
+    [
+        ({"format": "coformer-recipe/2"}, "the format is 'coformer-recipe/2', this runtime reads 'coformer-recipe/1'"),
+        ({"workspace": 3}, "unknown key 'workspace' (did you mean 'workspace_mb'?)"),
+        ({"needed_mb": "much"}, "'needed_mb' must be an integer of at least 0, not \"much\""),
+        ({"workspace_mb": 0}, "'workspace_mb' must be an integer of at least 1, not 0"),
+        ({"strongly_typed": 1}, "'strongly_typed' must be true or false, not 1"),
+        ({"precision": "float8"}, "'precision' is 'float8', known are float32, float16, int8"),
+        ({"graph": "other.onnx"}, "'graph' is 'other.onnx', the manifest says 'member.onnx'"),
+        ({"engine": {"kind": "tensorrt", "version": "new", "sm": 53}}, "'engine.version' is 'new', no version"),
+        ({"engine": {"kind": "onnx", "version": "8.2.1", "sm": 53}}, "'engine.kind' is not 'tensorrt'"),
+        ({"timing_cache": "../t"}, "'timing_cache' names the path '../t', which is not a plain relative path"),
+    ],
+)
+def test_recipes_that_are_refused(tmp_path: Path, recipe: Dict[str, Any], what: str) -> None:
+    from coformer_runtime.tensorrt.recipe import load_recipe
+
+    bundle = open_bundle(make_bundle(tmp_path / "hall", NANO, **recipe))
+    with pytest.raises(CoformerError) as caught:
+        load_recipe(bundle)
+    assert caught.value.what.startswith(what)
+    assert caught.value.where == bundle.file("recipe.json")
+
+
+def test_library_that_is_missing_or_too_old(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.8: cannot open shared object file')")
+    done = node([str(empty)], "build", bundle)
+    assert done.code == 2
+    assert "TensorRT cannot be imported (libnvinfer.so.8: cannot open" in done.err and "python3-libnvinfer" in done.err
+    old = node(make_site(tmp_path / "old", NANO._replace(tensorrt="8.0.1.6")), "build", bundle)
+    assert old.code == 2
+    assert "TensorRT is 8.0.1.6, the oldest that is supported is 8.2; install JetPack 4.6.1 or later" in old.err
