@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 import numpy as np
 import pytest
 
 from coformer_runtime.cluster import LocalCluster
 from tests.runtime import bundles
+from tests.runtime.boards import FUTURE, NANO, ORIN, THOR, XAVIER, make_bundle, make_site
+from tests.runtime.boards import environment as board_environment
 from tests.runtime.interpreters import VERSIONS, environment, interpreter
 from tests.runtime.nodes import EVERYONE, PIXELS
 
@@ -37,9 +39,13 @@ def python() -> Callable[[str], str]:
     return provide
 
 
-def run(command: List[str]) -> str:
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean, check=False)
+def clean_environment() -> Dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+
+def run(command: List[str], env: Optional[Dict[str, str]] = None) -> str:
+    env = clean_environment() if env is None else env
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, check=False)
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     return done.stdout.decode("utf-8")
 
@@ -49,6 +55,33 @@ def test_installed_command(python: Callable[[str], str], cluster_dirs: List[str]
     node = str(Path(python(version)).with_name("coformer-node"))
     assert run([node, "version"]) == "coformer-node 0.1.0\n"
     assert run([node, "validate", cluster_dirs[0]]).endswith("7 aggregators: fine\n")
+
+
+BOARD_OF = {"3.6": NANO, "3.8": XAVIER, "3.10": ORIN, "3.12": THOR, "3.13": FUTURE}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_plan_on_a_board(python: Callable[[str], str], tmp_path: Path, version: str) -> None:
+    """Each JetPack's Python with its TensorRT, as a stand-in: build, build again, load, refuse on another board."""
+    board = BOARD_OF[version]
+    node = str(Path(python(version)).with_name("coformer-node"))
+    bundle = make_bundle(tmp_path / "hall", board)
+    clean = board_environment(make_site(tmp_path / "site", board), sources=False)
+    assert run([node, "build", bundle], clean).startswith("member.onnx: built in ")
+    assert run([node, "build", bundle], clean).startswith("member.onnx: was built already, 3 golden cases, ")
+    assert run([node, "validate", bundle], clean).endswith(", 0 aggregators: fine\n")
+    other = board_environment(make_site(tmp_path / "other", board._replace(gpu="another")), sources=False)
+    done = subprocess.run([node, "validate", bundle], stderr=subprocess.PIPE, env=other, check=False)
+    assert done.returncode == 2 and b"made elsewhere or otherwise: for the GPU " in done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_doctor(python: Callable[[str], str], version: str) -> None:
+    node = str(Path(python(version)).with_name("coformer-node"))
+    done = subprocess.run([node, "doctor", "--json"], stdout=subprocess.PIPE, env=clean_environment(), check=False)
+    findings = {each["matter"]: each for each in json.loads(done.stdout.decode())["findings"]}
+    assert findings["Python"]["found"] == version
+    assert [findings[name]["state"] for name in ("numpy", "grpcio", "protobuf", "onnxruntime")] == ["ok"] * 4
 
 
 @pytest.mark.parametrize("version", VERSIONS)

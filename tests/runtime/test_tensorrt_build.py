@@ -15,6 +15,8 @@ import pytest
 
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.tensorrt.recipe import load_recipe, recipe_from_json
+from coformer_targets import load_target, recipe_for, target_names
 from tests.runtime import bundles
 from tests.runtime.boards import (
     BOARDS,
@@ -343,8 +345,6 @@ def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
     ],
 )
 def test_recipes_that_are_refused(tmp_path: Path, recipe: Dict[str, Any], what: str) -> None:
-    from coformer_runtime.tensorrt.recipe import load_recipe
-
     bundle = open_bundle(make_bundle(tmp_path / "hall", NANO, **recipe))
     with pytest.raises(CoformerError) as caught:
         load_recipe(bundle)
@@ -363,3 +363,18 @@ def test_library_that_is_missing_or_too_old(tmp_path: Path, site: List[str]) -> 
     old = node(make_site(tmp_path / "old", NANO._replace(tensorrt="8.0.1.6")), "build", bundle)
     assert old.code == 2
     assert "TensorRT is 8.0.1.6, the oldest that is supported is 8.2; install JetPack 4.6.1 or later" in old.err
+
+
+TENSORRT_TARGETS = [name for name in target_names() if load_target(name).engine == "tensorrt"]
+
+
+@pytest.mark.parametrize("name", TENSORRT_TARGETS)
+def test_recipes_of_the_compiler_are_read(tmp_path: Path, name: str) -> None:
+    target = load_target(name)
+    graph = tmp_path / "member.onnx"
+    graph.write_bytes(bundles.member_graph(1, element=1))
+    written = recipe_for(target, graph)
+    recipe = recipe_from_json(json.dumps(written), "recipe.json")
+    assert (recipe.version, recipe.sm, recipe.precision) == (target.engine_version, target.sm, target.precisions[0])
+    assert (recipe.workspace_mb, recipe.needed_mb) == (written["workspace_mb"], written["needed_mb"])
+    assert recipe.inputs == (("pixels", bundles.PIXELS),)
