@@ -53,6 +53,48 @@ def proto_without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, N
     return proto, {name: np.ascontiguousarray(t.numpy()) for name, t in tensors.items() if t is not None}
 
 
+def computes_in_halves(model: ir.Model) -> bool:
+    """Whether a node of the main graph makes float16."""
+    return any(output.dtype == ir.DataType.FLOAT16 for node in model.graph for output in node.outputs)
+
+
+def with_rounding(model: ir.Model) -> ir.Model:
+    """A clone that computes in float32 and rounds to float16 wherever the model has float16.
+
+    ONNX Runtime's CPU provider has few float16 kernels: it computes whole chains of such nodes in float32 and rounds
+    at their end only, so an overflow between them would not be seen. A pair of Casts behind each node is kept.
+    """
+    import numpy as np
+
+    clone = model.clone()
+    graph, half, single = clone.graph, ir.DataType.FLOAT16, ir.DataType.FLOAT
+    for value in graph.initializers.values():
+        if value.dtype == half and value.const_value is not None and not value.is_graph_output():
+            array = value.const_value.numpy().astype(np.float32)
+            value.const_value, value.type = ir.tensor(array, name=value.name), ir.TensorType(single)
+    nodes = list(graph)
+    for value in graph.inputs:
+        if value.dtype == half:
+            widened = ir.Value(name=f"{value.name}.widened", shape=value.shape, type=ir.TensorType(single))
+            value.replace_all_uses_with(widened)
+            graph.insert_before(nodes[0], ir.node("Cast", [value], {"to": int(single)}, outputs=[widened]))
+    for node in nodes:
+        for output in node.outputs:
+            if output.dtype == half and not output.is_graph_output():
+                rounded = ir.Value(name=f"{output.name}.rounded", shape=output.shape, type=ir.TensorType(half))
+                widened = ir.Value(name=f"{output.name}.widened", shape=output.shape, type=ir.TensorType(single))
+                output.replace_all_uses_with(widened)
+                casts = [ir.node("Cast", [rounded], {"to": int(single)}, outputs=[widened])]
+                if node.op_type == "Cast":
+                    node.resize_outputs(1)
+                    casts[0].replace_input_with(0, output)
+                else:
+                    output.type = ir.TensorType(single)
+                    casts.insert(0, ir.node("Cast", [output], {"to": int(half)}, outputs=[rounded]))
+                graph.insert_after(node, casts)
+    return clone
+
+
 def check_structure(proto: onnx.ModelProto, where: str) -> None:
     """onnx.checker with shape inference over a proto.
 

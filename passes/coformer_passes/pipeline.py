@@ -23,6 +23,7 @@ from coformer_passes.raise_opset import raise_opset
 from coformer_passes.remove_idle_nodes import remove_idle_nodes
 from coformer_passes.separate_linears import separate_linears
 from coformer_passes.share_equal_nodes import share_equal_nodes
+from coformer_passes.to_float16 import to_float16
 from coformer_passes.widen_input import widen_input
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         lower_booleans,
         narrow_int64,
         share_equal_nodes,
+        to_float16,
         lower_opset,
         check_operators,
     ),
@@ -87,7 +89,10 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         decompose_gelu,
         expand_functions,
         share_equal_nodes,
+        to_float16,
         lower_opset,
         check_operators,
     ),
 }
+TOLERANCES: dict[Pass, float] = {to_float16: 1e-2}
+"""What a pass that gives up precision may cause, as a part of the output's magnitude; all others are exact."""

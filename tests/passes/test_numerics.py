@@ -9,9 +9,11 @@ import pytest
 from coformer_passes.numerics import (
     cases_of,
     check_structure,
+    computes_in_halves,
     outputs_of,
     proto_without_weights,
     relative_difference,
+    with_rounding,
 )
 from coformer_runtime.errors import CheckFailed, CoformerError
 
@@ -100,3 +102,15 @@ def test_what_is_not_comparable_is_infinitely_different() -> None:
     nan = [{"y": np.array([np.nan, 2.0])}]
     assert relative_difference(nan, nan)[0] == 0.0
     assert relative_difference(nan, one)[0] == float("inf")
+
+
+def test_halves_are_rounded_after_every_node(parse, outputs) -> None:
+    text = "g (float16[2] x) => (float[2] y) { square = Mul(x, x) back = Mul(square, small) y = Cast<to = 1>(back) }"
+    model = parse(text, {"small": np.array([2.0**-8], np.float16)})
+    x = np.array([1000, 10], np.float16)
+    assert computes_in_halves(model)
+    with np.errstate(over="ignore"):
+        expected = (x * x * np.float16(2.0**-8)).astype(np.float32)
+    np.testing.assert_array_equal(outputs(with_rounding(model), x=x)[0], expected)
+    assert np.isinf(expected[0])
+    assert not computes_in_halves(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"))

@@ -1,0 +1,156 @@
+"""Tests of coformer_passes.to_float16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from coformer_passes.numerics import computes_in_halves, relative_difference, with_rounding
+from coformer_passes.pipeline import TOLERANCES
+from coformer_passes.runner import PassRecord, legalise
+from coformer_passes.to_float16 import islands_of, to_float16, write_halves
+from coformer_runtime.errors import CoformerError
+from coformer_targets import Target, load_target, with_precision
+
+TARGETS = ("jetson-nano", "jetson-xavier-nx", "jetson-orin-nano@jp6.0", "jetson-orin-nano", "rtx-ada")
+
+
+@pytest.fixture(scope="module")
+def half() -> Target:
+    return with_precision(load_target("jetson-nano"), "float16")
+
+
+def _types(model: ir.Model) -> dict[str, str]:
+    return {str(node.name): node.outputs[0].dtype.name for node in model.graph}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("shape", [{}, {"qk_norm": True, "shortcut": True}, {"activation": "tanh", "pool": "mean"}])
+def test_a_transformer_stays_within_one_percent(transformer, name, shape) -> None:
+    model = transformer(layers=3, **shape)
+    golden = {"pixels": np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8)}
+    records: list[PassRecord] = []
+    legal = legalise(model, with_precision(load_target(name), "float16"), golden, record=records.append)
+    (record,) = (each for each in records if each.name == "to_float16")
+    assert record.modified and record.difference is not None and record.difference < TOLERANCES[to_float16] == 1e-2
+    types = {node.op_type: node.outputs[0].dtype.name for node in legal.graph if node.op_type != "Cast"}
+    assert types["MatMul"] == types["Conv"] == "FLOAT16" and types["Softmax"] == "FLOAT"
+    assert {types.get("LayerNormalization", "FLOAT"), types.get("Sqrt", "FLOAT")} == {"FLOAT"}
+    assert legal.graph.outputs[0].dtype == ir.DataType.FLOAT
+    big = [value for value in legal.graph.initializers.values() if value.const_value.size > 200]
+    assert big and all(value.dtype == ir.DataType.FLOAT16 for value in big)
+
+
+def _with_outliers(model: ir.Model) -> ir.Model:
+    """The massive activations of trained transformers: two channels of the stream thousands of times the others."""
+    positions = model.graph.initializers["positions"]
+    array = positions.const_value.numpy().copy()
+    array[:, :, 3], array[:, :, 17] = 3000.0, -2500.0
+    positions.const_value = ir.tensor(array, name="positions")
+    return model
+
+
+def test_outliers_break_a_graph_without_islands_and_not_one_with_them(
+    transformer: Callable[..., ir.Model], outputs: Callable[..., list[np.ndarray]], half: Target
+) -> None:
+    model = _with_outliers(transformer(layers=3))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
+    plain = legalise(model, load_target("jetson-nano"), {"pixels": pixels})
+    feed = {"pixels": pixels.astype(np.float32)}
+    expected = {"features": outputs(plain, **feed)[0]}
+
+    def difference(choose) -> float:
+        graph = plain.clone()
+        assert write_halves(graph, choose)
+        return relative_difference([expected], [{"features": outputs(with_rounding(graph), **feed)[0]}])[0]
+
+    assert difference(lambda graph: set()) > 0.05
+    assert difference(islands_of) < 1e-2
+    assert computes_in_halves(legalise(model, half, {"pixels": pixels}))
+
+
+def test_float32_needs_nothing_and_a_second_run_changes_nothing(parse, half) -> None:
+    text = "g (float[1,4] x) => (float[1,4] y) { y = MatMul(x, w) }"
+    model = parse(text, {"w": np.eye(4, dtype=np.float32)}, opset=13, ir_version=7)
+    assert not to_float16(model, load_target("jetson-nano"))
+    assert to_float16(model, half)
+    assert [node.op_type for node in model.graph] == ["Cast", "MatMul", "Cast"]
+    assert (model.graph.inputs[0].dtype, model.graph.outputs[0].dtype) == (ir.DataType.FLOAT, ir.DataType.FLOAT)
+    assert not to_float16(model, half)
+
+
+def test_a_norm_that_is_written_out_is_one_island(parse, half) -> None:
+    model = parse(
+        """g (float[1,4,8] x) => (float[1,4,8] y) {
+            h = MatMul(x, w) mean = ReduceMean(h, axes) centred = Sub(h, mean) square = Pow(centred, two)
+            variance = ReduceMean(square, axes) shifted = Add(variance, epsilon) root = Sqrt(shifted)
+            normal = Div(centred, root) scaled = Mul(normal, gain) z = MatMul(scaled, w) y = Add(z, h)
+        }""",
+        {
+            "w": np.eye(8, dtype=np.float32),
+            "axes": np.array([-1]),
+            "two": np.array(2, np.float32),
+            "epsilon": np.array(1e-6, np.float32),
+            "gain": np.ones(8, np.float32),
+        },
+        opset=18,
+    )
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    assert to_float16(model, half)
+    types = _types(model)
+    for name in ("mean", "centred", "square", "variance", "shifted", "root", "normal"):
+        assert types[name] == "FLOAT", name
+    for name in ("h", "scaled", "z", "y"):
+        assert types[name] == "FLOAT16", name
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min, -1e9])
+def test_a_mask_is_finite_and_means_the_same(parse, outputs, half, lowest) -> None:
+    mask = np.triu(np.full((4, 4), lowest, np.float32), 1)
+    model = parse("g (float[4,4] x) => (float[4,4] y) { s = Add(x, mask) y = Softmax(s) }", {"mask": mask}, opset=13)
+    x = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32) * 20
+    before = outputs(model, x=x)[0]
+    assert to_float16(model, half)
+    np.testing.assert_allclose(outputs(model, x=x)[0], before, atol=5e-3)
+    masks = [value.const_value.numpy() for name, value in model.graph.initializers.items() if name.startswith("mask")]
+    assert len(masks) == 1 and np.isfinite(masks[0]).all() and masks[0].min() == -30000
+
+
+def test_a_constant_beyond_the_halves_stays_single(parse, outputs, half) -> None:
+    model = parse(
+        "g (float[1,4] x) => (float[1,4] y) { a = Mul(x, big) b = Mul(a, small) y = Relu(b) }",
+        {"big": np.array([1e6], np.float32), "small": np.array([1e-6], np.float32)},
+    )
+    x = np.array([[1, -2, 3, 4]], np.float32)
+    assert to_float16(model, half)
+    np.testing.assert_allclose(outputs(model, x=x)[0], np.maximum(x, 0), rtol=1e-2)
+
+
+def test_the_scales_of_a_resize_stay(parse, outputs, half) -> None:
+    text = """g (float[1,1,2,2] x) => (float[1,1,4,4] y) { y = Resize<mode = "nearest">(x, , scales) }"""
+    model = parse(text, {"scales": np.array([1, 1, 2, 2], np.float32)}, opset=13, ir_version=7)
+    assert to_float16(model, half)
+    assert model.graph.initializers["scales"].dtype == ir.DataType.FLOAT
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_control_flow_is_refused(parse, half) -> None:
+    model = parse(
+        """g (bool c, float[4] x) => (float[4] y) {
+            y = If (c) <
+                then_branch = t () => (float[4] a) { a = Relu(x) },
+                else_branch = e () => (float[4] b) { b = Neg(x) }
+            >
+        }"""
+    )
+    with pytest.raises(CoformerError) as caught:
+        to_float16(model, half)
+    assert str(caught.value) == (
+        "to_float16: node 'y' (If) holds a graph of its own; "
+        "leave the precision float32, or export the graph without control flow"
+    )
