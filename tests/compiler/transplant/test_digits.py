@@ -24,15 +24,15 @@ from coformer_compiler.transplant.statistics import Statistics, statistics_from_
 from coformer_compiler.transplant.transplant import transplant
 
 CHECKPOINT = Path(__file__).parents[3] / "examples" / "digits" / "teacher.safetensors"
-OPTIONS = {
-    "img_size": 8,
-    "patch_size": 2,
-    "embed_dim": 96,
-    "depth": 6,
-    "num_heads": 6,
-    "in_chans": 1,
-    "num_classes": 10,
-}
+OPTIONS = (
+    ("img_size", 8),
+    ("patch_size", 2),
+    ("embed_dim", 96),
+    ("depth", 6),
+    ("num_heads", 6),
+    ("in_chans", 1),
+    ("num_classes", 10),
+)
 BASES: tuple[BasisKind, ...] = ("global", "per-norm")
 THIRD = MemberShape(32, dict.fromkeys(range(6), 2), dict.fromkeys(range(6), 128))
 SAMPLES = 512
@@ -60,9 +60,7 @@ class System(NamedTuple):
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
-    source = ModelSource(
-        "timm:vit_tiny_patch16_224", "file", CHECKPOINT, (*SHAPE.items(), ("in_chans", 1), ("num_classes", 10))
-    )
+    source = ModelSource("timm:vit_tiny_patch16_224", "file", CHECKPOINT, OPTIONS)
     teacher = import_model(source)
     data: DataSet = load_data("digits", image_size=8, channels=1, calibration=SAMPLES)
     pixels, labels = (torch.from_numpy(array) for array in (data.calibration.images, data.calibration.labels))
