@@ -19,6 +19,7 @@ from coformer_passes.inline_functions import inline_functions
 from coformer_passes.lower_booleans import lower_booleans
 from coformer_passes.lower_opset import lower_opset
 from coformer_passes.narrow_int64 import narrow_int64
+from coformer_passes.quantise_linears import quantise_linears
 from coformer_passes.raise_opset import raise_opset
 from coformer_passes.remove_idle_nodes import remove_idle_nodes
 from coformer_passes.separate_linears import separate_linears
@@ -50,6 +51,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         decompose_gelu,
         expand_functions,
         share_equal_nodes,
+        quantise_linears,
         lower_opset,
         check_operators,
     ),
@@ -94,5 +96,5 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         check_operators,
     ),
 }
-TOLERANCES: dict[Pass, float] = {to_float16: 1e-2}
+TOLERANCES: dict[Pass, float] = {to_float16: 1e-2, quantise_linears: 0.1}
 """What a pass that gives up precision may cause, as a part of the output's magnitude; all others are exact."""

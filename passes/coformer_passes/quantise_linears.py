@@ -1,0 +1,111 @@
+"""Compute linear layers in 8-bit integers, the scale of their input found as they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from coformer_passes.linear import Linear, linear_from_product
+from coformer_passes.rewriting import (
+    add_initializer,
+    add_node,
+    drop_unused_initializers,
+    graph_of,
+    is_op,
+    name_of,
+    static_shape,
+)
+from coformer_targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEAST_WEIGHTS = 1024
+"""Smaller layers gain nothing: finding the scale costs a pass over the input."""
+
+
+def quantise_linears(model: ir.Model, target: Target) -> bool:
+    """Replace the products of linear layers by integer ones, where the target's precision is int8.
+
+    Given, W constant::
+
+        y = Add(MatMul(x, W), b)
+
+    Result, with W = Wq · w by column, Wq symmetric int8::
+
+        xq, x_scale, x_zero = DynamicQuantizeLinear(x)
+        product = Cast<to = FLOAT>(MatMulInteger(xq, Wq, x_zero))
+        y = Add(Mul(product, Mul(x_scale, w)), b)
+
+    Layers that read the same value share its quantisation. The patch convolution, attention's products of two
+    computed values, norms and softmax stay in float32.
+
+    Why: integer products are faster where the processor has dot products of bytes (VNNI, NEON's SDOT), and weights
+    take a quarter of the memory.
+    TensorRT: none; ONNX Runtime fuses the four nodes into its DynamicQuantizeMatMul.
+    Source: ONNX's DynamicQuantizeLinear and MatMulInteger; Jacob et al. 2018, section 2, for the affine scheme.
+    """
+    if target.engine != "onnxruntime" or target.precisions[0] != "int8":
+        return False
+    known: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
+    found = [linear for node in model.graph if (linear := _fit(node)) is not None]
+    for linear in found:
+        _quantise(linear, known)
+    if found:
+        drop_unused_initializers(model.graph)
+    return bool(found)
+
+
+def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight (in, out) as symmetric int8 and one scale per column (out,): weight ≈ int8 · scale."""
+    import numpy as np
+
+    scale = np.abs(weight).max(axis=0) / 127.0
+    scale = np.where(scale == 0.0, 1.0, scale).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def _fit(node: ir.Node) -> Linear | None:
+    linear = linear_from_product(node) if is_op(node, "MatMul") else None
+    if linear is None or linear.weight.size < LEAST_WEIGHTS:
+        return None
+    return linear
+
+
+def _quantise(linear: Linear, known: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]]) -> None:
+    product = linear.product
+    x, old = product.inputs[0], product.outputs[0]
+    assert x is not None
+    name, graph = name_of(product), graph_of(product)
+    if x not in known:
+        known[x] = _quantised_input(product, x)
+    xq, x_scale, x_zero = known[x]
+    weight, scale = quantised(linear.weight)
+    wq = add_initializer(graph, f"{name}.int8", weight)
+    w_scale = add_initializer(graph, f"{name}.scale", scale)
+    whole = add_node(product, "MatMulInteger", [xq, wq, x_zero], f"{name}.integers", like=old)
+    whole.type = ir.TensorType(ir.DataType.INT32)
+    single = add_node(product, "Cast", [whole], f"{name}.single", like=old, attributes={"to": int(ir.DataType.FLOAT)})
+    factor = add_node(product, "Mul", [x_scale, w_scale], f"{name}.factor", like=old, shape=scale.shape)
+    result = add_node(product, "Mul", [single, factor], f"{name}.rescaled", like=old, shape=static_shape(old))
+    was_output, kept = old.is_graph_output(), old.name
+    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(product, safe=True)
+    if was_output:
+        result.name = kept
+
+
+def _quantised_input(before: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def output(suffix: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+        return ir.Value(name=f"{x.name}.{suffix}", type=ir.TensorType(dtype), shape=shape)
+
+    outputs = (
+        output("uint8", ir.DataType.UINT8, x.shape),
+        output("scale", ir.DataType.FLOAT, ir.Shape(())),
+        output("zero", ir.DataType.UINT8, ir.Shape(())),
+    )
+    node = ir.node("DynamicQuantizeLinear", [x], outputs=list(outputs), name=f"{x.name}.quantised")
+    graph_of(before).insert_before(before, node)
+    return outputs
