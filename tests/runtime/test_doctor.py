@@ -12,6 +12,7 @@ import pytest
 from coformer_runtime.cli import main
 from coformer_runtime.doctor import Finding, Machine, examine, findings_json, findings_text, this_machine
 from coformer_runtime.jetpack import JETPACKS
+from coformer_targets import load_target, target_names
 from tests.runtime.boards import NANO, environment, make_cudart, make_site
 
 NANO_FILES = {
@@ -209,6 +210,21 @@ def test_texts() -> None:
 def test_every_release_belongs_to_one_jetpack() -> None:
     for one, other in itertools.pairwise(JETPACKS):
         assert one.first <= one.last < other.first
+
+
+def test_jetpacks_carry_what_the_compiler_thinks() -> None:
+    for name in target_names():
+        for variant in load_target(name).jetpacks:
+            target = load_target("{}@jp{}".format(name, variant))
+            carried = [(each.tensorrt, each.cuda, each.python) for each in JETPACKS if _is_among(variant, each.name)]
+            assert carried == [(target.engine_version, target.cuda, target.python)], target.name
+
+
+def _is_among(variant: str, name: str) -> bool:
+    """Whether "6.2" is in "6.1 to 6.2.2"."""
+    ends = [tuple(int(part) for part in end.split(".")) for end in name.split(" to ")]
+    number = tuple(int(part) for part in variant.split("."))
+    return ends[0][: len(number)] <= number <= ends[-1]
 
 
 def test_command(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ class TensorRtEngine(Engine):
                 "stop other programs if memory is short, else run 'coformer-node build --rebuild' on this board",
             )
         self._runtime, self._engine, self._context = runtime, engine, context
+        self._closed = False
         self._names, self.inputs, self.outputs = tensors_of(engine, graph_path)
         self._buffers: Dict[str, int] = {}
         self._arrays: Dict[str, Array] = {}
@@ -94,7 +95,7 @@ class TensorRtEngine(Engine):
 
     def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
         """Run the plan; see `Engine.run`."""
-        if self._engine is None:
+        if self._closed:
             raise CheckFailed("the engine was closed", self._where, "open it again")
         self._check_feeds(feeds)
         for spec in self.inputs:
@@ -129,10 +130,10 @@ class TensorRtEngine(Engine):
 
     def close(self) -> None:
         """Free the GPU's memory."""
-        if self._engine is None:
+        if self._closed:
             return
-        # In this order: a context uses its engine, an engine its runtime.
-        self._context = self._engine = self._runtime = None
+        self._closed = True
+        del self._context, self._engine, self._runtime  # in this order: each uses the next
         for pointer in self._buffers.values():
             self._cuda.free(pointer)
         if self._stream:
@@ -140,7 +141,9 @@ class TensorRtEngine(Engine):
         self._buffers, self._stream = {}, 0
 
 
-def tensors_of(engine: Any, where: str) -> Tuple[List[str], Tuple[TensorSpec, ...], Tuple[TensorSpec, ...]]:
+def tensors_of(
+    engine: "tensorrt.ICudaEngine", where: str
+) -> Tuple[List[str], Tuple[TensorSpec, ...], Tuple[TensorSpec, ...]]:
     """Return the names of an engine's tensors in its own order, its inputs and its outputs."""
     found = _io_tensors(engine) if hasattr(engine, "num_io_tensors") else _bindings(engine)
     specs = [(_spec(name, dtype.name, tuple(shape), where), takes) for name, dtype, shape, takes in found]
@@ -162,7 +165,7 @@ def _io_tensors(engine: "tensorrt.ICudaEngine") -> List[Tuple[str, Any, Any, boo
     ]
 
 
-def _bindings(engine: Any) -> List[Tuple[str, Any, Any, bool]]:
+def _bindings(engine: "tensorrt.ICudaEngine") -> List[Tuple[str, Any, Any, bool]]:
     return [
         (
             engine.get_binding_name(index),

@@ -10,7 +10,7 @@ tensors) the layers that it leaves in float32 are pinned there. From 11 on the g
 is switched off: its ten bits of mantissa are outside what golden vectors allow.
 """
 
-from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Tuple
 
 from ..errors import CheckFailed, CoformerError
 from .library import Log
@@ -32,7 +32,9 @@ class ParserProblem(NamedTuple):
         return "node '{}'{}: {}".format(self.node, kind, self.reason)
 
 
-def plan_from_onnx(trt: Any, graph_path: str, recipe: Recipe, timing_cache: bytes) -> Tuple[Any, Any]:
+def plan_from_onnx(
+    trt: Any, graph_path: str, recipe: Recipe, timing_cache: bytes
+) -> Tuple["tensorrt.IHostMemory", "tensorrt.IHostMemory"]:
     """Build a plan.
 
     Args:
@@ -65,7 +67,7 @@ def plan_from_onnx(trt: Any, graph_path: str, recipe: Recipe, timing_cache: byte
 
 def network_from_onnx(
     trt: Any, builder: "tensorrt.Builder", log: Log, graph_path: str, strongly_typed: bool
-) -> Tuple[Any, List[ParserProblem]]:
+) -> Tuple["tensorrt.INetworkDefinition", List[ParserProblem]]:
     """Return the network and every error of the parser; weights beside the graph are found by its path."""
     network = builder.create_network(_network_flags(trt, strongly_typed, graph_path))
     parser = trt.OnnxParser(network, log.logger)
@@ -102,7 +104,7 @@ def _network_flags(trt: Any, strongly_typed: bool, where: str) -> int:
 
 def config_from_recipe(
     trt: Any, builder: "tensorrt.Builder", network: "tensorrt.INetworkDefinition", recipe: Recipe, where: str
-) -> Any:
+) -> "tensorrt.IBuilderConfig":
     """Return the builder's configuration: memory and precision."""
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -113,14 +115,20 @@ def config_from_recipe(
     return config
 
 
-def _limit_workspace(trt: Any, config: Any, size_bytes: int) -> None:
+def _limit_workspace(trt: Any, config: "tensorrt.IBuilderConfig", size_bytes: int) -> None:
     if hasattr(config, "set_memory_pool_limit"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size_bytes)
     else:
         config.max_workspace_size = size_bytes
 
 
-def _lower_precision(trt: Any, config: Any, network: "tensorrt.INetworkDefinition", recipe: Recipe, where: str) -> None:
+def _lower_precision(
+    trt: Any,
+    config: "tensorrt.IBuilderConfig",
+    network: "tensorrt.INetworkDefinition",
+    recipe: Recipe,
+    where: str,
+) -> None:
     if hasattr(trt.BuilderFlag, "FP16"):
         flag = trt.BuilderFlag.FP16 if recipe.precision == "float16" else trt.BuilderFlag.INT8
         config.set_flag(flag)
@@ -136,7 +144,7 @@ def _lower_precision(trt: Any, config: Any, network: "tensorrt.INetworkDefinitio
         )
 
 
-def _pin_float32(trt: Any, network: Any) -> int:
+def _pin_float32(trt: Any, network: "tensorrt.INetworkDefinition") -> int:
     """Pin the float32 layers of a graph that says its types itself; return how many.
 
     A layer counts as float32 if it has float32 inputs and all its outputs are.
@@ -155,18 +163,18 @@ def _pin_float32(trt: Any, network: Any) -> int:
     return pinned
 
 
-def _output_dtypes(layer: "tensorrt.ILayer") -> List[Any]:
+def _output_dtypes(layer: "tensorrt.ILayer") -> List["tensorrt.DataType"]:
     return [layer.get_output(index).dtype for index in range(layer.num_outputs)]
 
 
-def _pin(layer: "tensorrt.ILayer", dtype: Any) -> None:
+def _pin(layer: "tensorrt.ILayer", dtype: "tensorrt.DataType") -> None:
     if hasattr(layer, "set_output_type"):  # without it types are strong, and nothing has to be pinned
         layer.precision = dtype
         for index in range(layer.num_outputs):
             layer.set_output_type(index, dtype)
 
 
-def timing_cache_from(config: "tensorrt.IBuilderConfig", content: bytes) -> Any:
+def timing_cache_from(config: "tensorrt.IBuilderConfig", content: bytes) -> "tensorrt.ITimingCache":
     """Give the builder an earlier timing cache and return it; one that the library refuses is begun anew."""
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
@@ -176,10 +184,15 @@ def timing_cache_from(config: "tensorrt.IBuilderConfig", content: bytes) -> Any:
 
 
 def plan_from_network(
-    trt: Any, builder: "tensorrt.Builder", network: Any, config: Any, log: Log, graph_path: str
-) -> Any:
+    trt: Any,
+    builder: "tensorrt.Builder",
+    network: "tensorrt.INetworkDefinition",
+    config: "tensorrt.IBuilderConfig",
+    log: Log,
+    graph_path: str,
+) -> "tensorrt.IHostMemory":
     """Return the serialised engine; raise a CheckFailed with what the library said."""
-    plan: Optional[Any] = builder.build_serialized_network(network, config)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise CheckFailed(
             "TensorRT {} cannot build it: {}".format(trt.__version__, log.told()),
