@@ -25,12 +25,11 @@ def lower_booleans(model: ir.Model, target: Target) -> bool:
 
     Why: masks are booleans in newer exports; the parser rejects BOOL for x and y of Where, for Equal and for Gather,
     and has no importer for Xor.
-    TensorRT: 8.2 (Xor from 8.4, Where from 8.5 on); which ones, the version's table says.
+    TensorRT: 8.2 (Xor from 8.4, Where from 8.5 on); which ones, the version's table says. ONNX Runtime has no kernel
+    for Where on booleans, and takes the others.
     Source: onnx-tensorrt 85e79f629fb5 builtin_op_importers.cpp.
     """
     table = operator_table(target)
-    if table is None:
-        return False
     changed = False
     for node in list(model.graph):
         if is_op(node, "Xor", "Equal", "Where", *MOVING) and _refuses_booleans(node, table):
@@ -38,12 +37,14 @@ def lower_booleans(model: ir.Model, target: Target) -> bool:
     return changed
 
 
-def _refuses_booleans(node: ir.Node, table: OperatorTable) -> bool:
+def _refuses_booleans(node: ir.Node, table: OperatorTable | None) -> bool:
     """Whether the node has boolean data, and the table does not take it."""
-    rule = table.operators.get(node.op_type)
     data = node.inputs[1] if is_op(node, "Where") else node.inputs[0]
     if data is None or data.dtype != ir.DataType.BOOL:
         return False
+    if table is None:
+        return is_op(node, "Where")
+    rule = table.operators.get(node.op_type)
     return rule is None or "bool" not in rule.types
 
 

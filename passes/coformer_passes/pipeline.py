@@ -25,6 +25,7 @@ from coformer_passes.remove_idle_nodes import remove_idle_nodes
 from coformer_passes.separate_linears import separate_linears
 from coformer_passes.share_equal_nodes import share_equal_nodes
 from coformer_passes.to_float16 import to_float16
+from coformer_passes.unpack_sequences import unpack_sequences
 from coformer_passes.widen_input import widen_input
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         inline_functions,
         raise_opset,
+        unpack_sequences,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,
@@ -50,6 +52,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         decompose_layer_norm,
         decompose_gelu,
         expand_functions,
+        lower_booleans,
         share_equal_nodes,
         quantise_linears,
         lower_opset,
@@ -58,6 +61,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
     "tensorrt": (
         inline_functions,
         raise_opset,
+        unpack_sequences,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,
@@ -79,6 +83,7 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
     "tensorrt-rtx": (
         inline_functions,
         raise_opset,
+        unpack_sequences,
         infer_shapes,
         fold_constants,
         remove_idle_nodes,

@@ -59,3 +59,43 @@ def test_an_export_is_legal_for_a_jetson_nano_and_equal(export, tmp_path, capsys
 def test_an_export_is_legal_for_others(export, tmp_path, capsys, target) -> None:
     out = str(tmp_path / "legal.onnx")
     assert main(["legalize", str(export), "--target", target, "-o", out]) == 0, capsys.readouterr().err
+
+
+def test_what_a_tracer_leaves_of_masks_and_positions_folds_away(tmp_path, capsys) -> None:
+    """Trilu, Range, Where on booleans, Xor, Mod, Expand and sequences, in an export that was not optimised."""
+    pytest.importorskip("onnxscript")
+    import torch
+
+    class Windowed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = torch.nn.Embedding(16, 8)
+            self.linear = torch.nn.Linear(8, 24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            batch, tokens, embed = x.shape
+            order = torch.arange(tokens)
+            x = x + self.positions(torch.remainder(order * 3, 16))[None].expand(batch, tokens, embed)
+            query, key, value = self.linear(x).chunk(3, -1)
+            causal = torch.tril(torch.ones(tokens, tokens, dtype=torch.bool))
+            near = (order[:, None] - order[None, :]).abs() < 4
+            mask = torch.where(causal, near, torch.logical_xor(causal, near))
+            scores = (query @ key.transpose(-1, -2) * embed**-0.5).masked_fill(~mask, float("-inf"))
+            return torch.where(mask.any(-1)[:, None], scores.softmax(-1) @ value, torch.zeros_like(value))
+
+    graph = tmp_path / "windowed.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Windowed().eval(), (torch.randn(1, 6, 8),), dynamo=True, opset_version=18, optimize=False, verbose=False
+        )
+    program.save(str(graph))
+    left = {node.op_type for node in onnx.load(graph).graph.node}
+    assert {"Trilu", "Range", "Where", "Mod", "Expand", "Xor", "SplitToSequence"} <= left
+    for target in ("jetson-nano", "jetson-xavier-nx", "cpu"):
+        legal = tmp_path / f"{target}.onnx"
+        assert main(["legalize", str(graph), "--target", target, "-o", str(legal)]) == 0, capsys.readouterr().err
+    found = [node.op_type for node in onnx.load(tmp_path / "jetson-nano.onnx").graph.node]
+    assert sorted(found) == sorted(
+        ["Add", "Add", "MatMul", "MatMul", "MatMul", "Softmax", "Split", "Transpose", "Where", "Where"]
+    )
