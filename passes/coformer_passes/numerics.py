@@ -157,7 +157,8 @@ def _outputs_by_definition(
 
     evaluator = ReferenceEvaluator(proto)
     names = [output.name for output in proto.graph.output]
-    return [dict(zip(names, list(evaluator.run(names, {**case, **weights})), strict=True)) for case in cases]
+    runs = [evaluator.run(names, {**case, **weights}) for case in cases]
+    return [dict(zip(names, run, strict=True)) for run in runs if isinstance(run, list)]
 
 
 def cases_of(golden: Golden, model: ir.Model) -> list[dict[str, NDArray[np.generic]]]:
