@@ -101,6 +101,21 @@ def test_at_full_size_a_member_is_its_teacher(name: str, basis: BasisKind) -> No
 
 
 @pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", TEACHERS)
+@torch.no_grad()
+def test_a_few_images_will_do_at_full_size(name: str, basis: BasisKind) -> None:
+    """Every prior is exact there, so that nothing hangs on what is fitted: three images, none of them held out."""
+    teacher, pixels, _ = lesson(name)
+    few = pixels[:3]
+    statistics = statistics_from_batches(teacher, [(few, torch.arange(3))])
+    made = transplant(teacher, statistics, [full(teacher)], few, basis=basis)
+    fit_readouts(made.members, teacher.head, [(few, teacher.features(few))], made.priors)
+    fresh = random_pixels(teacher.spec, 50, seed=99)
+    assert relative(made.members[0](fresh), teacher(fresh)) < 1e-3
+    assert {match.penalty for match in made.matches} == {1.0}
+
+
+@pytest.mark.parametrize("basis", BASES)
 @torch.no_grad()
 def test_the_readout_prior_alone_is_exact_at_full_size(basis: BasisKind) -> None:
     for name in ("class token", "distilled", "rms", "norm of the mean"):
