@@ -134,6 +134,18 @@ def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs
     assert (again.logits == answer.logits).all() and worker.returncode == 0
 
 
+def test_pixels_enter_as_the_graph_wants_them(tmp_path: Path) -> None:
+    """TensorRT takes uint8 inputs from 8.5 on; older graphs want float32, which the engine casts to."""
+    site = make_site(tmp_path / "site", XAVIER)
+    bundle = make_bundle(tmp_path / "hall", XAVIER, member_onnx=bundles.member_graph(1))
+    assert node(site, "build", bundle).code == 0
+    assert node(site, "validate", bundle).code == 0
+    refused = node(make_site(tmp_path / "nano", NANO), "build", make_bundle(
+        tmp_path / "old", NANO, member_onnx=bundles.member_graph(1)
+    ))  # fmt: skip
+    assert refused.code == 1 and "unsupported data type UINT8" in refused.err
+
+
 def test_cache_elsewhere(tmp_path: Path, site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
     assert node(site, "build", bundle, "--cache", str(tmp_path / "kept")).code == 0
