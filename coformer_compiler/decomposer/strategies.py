@@ -104,7 +104,7 @@ def rounded(
         raise CoformerError(
             f"{constraint}: {len(shares)} devices need at least {sum(steps)} {what}, the teacher has {total}",
             "policy",
-            "use fewer devices, or set policy.overlap = true",
+            "use fewer devices" if constraint == "C2" else "use fewer devices, or set policy.overlap = true",
         )
     exact = [total * share / step for share, step in zip(shares, steps, strict=True)]
     parts = [max(1, int(number + 1e-9)) for number in exact]

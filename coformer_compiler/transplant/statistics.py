@@ -56,7 +56,7 @@ def statistics_from_batches(
         teacher: the model.
         batches: pixels `(batch, channels, height, width)` uint8 and labels `(batch,)` int64.
         importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed
-            activation times output weights, exactly, from the unit's covariance); "taylor" by the mean over samples
+            activation times output weights, exactly, from the unit's covariance); "taylor" by the sum over samples
             of |Σ activation × gradient of the loss|, which needs a backward pass.
     """
     embed, device = teacher.spec.embed, teacher.head.weight.device
