@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from coformer_passes.integer_ranges import integer_ranges
 from coformer_passes.rewriting import array_of, is_op, set_constant
 from coformer_runtime.errors import CoformerError
 from coformer_targets import Target, tensorrt_older_than
@@ -29,8 +30,10 @@ def narrow_int64(model: ir.Model, target: Target) -> bool:
 
         token = Gather(x, int32 {0})              tail = Slice(x, {1}, {2147483647}, {1})
 
-    Shapes, axes, sizes and bounds stay int64, as ONNX wants them; the parser narrows these itself. Every value is
-    proved to fit; the bounds of a Slice that do not are clamped, which means the same on every axis that exists.
+    Shapes, axes, sizes and bounds stay int64, as ONNX wants them; the parser narrows these itself. Every constant is
+    proved to fit; the bounds of a Slice that do not are clamped, which means the same on every axis that exists. What
+    is computed is proved by interval arithmetic (integer_ranges); what comes from an int64 input is whatever its
+    32-bit buffer holds.
 
     Why: TensorRT has no 64-bit integers before 9: its parser clamps them, with a warning at best, and a real 64-bit
     number becomes another one.
@@ -38,7 +41,8 @@ def narrow_int64(model: ir.Model, target: Target) -> bool:
     Source: onnx-tensorrt issues 432 and 587; docs/operators.md of 8.2.
 
     Raises:
-        CoformerError: a constant holds a number that int32 does not, and it is no bound of a Slice.
+        CoformerError: a constant holds a number that int32 does not, and it is no bound of a Slice; or computed values
+            can leave int32, all of them named.
     """
     if not tensorrt_older_than(target, 9):
         return False
@@ -49,7 +53,22 @@ def narrow_int64(model: ir.Model, target: Target) -> bool:
                 array = array_of(value)
                 if array is not None:
                     changed |= _narrow(node, index, array.astype("int64"), target)
+    _prove_computed(model.graph, target)
     return changed
+
+
+def _prove_computed(graph: ir.Graph, target: Target) -> None:
+    wide = [
+        f"'{value.name}' can be {each.least if each.least < LOWEST else each.greatest}"
+        for value, each in integer_ranges(graph).items()
+        if value.dtype == ir.DataType.INT64 and not (each.least >= LOWEST and each.greatest <= HIGHEST)
+    ]
+    if wide:
+        raise CoformerError(
+            f"{', '.join(wide)}; {target.name} (TensorRT {target.engine_version}) computes in 32-bit integers",
+            "narrow_int64",
+            "limit what they are computed from, with Clip or Mod",
+        )
 
 
 def _narrow(node: ir.Node, index: int, array: NDArray[np.int64], target: Target) -> bool:

@@ -28,7 +28,7 @@ class EngineInfo:
         precision: what the engine computes in.
         inputs: input name → shape.
         outputs: output name → shape.
-        graph_bytes: size of the graph file.
+        graph_bytes: size of the graph file, and of `<file>.data` with its weights where that is beside it.
     """
 
     kind: str
@@ -62,7 +62,7 @@ def engine_from_onnx(target: Target, graph_path: Path) -> EngineInfo:
         precision=target.precisions[0],
         inputs=inputs,
         outputs=outputs,
-        graph_bytes=graph_path.stat().st_size,
+        graph_bytes=sum(path.stat().st_size for path in (graph_path, *_weights_beside(graph_path))),
     )
 
 
@@ -98,6 +98,11 @@ def recipe_for(target: Target, graph_path: Path) -> dict[str, Any]:
         "timing_cache": "timing.cache",
         "strongly_typed": not tensorrt_older_than(target, 11),
     }
+
+
+def _weights_beside(graph_path: Path) -> tuple[Path, ...]:
+    data = graph_path.with_name(f"{graph_path.name}.data")
+    return (data,) if data.exists() else ()
 
 
 def _unreadable(path: Path, error: OSError) -> CoformerError:

@@ -27,6 +27,7 @@ def test_big_weights_go_into_a_file_of_their_own(parse, outputs, tmp_path: Path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], outputs(model, x=x)[0])
     assert engine_from_onnx(load_target("jetson-nano"), path).inputs == {"x": (1, 64)}
+    assert engine_from_onnx(load_target("cpu"), path).graph_bytes > WEIGHT.nbytes
     np.testing.assert_array_equal(read_graph(path).graph.initializers["w"].const_value.numpy(), WEIGHT)
 
 

@@ -66,3 +66,20 @@ def test_a_number_that_does_not_fit_is_refused(parse, nano, number) -> None:
         f"narrow_int64: 'big', read by Add, holds {number}; attic (TensorRT 8.2.1) computes in 32-bit integers; "
         "write the graph with numbers between -2147483648 and 2147483647"
     )
+
+
+def test_computed_numbers_are_proved(parse, nano) -> None:
+    text = "g (uint8[4] x) => (int64[4] y) { i = Cast<to = 7>(x) a = Mul(i, big) y = Add(a, one) }"
+    assert not narrow_int64(parse(text, {"big": np.array([8_000_000]), "one": np.array([1])}), nano)
+    with pytest.raises(CoformerError) as caught:
+        narrow_int64(parse(text, {"big": np.array([10_000_000]), "one": np.array([1])}), nano)
+    assert str(caught.value) == (
+        "narrow_int64: 'a' can be 2550000000, 'y' can be 2550000001; jetson-nano (TensorRT 8.2.1) computes in 32-bit "
+        "integers; limit what they are computed from, with Clip or Mod"
+    )
+
+
+def test_what_an_input_gives_is_taken_as_it_is(parse, nano) -> None:
+    assert not narrow_int64(
+        parse("g (int64[4] ids) => (int64[4] y) { y = Add(ids, one) }", {"one": np.array([2])}), nano
+    )
