@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coformer_compiler.artifact import NotCached, Store, file_digest, first_process, tree_digest
+from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data
 from coformer_compiler.decomposer.policy import policy_json
@@ -19,7 +20,7 @@ from coformer_compiler.report.schema import Report
 from coformer_compiler.report.write import write_report
 from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
-from coformer_compiler.stages.decompose import decompose_teacher, policy_of
+from coformer_compiler.stages.decompose import decompose_teacher, policy_of, require_feasible
 from coformer_compiler.stages.evaluate import evaluate
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 from coformer_compiler.stages.lower import lower_members
@@ -75,6 +76,8 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
 def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet]:
     imported = import_teacher(store, config.model)
     teacher = load_teacher(imported)
+    use_fitting_threads(teacher.cost(with_head=True).flops)
+    require_feasible(teacher.spec, config)
     data = load_build_data(config, teacher)
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
     policy = decompose_teacher(store, (imported, statistics), teacher, data, config)

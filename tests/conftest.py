@@ -18,6 +18,6 @@ settings.load_profile("repeatable")
 def pytest_configure(config: pytest.Config) -> None:
     """Shares the cores between the workers of pytest-xdist, in this process and in those that tests start."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))
+        os.environ.setdefault(variable, threads)

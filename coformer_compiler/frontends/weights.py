@@ -68,7 +68,8 @@ def load_into(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where
     """
     expected = model.state_dict()
     differences = [
-        f"'{name}' is {_shape(tensors.get(name))}, the model wants {_shape(expected.get(name))}"
+        f"'{name}' is {_shape(tensors.get(name))}, the model "
+        + (f"wants {_shape(expected[name])}" if name in expected else "has none")
         for name in [*expected, *(name for name in tensors if name not in expected)]
         if _shape(tensors.get(name)) != _shape(expected.get(name))
     ]

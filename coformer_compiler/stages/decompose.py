@@ -16,9 +16,10 @@ from coformer_compiler.decomposer.policy import Policy, policy_json, read_policy
 from coformer_compiler.decomposer.search.encoding import Encoding
 from coformer_compiler.decomposer.search.journal import Entry, append
 from coformer_compiler.decomposer.search.search import SearchOptions, best_of, search
-from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES
+from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES, shapes_by_strategy
 from coformer_compiler.evaluator.latency import Network
 from coformer_compiler.evaluator.score import Evaluator
+from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress
 from coformer_compiler.stages.calibrate import statistics_of
@@ -35,6 +36,19 @@ def policy_options(section: PolicySection) -> PolicyOptions:
     """
     shortcuts = section.method == "transplant" and section.basis != "global"
     return PolicyOptions(section.strategy, section.file, section.overlap, section.method, shortcuts)
+
+
+def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:
+    """Refuse devices that not even the smallest member fits, before anything takes time.
+
+    Raises:
+        CoformerError: naming device, constraint and shortfall.
+    """
+    if config.policy.strategy in STRATEGIES:
+        options = policy_options(config.policy)
+        shapes_by_strategy(
+            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
+        )
 
 
 def decompose_teacher(

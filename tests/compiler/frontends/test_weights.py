@@ -119,7 +119,7 @@ def test_loading_what_does_not_fit_names_the_first_differences() -> None:
 def test_loading_what_is_too_much() -> None:
     model = nn.Sequential()
     model.a = nn.Linear(3, 2)
-    with pytest.raises(CoformerError, match=r"architecture: 'c' is \[5\], the model wants absent; check"):
+    with pytest.raises(CoformerError, match=r"architecture: 'c' is \[5\], the model has none; check"):
         load_into(model, {**TENSORS, "c": torch.zeros(5)}, "here")
 
 
