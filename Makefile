@@ -20,7 +20,6 @@ help: ## Show what there is
 
 demo: $(VENV)/installed-demo ## Compile the digits teacher for three devices, run them, print the table
 	$(BIN)/coformerc build examples/digits/digits.toml -o build/digits
-	$(BIN)/coformerc inspect build/digits
 
 test: $(VENV)/installed-dev ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
