@@ -7,7 +7,8 @@ decides time). Every comparison alternates the sides in one process, one thread,
 - latency: our graph against the same compiler graph as it is, through ONNX Runtime's own offline optimizer, and
   through onnxslim (in FOLDER, or installed); above 1 we are faster;
 - limit: our graph's time over that of its matrix products alone, in a graph of their own;
-- int8: FP32 over INT8, and how far the features differ, relative to their magnitude.
+- int8: FP32 over INT8, and how far the features differ, relative to their magnitude;
+- digits: share of the demo's test images that its teacher gets right, in FP32 and in INT8.
 """
 
 from __future__ import annotations
@@ -165,6 +166,28 @@ def measure(embed: int, folder: Path, slim: Any) -> dict[str, Any]:
     return found
 
 
+def digits_accuracy() -> dict[str, float]:
+    """Of the demo's teacher on the demo's test images, as FP32 and as INT8 graphs."""
+    from coformer_compiler.data.load import load_data
+    from coformer_compiler.frontends import ModelSource, import_model
+
+    shape = {"img_size": 8, "patch_size": 2, "embed_dim": 96, "depth": 6, "num_heads": 6, "in_chans": 1}
+    checkpoint = Path(__file__).parents[1] / "examples" / "digits" / "teacher.safetensors"
+    options = tuple({**shape, "num_classes": 10}.items())
+    teacher = import_model(ModelSource("timm:vit_tiny_patch16_224", checkpoint=checkpoint, options=options))
+    data = load_data("digits", image_size=8, channels=1)
+    model = teacher.eval().lower("teacher", with_head=True)
+    accuracy = {}
+    for precision in ("float32", "int8"):
+        legal = legalise(model, with_precision(load_target("cpu"), precision), {"pixels": data.validation.images[:8]})
+        with tempfile.TemporaryDirectory() as folder:
+            save_graph(legal, Path(folder) / "teacher.onnx")
+            run = session(Path(folder) / "teacher.onnx")
+            answers = [run.run(None, {"pixels": image[None]})[0].argmax() for image in data.test.images]
+        accuracy[precision] = round(float(np.mean(np.array(answers) == data.test.labels)), 4)
+    return accuracy
+
+
 def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -190,6 +213,7 @@ def main() -> None:
     for embed in WIDTHS:
         with tempfile.TemporaryDirectory() as folder:
             result[f"12 layers, {embed} wide, 197 tokens"] = measure(embed, Path(folder), onnxslim)
+    result["accuracy of the digits teacher"] = digits_accuracy()
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
