@@ -38,6 +38,10 @@ def import_model(source: ModelSource) -> Transformer:
     Raises:
         CoformerError: for an unknown library or model, an unreadable checkpoint, or one of another architecture.
     """
+    if source.weights == "file" and source.checkpoint is None:
+        raise CoformerError(
+            "no checkpoint", f"model '{source.name}'", "name a file, or ask for weights from the 'hub' or 'random' ones"
+        )
     library, _, _ = source.name.partition(":")
     if library not in FRONTENDS:
         known = ", ".join(f"{name}:MODEL" for name in sorted(FRONTENDS))

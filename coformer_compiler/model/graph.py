@@ -35,7 +35,7 @@ class GraphWriter:
         return value
 
     def weight(self, name: str, tensor: torch.Tensor) -> ir.Value:
-        """A float32 initializer with the tensor's contents and shape."""
+        """A float32 initializer with the tensor's contents and shape; a scalar becomes `(1,)`."""
         array = np.ascontiguousarray(tensor.detach().cpu().numpy().astype(np.float32, copy=False))
         return self.tape.initializer(ir.Tensor(array, name=name))
 

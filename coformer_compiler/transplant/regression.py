@@ -16,6 +16,8 @@ PENALTIES = tuple(10.0**e for e in (-5, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 
 """Candidates, relative to the mean variance of the inputs. Weaker ones let weights on nearly collinear inputs grow
 until float32 engines no longer give the same digits."""
 
+Decomposed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 class Gram:
     """Sufficient statistics of a regression of `outputs` columns on `inputs` columns, in float64.
@@ -112,7 +114,7 @@ class Fit:
         weight: float64 `(outputs, inputs)`.
         bias: float64 `(outputs,)`.
         penalty: the chosen strength, relative to the mean of the diagonal of the centred XᵀX.
-        match: share of the targets' variance that held-out samples confirm (R², at most 1; 1 where there is none).
+        match: R² on the held-out samples of the same fit without them (at most 1; 1 where nothing was held out).
     """
 
     weight: torch.Tensor
@@ -129,18 +131,28 @@ def ridge(gram: SplitGram, prior: torch.Tensor | None = None, penalties: Sequenc
         prior: `(outputs, inputs)` to pull towards; zero where None.
         penalties: candidates for λ, relative to the mean diagonal.
     """
-    # Few rows: nothing to choose by, so the strongest prior that still lets large effects through.
-    penalty = 1.0 if gram.held_out.rows < 2 or gram.fit.rows < 2 else _best_penalty(gram, prior, penalties)
+    if gram.held_out.rows < 2 or gram.fit.rows < 2:
+        # Nothing to choose by, so the strongest prior that still lets large effects through.
+        penalty, match = 1.0, 1.0
+    else:
+        penalty, match = _chosen_on_held_out(gram, prior, penalties)
     both = gram.fit.merged(gram.held_out)
-    values, vectors, right = _decomposed(both, prior)
+    weight, bias = _solved(both, _decomposed(both, prior), prior, penalty)
+    return Fit(weight, bias, penalty, match)
+
+
+def _solved(
+    gram: Gram, decomposed: Decomposed, prior: torch.Tensor | None, penalty: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight `(outputs, inputs)` and bias `(outputs,)` for one penalty."""
+    values, vectors, right = decomposed
     weight = (vectors @ (right / (values + penalty * _scale(values))[:, None])).T
     if prior is not None:
         weight = weight + prior.to(weight)
-    bias = (both.y - weight @ both.x) / max(both.rows, 1)
-    return Fit(weight, bias, penalty, _match(gram.held_out, weight, bias))
+    return weight, (gram.y - weight @ gram.x) / max(gram.rows, 1)
 
 
-def _decomposed(gram: Gram, prior: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _decomposed(gram: Gram, prior: torch.Tensor | None) -> Decomposed:
     """Eigenvalues and -vectors of the centred XᵀX, and Vᵀ(XᵀY − XᵀX·priorᵀ), centred."""
     mean = gram.x / max(gram.rows, 1)
     xx = gram.xx - torch.outer(gram.x, mean)
@@ -155,13 +167,14 @@ def _scale(values: torch.Tensor) -> torch.Tensor:
     return values.mean().clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def _best_penalty(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequence[float]) -> float:
-    """The candidate with the least squared error on the held-out rows.
+def _chosen_on_held_out(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequence[float]) -> tuple[float, float]:
+    """The candidate with the least squared error on the held-out rows, and the R² there of the fit without them.
 
     With W = prior + (V·D·A)ᵀ, D = diag(1/(e + λ)), the error is quadratic in D's diagonal; its coefficients are
     computed once, so a candidate costs O(inputs²).
     """
-    values, vectors, right = _decomposed(gram.fit, prior)
+    decomposed = _decomposed(gram.fit, prior)
+    values, vectors, right = decomposed
     out = gram.held_out
     mean_x, mean_y = gram.fit.x / gram.fit.rows, gram.fit.y / gram.fit.rows
     cross = torch.outer(out.x, mean_x)
@@ -176,7 +189,8 @@ def _best_penalty(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequen
         shrink = 1 / (values + penalty * _scale(values))
         return float(shrink @ square @ shrink - 2 * shrink @ linear)
 
-    return min(penalties, key=error)
+    penalty = min(penalties, key=error)
+    return penalty, _match(out, *_solved(gram.fit, decomposed, prior, penalty))
 
 
 def _match(gram: Gram, weight: torch.Tensor, bias: torch.Tensor) -> float:

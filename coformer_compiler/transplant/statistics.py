@@ -78,8 +78,9 @@ def statistics_from_batches(
             turned[block.layer] += (1 - F.cosine_similarity(before, x, dim=-1)).double().sum()
         rows += x.shape[0] * x.shape[1]
         moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x)))
-        if importance == "taylor" or gradients.samples < GRADIENT_SAMPLES:
-            gradients.add(pixels, labels)
+        wanted = len(pixels) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
+        if wanted > 0:
+            gradients.add(pixels[:wanted], labels[:wanted])
     scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads]
     means = tuple(moment.mean() for moment in moments)
     channels = torch.stack([moment.diagonal() for moment in means]).sum(0)

@@ -128,7 +128,8 @@ class _Walker:
         self._stem_from(teacher, statistics, device)
 
     def _stem_from(self, teacher: Transformer, statistics: Statistics, device: torch.device) -> None:
-        first = self.bases[0]
+        # The member's first norm is that of its first kept block, which need not be the teacher's first.
+        first = self.bases[next(j for j, block in enumerate(teacher.residuals) if self.keeps(block))]
         norm = teacher.stem.norm
         if norm is None or statistics.stem_moment is None:
             self.member.stem = teacher.stem.project(first.into).to(device)
