@@ -19,6 +19,7 @@ from coformer_compiler.model.aggregator import subset_name
 from coformer_compiler.model.stem import INPUT_NAME
 from coformer_compiler.model.system import System, load_system
 from coformer_compiler.model.transformer import FEATURES_NAME, Transformer
+from coformer_passes.graph_files import save_graph
 from coformer_passes.runner import legalise
 from coformer_runtime.errors import CheckFailed
 from coformer_targets import Target, engine_from_onnx, recipe_for
@@ -63,7 +64,7 @@ def _write_member(
     np.save(place / GOLDEN_INPUT, pixels.numpy(), allow_pickle=False)
     np.save(place / GOLDEN_OUTPUT, features.numpy(), allow_pickle=False)
     model = legal_graph(member, target, pixels.numpy())
-    ir.save(model, place / MEMBER)
+    save_graph(model, place / MEMBER)
     verify_graph(place / MEMBER, {INPUT_NAME: pixels.numpy()}, FEATURES_NAME, features.numpy())
     engine = engine_from_onnx(target, place / MEMBER)
     facts = {"kind": engine.kind, "version": engine.version, "precision": engine.precision}
@@ -80,7 +81,7 @@ def _write_aggregators(place: Path, system: System, device: Device, features: Ma
         for subset in system.aggregator.subsets:
             inputs = {f"features_{n}": features[n].numpy() for n in subset}
             path = place / aggregator_file(subset)
-            ir.save(legalise(system.aggregator.lower(subset), device.target, inputs), path)
+            save_graph(legalise(system.aggregator.lower(subset), device.target, inputs), path)
             answer = system.aggregator({n: features[n] for n in subset})
             verify_graph(path, inputs, "logits", answer.numpy())
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from coformer_compiler.artifact import Artifact, Store
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.model.stem import INPUT_NAME
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.stages.lower import GOLDEN_INPUT, MEMBER
+from coformer_passes.graph_files import save_graph
 from coformer_passes.runner import legalise
 from coformer_runtime.answer import Phases
 from coformer_runtime.cluster import LocalCluster
@@ -58,7 +58,7 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         graph = work / "teacher.onnx"
         host = next((d.target for d in config.devices if d.target.engine == HOST_ENGINE), None)
         lowered = teacher.lower("teacher", with_head=True)
-        ir.save(lowered if host is None else legalise(lowered, host, {INPUT_NAME: pixels}), graph)
+        save_graph(lowered if host is None else legalise(lowered, host, {INPUT_NAME: pixels}), graph)
         members = [
             engine_latency(bundles / device.name / MEMBER, pixels) if here else None
             for device, here in zip(config.devices, runs_here, strict=True)

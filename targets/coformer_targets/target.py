@@ -122,6 +122,12 @@ def with_precision(target: Target, precision: str) -> Target:
             f"target '{target.name}'",
             f"choose one of {', '.join(sorted(target.precisions))}",
         )
+    if precision == "int8" and target.engine != "onnxruntime":
+        raise CoformerError(
+            f"no pass writes int8 for {target.engine} yet",
+            f"target '{target.name}'",
+            "choose float16, or a target of ONNX Runtime",
+        )
     others = (each for each in target.precisions if each != precision)
     return replace(target, precisions=(precision, *others))
 

@@ -248,3 +248,8 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "is no TOML" in _message(path)
+
+
+def test_int8_is_refused_where_no_pass_writes_it() -> None:
+    with pytest.raises(CoformerError, match=r"^target 'jetson-orin-nano': no pass writes int8 for tensorrt yet"):
+        with_precision(load_target("jetson-orin-nano"), "int8")
