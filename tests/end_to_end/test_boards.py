@@ -11,6 +11,7 @@ import pytest
 
 from coformer_runtime.bundle import open_bundle
 from tests.end_to_end.tiny import built, coformerc
+from tests.passes.old_onnx import old_outputs
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,18 @@ def test_the_jetson_nano_gets_graph_and_recipe_and_no_engine(boards: Path) -> No
     assert manifest["input"] == {"name": "pixels", "dtype": "uint8", "shape": [1, 1, 8, 8]}
     recipe = json.loads((bundle / "recipe.json").read_text())
     assert recipe
+
+
+@pytest.mark.slow
+@pytest.mark.interpreters
+def test_the_jetson_nanos_graph_runs_in_the_libraries_of_its_time(boards: Path) -> None:
+    """The checker of onnx 1.8.1 and onnxruntime 1.10 under Python 3.6, on the bundle's own golden vectors."""
+    bundle = boards / "bundles" / "desk"
+    pixels = np.load(bundle / "golden" / "input.npy").astype(np.float32)
+    wanted = np.load(bundle / "golden" / "output.npy")
+    for case in range(len(pixels)):
+        found = old_outputs(bundle / "member.onnx", pixels=pixels[case : case + 1])["features"]
+        np.testing.assert_allclose(found[0], wanted[case], atol=1e-4, rtol=1e-4)
 
 
 def test_validate_passes_and_says_what_it_skipped(boards: Path) -> None:
