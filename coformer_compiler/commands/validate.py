@@ -24,11 +24,14 @@ from coformer_compiler.model.system import System, load_system
 from coformer_compiler.stages.decompose import POLICY
 from coformer_compiler.stages.lower import MEMBER, TOLERANCE, run_graph, verify_graph
 from coformer_compiler.stages.measure import HOST_ENGINE
+from coformer_passes.check_operators import check_operators
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.golden import check_bundle, load_golden
 from coformer_runtime.manifest import MANIFEST_NAME
+from coformer_targets import load_target, target_names
+from coformer_targets.tensorrt_rtx import parser_problems, rtx_is_installed
 
 WHOLE = "whole system"
 
@@ -140,7 +143,46 @@ def _bundle_checks(bundle: Bundle) -> list[Check]:
     else:
         why = f"{bundle.manifest.engine.kind} does not run on this machine; `coformer-node` checks it on the board"
         checks.append(Check(device, "engine on golden vectors", skipped=why))
+        checks += _foreign_engine_checks(bundle)
     return checks
+
+
+def _foreign_engine_checks(bundle: Bundle) -> list[Check]:
+    """What can be said here of graphs for an engine that does not run here."""
+    device, target = bundle.manifest.device, bundle.manifest.target
+    legal, parser = "operators of the target", "NVIDIA's parser"
+    checks: list[Check] = []
+    if target.partition("@")[0] in target_names():
+        _attempt(checks, device, legal, lambda: _check_operators(bundle))
+    else:
+        checks.append(Check(device, legal, skipped=f"'{target}' is a target of your own"))
+    if rtx_is_installed():
+        _attempt(checks, device, parser, lambda: _check_parser(bundle))
+    else:
+        checks.append(Check(device, parser, skipped="tensorrt_rtx is not installed (pip install tensorrt-rtx-cu12)"))
+    return checks
+
+
+def _check_operators(bundle: Bundle) -> None:
+    """Every node of every graph against the target's operator table."""
+    import onnx_ir as ir
+
+    target = load_target(bundle.manifest.target)
+    for path in _graphs(bundle):
+        check_operators(ir.load(path), target)
+
+
+def _check_parser(bundle: Bundle) -> None:
+    """TensorRT-RTX knows the operators of TensorRT 11, so this is a check of types and structure."""
+    for path in _graphs(bundle):
+        problems = parser_problems(path)
+        if problems:
+            told = "; ".join(str(problem) for problem in problems[:3])
+            raise CheckFailed(f"it refuses {len(problems)} nodes: {told}", f"graph {path.name}", "build again")
+
+
+def _graphs(bundle: Bundle) -> list[Path]:
+    return [Path(bundle.file(spec.path)) for spec in bundle.manifest.files if spec.path.endswith(".onnx")]
 
 
 def _check_manifest(build: BuildFolder, number: int) -> None:
