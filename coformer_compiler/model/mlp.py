@@ -77,11 +77,11 @@ class Mlp(nn.Module):
         return graph.linear(f"{name}.writer", active, self.writer.weight, self.writer.bias)
 
     def cost(self, tokens: int) -> Cost:
-        """Two linears."""
+        """Two linears; the activation's input and output are alive together."""
         spec = self.spec
-        return linear_cost(tokens, spec.embed, spec.neurons, spec.reader_bias) + linear_cost(
-            tokens, spec.neurons, spec.out, spec.writer_bias
-        )
+        reader = linear_cost(tokens, spec.embed, spec.neurons, spec.reader_bias)
+        writer = linear_cost(tokens, spec.neurons, spec.out, spec.writer_bias)
+        return reader + Cost(0, 0, 2 * tokens * spec.neurons) + writer
 
 
 def _lower_activation(graph: GraphWriter, name: str, x: ir.Value, kind: Activation) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
@@ -83,8 +84,9 @@ class Residual(nn.Module):
         return graph.op("Add", f"{name}.residual", [skip, branch], shape_of(branch))
 
     def cost(self, tokens: int) -> Cost:
-        """Norm, branch and shortcut."""
+        """Norm, branch and shortcut; the stream stays alive beside the branch for the sum."""
         total = self.norm.cost(tokens) + self.branch.cost(tokens)
+        total = replace(total, peak_elements=total.peak_elements + tokens * self.branch.spec.embed)
         if self.shortcut is not None:
             total += linear_cost(tokens, self.shortcut.in_features, self.shortcut.out_features, bias=False)
         return total
