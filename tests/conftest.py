@@ -15,6 +15,11 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One option for all golden files."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Shares the cores between the workers of pytest-xdist, in this process and in those that tests start."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -16,10 +16,6 @@ from coformer_targets import Target, load_target
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files of tests/passes")
-
-
 @pytest.fixture(scope="session")
 def nano() -> Target:
     return load_target("jetson-nano")
@@ -76,7 +72,7 @@ def golden_text(request: pytest.FixtureRequest) -> Callable[[ir.Model, str], Non
     def check(model: ir.Model, name: str) -> None:
         text = ir.to_onnx_text(model)
         path = GOLDEN / f"{name}.onnxtxt"
-        if request.config.getoption("--update-golden", default=False):
+        if request.config.getoption("--update-golden"):
             path.write_text(text, encoding="utf-8")
         assert path.exists(), f"{path} is missing: run pytest with --update-golden"
         assert text == path.read_text(encoding="utf-8")

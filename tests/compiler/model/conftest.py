@@ -46,7 +46,7 @@ def golden_text(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
     def check(text: str, name: str) -> None:
         path = GOLDEN / name
-        if request.config.getoption("--update-golden", default=False):
+        if request.config.getoption("--update-golden"):
             path.write_text(text, encoding="utf-8")
         assert path.exists(), f"{path} is missing: run pytest with --update-golden"
         assert text == path.read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ def printed(report, width, terminal=False, encoding="utf-8"):
 def test_golden_text(name, width, request):
     text = printed(request.getfixturevalue(f"{name}_report"), width)
     golden = GOLDEN / f"table-{name}-{width}.txt"
-    if request.config.getoption("--update-golden", default=False):
+    if request.config.getoption("--update-golden"):
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8")
 
