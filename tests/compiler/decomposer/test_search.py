@@ -100,7 +100,7 @@ def test_the_surrogate_goes_to_the_valley() -> None:
     random = np.random.default_rng(0)
     valley = np.full(6, 0.7)
     points = list(random.random((12, 6)))
-    for _ in range(14):
+    for _ in range(24):
         points.append(propose(points, [float(np.square(p - valley).sum()) for p in points], random))
     best = min(float(np.square(p - valley).sum()) for p in points[12:])
     assert best < 0.2 * min(float(np.square(p - valley).sum()) for p in points[:12])
