@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,8 +104,19 @@ def start(*words: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own."""
     command = [sys.executable, "-m", "coformer_compiler", *map(str, words)]
     return subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A test run in the background of a shell ignores interrupts, and its children would inherit that.
+        preexec_fn=_heed_interrupts,
     )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:
