@@ -85,7 +85,10 @@ def members_from(
     parents = (imported, calibrated, policy)
     made = transplant_members(store, parents, teacher, policy_of(policy), data, section)
     members = list(load_system(made.path).members)
-    return teacher, [_fresh(member) for member in members] if start == "random" else members
+    if start == "random":
+        torch.manual_seed(config.seed)  # here, since importing a model seeds as well
+        members = [_fresh(member) for member in members]
+    return teacher, members
 
 
 def _fresh(member: Transformer) -> Transformer:
@@ -101,7 +104,6 @@ def _fresh(member: Transformer) -> Transformer:
 def run(start: Start, seed: int, config: BuildConfig, options: BoosterOptions) -> Outcome:
     """Boost from one start with one seed, on one thread."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
     config, options = replace(config, seed=seed), replace(options, seed=seed)
     began = time.monotonic()
     silent = SilentProgress()
