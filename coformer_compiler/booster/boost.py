@@ -114,7 +114,7 @@ def _start(
     copies = [copy.deepcopy(member).to(ranks.device).eval().requires_grad_() for member in members]
     lessons = lessons_from_teacher(teacher, train, options, lessons_digest, workdir, ranks, progress)
     checkpoint = workdir / CHECKPOINT
-    run = Run(options, teacher, lessons, validation, ranks, progress, checkpoint, digest)
+    run = Run(options, teacher, tuple(members), lessons, validation, ranks, progress, checkpoint, digest)
     state = read_state(checkpoint, digest, copies, teacher.head) if checkpoint.exists() else None
     if state is not None:
         progress.note(f"boost: resumed from {checkpoint} (phase {state.phase}, step {state.step})")

@@ -62,6 +62,7 @@ class History:
         curves: training curve by phase: "member 0", …, "joint".
         heads: the heads' choices, in the order in which they were made.
         joint: the decision; None where there was no joint phase.
+        reverted: members that validated better before they were trained, and so stayed as they came.
         members: verdicts of the finished members alone.
         subsets: verdicts of the finished aggregators by subset, "0-2".
     """
@@ -69,6 +70,7 @@ class History:
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     heads: tuple[HeadChoice, ...] = ()
     joint: JointDecision | None = None
+    reverted: tuple[int, ...] = ()
     members: tuple[Verdict, ...] = ()
     subsets: Mapping[str, Verdict] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ def history_from_json(data: Mapping[str, Any]) -> History:
             for choice in data["heads"]
         ),
         joint=None if data["joint"] is None else _joint(data["joint"]),
+        reverted=tuple(data["reverted"]),
         members=tuple(Verdict(**verdict) for verdict in data["members"]),
         subsets={name: Verdict(**verdict) for name, verdict in data["subsets"].items()},
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from coformer_compiler.booster.batches import Batch, in_order
@@ -15,7 +18,11 @@ from coformer_compiler.model.transformer import Transformer
 
 
 def calibrate_member(run: Run, state: State) -> None:
-    """Train the member whose phase it is by eq. (14), then update the weights by eq. (13)."""
+    """Train the member whose phase it is by eq. (14), then update the weights by eq. (13).
+
+    A transplanted member starts so well that a learning rate for fresh weights can only harm it: training that does not
+    validate better than the start is dropped.
+    """
     n = state.phase
     member = state.members[n]
 
@@ -28,6 +35,12 @@ def calibrate_member(run: Run, state: State) -> None:
     options = run.options
     phase = Phase(f"member {n}", options.steps, options.learning_rate, "learning_rate", [member], losses, judge)
     train(phase, run, state)
+    if options.steps:
+        start = copy.deepcopy(run.starts[n]).to(run.ranks.device).eval()
+        if not judge().better_than(judge_member(start, run.validation, run.ranks.device)):
+            member.load_state_dict(start.state_dict())
+            state.history = replace(state.history, reverted=(*state.history.reverted, n))
+            run.progress.note(f"member {n} stays as it came: training did not validate better")
     if options.weighting != "none" and n + 1 < len(state.members):
         found = training_losses(run, member)
         state.weights = next_weights(state.weights, found, member.spec.classes, options.weighting)

@@ -36,6 +36,7 @@ class Run:
     Attributes:
         options: as given.
         teacher: on the device, without gradients.
+        starts: the members as they came.
         lessons: the training split with the teacher's outputs.
         validation: what choices are made by.
         ranks: this process.
@@ -46,6 +47,7 @@ class Run:
 
     options: BoosterOptions
     teacher: Transformer
+    starts: tuple[Transformer, ...]
     lessons: Lessons
     validation: Split
     ranks: Ranks

@@ -143,10 +143,16 @@ def _phases(history: History) -> tuple[schema.Phase, ...]:
                 tuple(point.step for point in points),
                 tuple(point.loss for point in points),
                 tuple(point.validation_accuracy for point in points),
-                kept=kind != "joint" or history.joint is None or history.joint.kept,
+                kept=_kept(history, kind, number),
             )
         )
     return tuple(phases)
+
+
+def _kept(history: History, kind: str, number: str) -> bool:
+    if kind == "joint":
+        return history.joint is None or history.joint.kept
+    return not number.isdecimal() or int(number) not in history.reverted
 
 
 def _spans(timeline: Phases | None, config: BuildConfig) -> tuple[schema.Span, ...]:

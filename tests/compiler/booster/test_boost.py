@@ -50,6 +50,16 @@ def test_history_tells_the_verdicts_of_what_is_returned_and_survives_json(booste
     assert history_from_json(json.loads(json.dumps(boosted.history.to_json()))) == boosted.history
 
 
+def test_training_that_does_harm_is_dropped(boosted: BoosterResult, tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=5, joint_steps=0, learning_rate=1.0, refit_heads=False)
+    harmed = small_boost(tmp_path, options, list(boosted.members))
+    assert harmed.history.reverted == (0, 1, 2)
+    for start, member in zip(boosted.members, harmed.members, strict=True):
+        for name, tensor in start.state_dict().items():
+            assert torch.equal(member.state_dict()[name], tensor), name
+    assert boosted.history.reverted == ()
+
+
 def test_the_members_that_were_given_stay_as_they_are(tmp_path: Path) -> None:
     members = small_members()
     small_boost(tmp_path, replace(OPTIONS, steps=2, joint_steps=2), members)
