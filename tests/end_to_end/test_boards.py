@@ -52,13 +52,15 @@ def test_the_jetson_nano_gets_graph_and_recipe_and_no_engine(boards: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.interpreters
-def test_the_jetson_nanos_graph_runs_in_the_libraries_of_its_time(boards: Path) -> None:
+def test_the_jetson_nanos_graph_runs_in_the_libraries_of_its_time(boards: Path, tmp_path: Path) -> None:
     """The checker of onnx 1.8.1 and onnxruntime 1.10 under Python 3.6, on the bundle's own golden vectors."""
     bundle = boards / "bundles" / "desk"
     pixels = np.load(bundle / "golden" / "input.npy").astype(np.float32)
     wanted = np.load(bundle / "golden" / "output.npy")
+    graph = tmp_path / "member.onnx"
+    graph.write_bytes((bundle / "member.onnx").read_bytes())
     for case in range(len(pixels)):
-        found = old_outputs(bundle / "member.onnx", pixels=pixels[case : case + 1])["features"]
+        found = old_outputs(graph, pixels=pixels[case : case + 1])["features"]
         np.testing.assert_allclose(found[0], wanted[case], atol=1e-4, rtol=1e-4)
 
 
