@@ -12,6 +12,7 @@ import numpy as np
 from coformer_compiler.data.cifar100 import read_cifar100
 from coformer_compiler.data.dataset import DataSet, Split, Splits, stratified_order
 from coformer_compiler.data.digits import read_digits
+from coformer_compiler.data.glyphs import read_glyphs
 from coformer_compiler.data.imagefolder import read_imagefolder
 from coformer_compiler.data.npz import read_npz
 from coformer_compiler.data.request import Request
@@ -20,6 +21,7 @@ from coformer_runtime.errors import CoformerError
 KINDS: dict[str, Callable[[str, Request], Splits]] = {
     "digits": read_digits,
     "imagefolder": read_imagefolder,
+    "glyphs": read_glyphs,
     "npz": read_npz,
     "cifar100": read_cifar100,
 }
