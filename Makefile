@@ -13,7 +13,13 @@ INPUTS := pyproject.toml runtime/setup.cfg constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 EDITABLE := --config-settings editable_mode=compat --editable ./runtime
 
-.PHONY: help demo test test-fast check format lint types layers native clean
+# What tests ask of NVIDIA, all of it usable without a GPU: TensorRT-RTX with its parser and builder (90 MB), and, about
+# 1 MB each, the stubs of TensorRT's Python module and its bindings by version.
+STUBS := tensorrt-stubs==10.13.0.35.1
+BINDINGS := tensorrt-bindings==8.6.1 $(addprefix tensorrt-cu12-bindings==,\
+	10.0.1 10.3.0 10.7.0 10.13.3.9 10.16.1.11 11.0.0.114 11.4.0.106)
+
+.PHONY: help demo test test-fast nvidia check format lint types layers native clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,13 +27,17 @@ help: ## Show what there is
 demo: $(VENV)/installed-demo ## Compile the digits teacher for three devices, run them, print the table
 	$(BIN)/coformerc build examples/digits/digits.toml -o build/digits
 
-test: $(VENV)/installed-dev ## Run all tests
+test: $(VENV)/installed-dev nvidia ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: $(VENV)/installed-dev ## Run the tests that take seconds
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
 
 check: lint types layers native test ## What CI runs: style, types, layers, native kernels, all tests
+
+nvidia: $(VENV)/installed-dev ## Get what tests ask of NVIDIA; what cannot be had here is skipped, with a word
+	@test -e $(VENV)/installed-nvidia || $(MAKE) --no-print-directory $(VENV)/installed-nvidia \
+		|| echo "make: not all of NVIDIA's packages can be had here; the tests that need them are skipped" >&2
 
 format: $(VENV)/installed-dev ## Rewrite the files in the house's format
 	$(BIN)/ruff check --fix-only .
@@ -79,3 +89,19 @@ $(VENV)/installed-demo: $(INPUTS) | $(BIN)/python
 $(VENV)/installed-dev: $(INPUTS) | $(BIN)/python
 	$(PIP) $(EDITABLE) --editable '.[dev]'
 	@touch $(VENV)/installed-demo $@
+
+# Into folders of their own: bindings of several versions, and stubs that mypy would stop at (see test_tensorrt_types.py).
+$(VENV)/installed-nvidia: $(INPUTS) | $(VENV)/installed-dev
+	@failed=0; \
+	get="$(BIN)/python -m pip --disable-pip-version-check install --quiet --retries 1 --timeout 20"; \
+	tag="$$($(BIN)/python -c 'import sys; print("cp{}{}".format(*sys.version_info))')"; \
+	$$get --constraint constraints.txt tensorrt-rtx-cu12 || failed=1; \
+	for package in $(STUBS) $(BINDINGS); do \
+		into="build/tensorrt-bindings/$$tag-$${package#*==}"; \
+		case "$$package" in *stubs*) into=build/tensorrt-stubs;; esac; \
+		test -d "$$into" && continue; \
+		rm -rf "$$into.part"; \
+		if $$get --no-deps --target "$$into.part" "$$package"; then mv "$$into.part" "$$into"; else failed=1; fi; \
+	done; \
+	exit "$$failed"
+	@touch $@

@@ -31,7 +31,7 @@ PACKAGES = {
 }
 
 
-UNPINNED = {"tensorrt", "pycuda", "tensorrt-rtx"}
+UNPINNED = {"tensorrt", "pycuda"}
 """Not tried so far: the version has to be that of the driver and of the CUDA libraries of the machine."""
 
 
