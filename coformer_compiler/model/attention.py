@@ -25,7 +25,8 @@ from coformer_compiler.model.spec import AttentionSpec
 class Attention(nn.Module):
     """Self attention over `(batch, tokens, embed)`, giving `(batch, tokens, out)`.
 
-    Its units are heads. `reader` gives `3 · heads · head_dim` values: all queries, all keys, all values.
+    Its units are heads. `reader` gives `3 · heads · head_dim` values: all queries, all keys, all values. `score_bias`
+    `(heads, tokens, tokens)` is added to the scaled scores: relative positions, as a table that is looked up already.
     """
 
     unit_name = "heads"
@@ -38,6 +39,8 @@ class Attention(nn.Module):
         self.reader = nn.Linear(spec.embed, 3 * inner, bias=spec.reader_bias)
         self.query_norm = None if spec.query_norm is None else Norm(spec.query_norm)
         self.key_norm = None if spec.query_norm is None else Norm(spec.query_norm)
+        side = spec.score_bias
+        self.score_bias = None if side is None else nn.Parameter(torch.zeros(spec.heads, side, side))
         self.writer = nn.Linear(inner, spec.out, bias=spec.writer_bias)
 
     @property
@@ -57,7 +60,7 @@ class Attention(nn.Module):
         query, key, value = split.unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, self.score_bias)
         return mixed.transpose(1, 2).reshape(batch, tokens, -1)
 
     def reader_rows(self, heads: Sequence[int]) -> list[int]:
@@ -71,7 +74,7 @@ class Attention(nn.Module):
         return [head * dim + i for head in heads for i in range(dim)]
 
     def with_units(self, heads: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Attention:
-        """An attention made of the given linears, with as many heads as given and this one's per-head norms."""
+        """An attention made of the given linears, with the given heads' biases of the scores and this one's per-head norms."""
         spec = replace(
             self.spec,
             embed=reader.in_features,
@@ -84,6 +87,8 @@ class Attention(nn.Module):
             made = Attention(spec)
         made.reader, made.writer = reader, writer
         made.query_norm, made.key_norm = copy.deepcopy(self.query_norm), copy.deepcopy(self.key_norm)
+        if self.score_bias is not None:
+            made.score_bias = nn.Parameter(self.score_bias.detach()[list(heads)])
         return made
 
     def take(self, heads: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Attention:
@@ -115,6 +120,9 @@ class Attention(nn.Module):
         scale = graph.weight(f"{name}.scale", torch.tensor(dim**-0.5))
         query = graph.op("Mul", f"{name}.query_scaled", [query, scale], (batch, heads, tokens, dim))
         scores = graph.op("MatMul", f"{name}.scores", [query, key], (batch, heads, tokens, tokens))
+        if self.score_bias is not None:
+            bias = graph.weight(f"{name}.score_bias", self.score_bias[None])
+            scores = graph.op("Add", f"{name}.biased", [scores, bias], (batch, heads, tokens, tokens))
         weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
         mixed = graph.op("MatMul", f"{name}.mixed", [weights, value], (batch, heads, tokens, dim))
         back = graph.op("Transpose", f"{name}.back", [mixed], (batch, tokens, heads, dim), {"perm": [0, 2, 1, 3]})
@@ -139,4 +147,5 @@ class Attention(nn.Module):
         read = linear_cost(tokens, spec.embed, 3 * inner, spec.reader_bias)
         scores = Cost(4 * tokens * tokens * inner, 0, tokens * 3 * inner + 2 * spec.heads * tokens * tokens)
         norms = Cost(0, sum(p.numel() for n in (self.query_norm, self.key_norm) if n for p in n.parameters()))
-        return read + scores + norms + linear_cost(tokens, inner, spec.out, spec.writer_bias)
+        bias = Cost(0, 0 if spec.score_bias is None else spec.heads * spec.score_bias**2)
+        return read + scores + norms + bias + linear_cost(tokens, inner, spec.out, spec.writer_bias)

@@ -25,7 +25,16 @@ class NormSpec:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Multi-head self attention. `query_norm` normalises queries and keys per head (timm's qk_norm)."""
+    """Multi-head self attention.
+
+    Attributes:
+        embed: width of the stream that is read.
+        heads, head_dim: number and width of the heads.
+        out: width of the stream that is written.
+        reader_bias, writer_bias: whether the linears have a bias.
+        query_norm: normalises queries and keys per head (timm's qk_norm), or none.
+        score_bias: tokens on a side of the bias `(heads, tokens, tokens)` that is added to the scores, or none.
+    """
 
     embed: int
     heads: int
@@ -34,6 +43,7 @@ class AttentionSpec:
     reader_bias: bool = True
     writer_bias: bool = True
     query_norm: NormSpec | None = None
+    score_bias: int | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def tiny_spec(
     stem_norm: bool = False,
     mix: int | None = None,
     shortcut: bool = False,
+    score_bias: bool = False,
     classes: int = 5,
 ) -> TransformerSpec:
     """A spec of unlike numbers, so that no two axes can be mistaken for each other."""
@@ -51,7 +52,9 @@ def tiny_spec(
     per_head = NormSpec(head_dim, norm) if query_norm else None
     blocks = []
     for layer in range(layers):
-        attention = AttentionSpec(width, heads, head_dim, width, reader_bias, True, per_head)
+        attention = AttentionSpec(
+            width, heads, head_dim, width, reader_bias, True, per_head, stem.tokens if score_bias else None
+        )
         mlp = MlpSpec(width, neurons, width, activation, reader_bias, True)
         blocks += [ResidualSpec(layer, plain, attention, shortcut), ResidualSpec(layer, plain, mlp, shortcut)]
     return TransformerSpec(
@@ -72,6 +75,7 @@ VARIANTS: dict[str, TransformerSpec] = {
     "query norm": tiny_spec(query_norm=True),
     "rms": tiny_spec(norm="rms"),
     "rms query norm": tiny_spec(norm="rms", query_norm=True, pool="mean", count=1),
+    "score bias": tiny_spec(score_bias=True),
     "no reader bias": tiny_spec(reader_bias=False),
     "stem norm": tiny_spec(stem_norm=True),
     "stem norm and mix": tiny_spec(stem_norm=True, mix=10),

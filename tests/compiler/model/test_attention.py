@@ -12,9 +12,11 @@ from coformer_compiler.model.spec import AttentionSpec, NormSpec
 HEADS, DIM, EMBED, OUT = 3, 4, 10, 7
 
 
-def random_attention(query_norm: NormSpec | None = None, reader_bias: bool = True) -> Attention:
+def random_attention(
+    query_norm: NormSpec | None = None, reader_bias: bool = True, score_bias: int | None = None
+) -> Attention:
     torch.manual_seed(1)
-    made = Attention(AttentionSpec(EMBED, HEADS, DIM, OUT, reader_bias, True, query_norm))
+    made = Attention(AttentionSpec(EMBED, HEADS, DIM, OUT, reader_bias, True, query_norm, score_bias))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
@@ -41,16 +43,18 @@ def by_hand(attention: Attention, x: np.ndarray) -> np.ndarray:
                 + weights.get(f"{name}.bias", 0)
                 for name, each in (("query_norm", query), ("key_norm", key))
             )
-        scores = np.exp(query @ key.T / DIM**0.5)
+        bias = weights["score_bias"][head] if "score_bias" in weights else 0
+        scores = np.exp(query @ key.T / DIM**0.5 + bias)
         heads.append(scores / scores.sum(-1, keepdims=True) @ value)
     return np.concatenate(heads, -1) @ weights["writer.weight"].T + weights["writer.bias"]
 
 
+@pytest.mark.parametrize("score_bias", [None, 5])
 @pytest.mark.parametrize("reader_bias", [True, False])
 @pytest.mark.parametrize("query_norm", [None, NormSpec(DIM), NormSpec(DIM, "rms", 1e-3)])
 @torch.no_grad()
-def test_forward_is_the_definition(query_norm: NormSpec | None, reader_bias: bool) -> None:
-    attention = random_attention(query_norm, reader_bias)
+def test_forward_is_the_definition(query_norm: NormSpec | None, reader_bias: bool, score_bias: int | None) -> None:
+    attention = random_attention(query_norm, reader_bias, score_bias)
     x = torch.randn(2, 5, EMBED)
     got = attention(x)
     assert got.shape == (2, 5, OUT)

@@ -81,7 +81,9 @@ def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tenso
                 rows = torch.cat([part * heads * dim + units for part in range(3)])
             else:
                 rows = units
-            if parts[2] == "norm" or name.endswith("writer.bias"):
+            if name.endswith("score_bias"):
+                tensor = tensor[list(kept)]
+            elif parts[2] == "norm" or name.endswith("writer.bias"):
                 tensor = tensor[channels]
             elif name.endswith("reader.weight"):
                 tensor = tensor[rows][:, channels]
