@@ -179,11 +179,11 @@ def digits_accuracy() -> dict[str, float]:
     model = teacher.eval().lower("teacher", with_head=True)
     accuracy = {}
     for precision in ("float32", "int8"):
-        legal = legalise(model, with_precision(load_target("cpu"), precision), {"pixels": data.validation.images[:8]})
+        legal = legalise(model, with_precision(load_target("cpu"), precision), {"pixels": data.validation.inputs[:8]})
         with tempfile.TemporaryDirectory() as folder:
             save_graph(legal, Path(folder) / "teacher.onnx")
             run = session(Path(folder) / "teacher.onnx")
-            answers = [run.run(None, {"pixels": image[None]})[0].argmax() for image in data.test.images]
+            answers = [run.run(None, {"pixels": image[None]})[0].argmax() for image in data.test.inputs]
         accuracy[precision] = round(float(np.mean(np.array(answers) == data.test.labels)), 4)
     return accuracy
 

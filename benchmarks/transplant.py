@@ -82,7 +82,7 @@ def figures_of(teacher: Transformer, variant: Variant, size: str, calibration: S
     if variant.basis is None:
         members = [teacher.take(selection_of(policy)) for policy in policies]
     else:
-        pixels = torch.from_numpy(np.asarray(calibration.images))
+        pixels = torch.from_numpy(np.asarray(calibration.inputs))
         made = transplant(teacher, found, policies, pixels, basis=variant.basis)
         members, priors = made.members, made.priors
     lessons = [(pixels, teacher.features(pixels)) for pixels, _ in batches_of(calibration)]
@@ -138,7 +138,7 @@ def main() -> None:
             for seed in SEEDS:
                 data = load_data(config.data.source, image_size=(8, 8), channels=1, seed=seed, calibration=CALIBRATION)
                 unseen = Split(
-                    np.concatenate([data.validation.images, data.test.images]),
+                    np.concatenate([data.validation.inputs, data.test.inputs]),
                     np.concatenate([data.validation.labels, data.test.labels]),
                 )
                 rows.append(figures_of(teacher, variant, size, data.calibration, unseen))

@@ -14,6 +14,7 @@ from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data
 from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress
 from coformer_compiler.report.schema import Report
@@ -98,7 +99,8 @@ def load_build_data(config: BuildConfig, teacher: Transformer) -> DataSet:
     Raises:
         CoformerError: if the data cannot be read, or has other classes than the teacher's head.
     """
-    stem, classes = teacher.stem.spec, teacher.head.out_features
+    stem, classes = teacher.stem.spec, teacher.head.classes
+    assert isinstance(stem, PatchStemSpec)
     data = load_data(
         config.data.source,
         image_size=stem.image_size,

@@ -17,7 +17,7 @@ from coformer_compiler.booster.views import view_count, view_of
 from coformer_compiler.data.dataset import Split
 
 INFERENCE_BATCH = 256
-"""Images in one forward pass without gradients."""
+"""Samples in one forward pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Lessons:
     """The training split with the teacher's outputs.
 
     Attributes:
-        split: images and labels.
+        split: inputs and labels.
         features: float32 memory map `(views, samples, teacher features)`.
         logits: float32 memory map `(views, samples, classes)`.
     """
@@ -41,13 +41,13 @@ class Batch:
 
     Attributes:
         step: which step of the phase.
-        pixels: uint8 `(batch, channels, height, width)`.
+        inputs: of the stem, `(batch, …)`.
         targets: labels and teacher logits.
         weights: `(batch,)`, in units of the equal weight 1/M.
     """
 
     step: int
-    pixels: torch.Tensor
+    inputs: torch.Tensor
     targets: Targets
     weights: torch.Tensor
 
@@ -60,11 +60,11 @@ def batch_of_step(
     samples = len(lessons.split)
     picked = batch_indices(samples, options.batch, options.seed, phase, step)[mine]
     views = view_indices(view_count(options), options.batch, options.seed, phase, step)[mine]
-    pixels = view_of(torch.from_numpy(lessons.split.images[picked]), picked, views, samples, options)
+    inputs = view_of(torch.from_numpy(lessons.split.inputs[picked]), picked, views, samples, options)
     device = ranks.device
     return Batch(
         step,
-        pixels.to(device),
+        inputs.to(device),
         Targets(
             torch.from_numpy(lessons.split.labels[picked]).to(device),
             torch.from_numpy(lessons.logits[views, picked]).to(device),
@@ -76,23 +76,23 @@ def batch_of_step(
 def lessons_in_order(
     lessons: Lessons, options: BoosterOptions, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """All views of all training images, in order: (pixels, the teacher's features)."""
+    """All views of all training samples, in order: (inputs, the teacher's features)."""
     for view in range(view_count(options)):
-        for rows, pixels in view_in_order(lessons.split, view, options):
-            yield pixels.to(device), torch.from_numpy(np.array(lessons.features[view, rows])).to(device)
+        for rows, inputs in view_in_order(lessons.split, view, options):
+            yield inputs.to(device), torch.from_numpy(np.array(lessons.features[view, rows])).to(device)
 
 
 def view_in_order(split: Split, view: int, options: BoosterOptions) -> Iterator[tuple[slice, torch.Tensor]]:
-    """One view of all images of the training split, in order: (rows, pixels)."""
+    """One view of all samples of the training split, in order: (rows, inputs)."""
     samples = np.arange(len(split))
-    for rows, pixels in in_order(split, torch.device("cpu")):
+    for rows, inputs in in_order(split, torch.device("cpu")):
         picked = samples[rows]
-        yield rows, view_of(pixels, picked, np.full_like(picked, view), len(split), options)
+        yield rows, view_of(inputs, picked, np.full_like(picked, view), len(split), options)
 
 
 def in_order(split: Split, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
-    """All images of a split, in order: (rows, pixels on the device)."""
+    """All samples of a split, in order: (rows, inputs on the device)."""
     for start in range(0, len(split), INFERENCE_BATCH):
         rows = slice(start, start + INFERENCE_BATCH)
         # A copy: rows of a memory map are read-only, which torch takes only under protest.
-        yield rows, torch.from_numpy(np.array(split.images[rows])).to(device)
+        yield rows, torch.from_numpy(np.array(split.inputs[rows])).to(device)

@@ -31,7 +31,7 @@ def fit_aggregator(run: Run, state: State) -> Aggregator:
         forget_still_directions(aggregator.mixer(subset), [state.members[n] for n in subset])
     choices = []
     for n, member in enumerate(state.members):
-        forget_still_directions(member.head, [member])
+        forget_still_directions(member.head.reader, [member])
         fitted, features = member.head, features_of(member, run.validation, device)
         old, new = (verdict_of(head(features), run.validation) for head in (trained[n], fitted))
         refitted = run.options.refit_heads and new.loss < old.loss

@@ -52,7 +52,7 @@ def joint_losses(run: Run, state: State, batch: Batch) -> torch.Tensor:
     """
     options, aggregator = run.options, _aggregator_of(state)
     subset = subset_of_step(aggregator.subsets, options.seed, state.phase, batch.step)
-    features = [member.features(batch.pixels) for member in state.members]
+    features = [member.features(batch.inputs) for member in state.members]
     together = aggregator({n: features[n] for n in subset})
     loss = distillation_loss(together, batch.targets, options)
     if options.member_loss:

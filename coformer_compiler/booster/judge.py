@@ -16,8 +16,8 @@ from coformer_compiler.model.transformer import Transformer
 
 @torch.no_grad()
 def features_of(member: Transformer, split: Split, device: torch.device) -> torch.Tensor:
-    """Features of all images of a split `(samples, d_n)`."""
-    return torch.cat([member.features(pixels) for _, pixels in in_order(split, device)])
+    """Features of all samples of a split `(samples, d_n)`."""
+    return torch.cat([member.features(inputs) for _, inputs in in_order(split, device)])
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def judge_member(member: Transformer, split: Split, device: torch.device) -> Ver
 def judge_all(
     members: Sequence[Transformer], aggregator: Aggregator, split: Split, device: torch.device
 ) -> tuple[tuple[Verdict, ...], dict[str, Verdict]]:
-    """Verdicts on every member alone, and on every subset; each image passes each member once."""
+    """Verdicts on every member alone, and on every subset; each sample passes each member once."""
     features = [features_of(member, split, device) for member in members]
     alone = tuple(verdict_of(member.head(f), split) for member, f in zip(members, features, strict=True))
     together = {

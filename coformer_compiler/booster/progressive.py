@@ -27,7 +27,7 @@ def calibrate_member(run: Run, state: State) -> None:
     member = state.members[n]
 
     def losses(batch: Batch) -> torch.Tensor:
-        return batch.weights * distillation_loss(member(batch.pixels), batch.targets, run.options)
+        return batch.weights * distillation_loss(member(batch.inputs), batch.targets, run.options)
 
     def judge() -> Verdict:
         return judge_member(member, run.validation, run.ranks.device)
@@ -53,8 +53,8 @@ def training_losses(run: Run, member: Transformer) -> torch.Tensor:
     """Eq. (14) without weights on every training sample, float64 `(samples,)`."""
     lessons, device = run.lessons, run.ranks.device
     found = []
-    for rows, pixels in in_order(lessons.split, device):
+    for rows, inputs in in_order(lessons.split, device):
         labels = torch.from_numpy(lessons.split.labels[rows].copy()).to(device)
         teacher = torch.from_numpy(lessons.logits[0, rows].copy()).to(device)
-        found.append(hard_loss(member(pixels), Targets(labels, teacher)).double().cpu())
+        found.append(hard_loss(member(inputs), Targets(labels, teacher)).double().cpu())
     return torch.cat(found)

@@ -17,6 +17,7 @@ from torch import nn
 
 from coformer_compiler.booster.history import History, history_from_json
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.head import Head
 from coformer_compiler.model.transformer import Transformer
 from coformer_runtime.errors import CoformerError
 
@@ -95,7 +96,7 @@ def write_state(path: Path, state: State, digest: str) -> None:
     _sync(path.parent)
 
 
-def read_state(path: Path, digest: str, members: Sequence[Transformer], head: nn.Linear) -> State | None:
+def read_state(path: Path, digest: str, members: Sequence[Transformer], head: Head) -> State | None:
     """The state in a checkpoint, its weights loaded into `members`; None if it is another run's.
 
     Raises:
@@ -112,7 +113,7 @@ def read_state(path: Path, digest: str, members: Sequence[Transformer], head: nn
                 return None
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no iterator)
         widths = [member.spec.features for member in members]
-        device = head.weight.device
+        device = head.linear.weight.device
         state = State(
             list(members),
             tensors["weights"],

@@ -30,7 +30,7 @@ def digest_of_model(model: nn.Module) -> str:
 
 
 def digest_of_split(split: Split) -> str:
-    """The sha256 of all pixels and labels."""
+    """The sha256 of all inputs and labels."""
     return digest_of((split,), ())
 
 
@@ -90,12 +90,12 @@ def _write_outputs(
         np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (views, len(split), width))
         for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))
     )
-    with progress.stage("teacher's outputs", views * len(split), unit="image") as stage:
+    with progress.stage("teacher's outputs", views * len(split), unit="sample") as stage:
         for view in range(views):
-            for rows, pixels in view_in_order(split, view, options):
-                found = teacher.features(pixels.to(device))
+            for rows, inputs in view_in_order(split, view, options):
+                found = teacher.features(inputs.to(device))
                 features[view, rows], logits[view, rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
-                stage.advance(len(pixels))
+                stage.advance(len(inputs))
     features.flush()
     logits.flush()
     partial.rename(folder)

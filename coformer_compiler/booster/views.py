@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from coformer_compiler.booster.options import Augmentation, BoosterOptions
 from coformer_compiler.booster.schedule import VIEW, Indices, draws
+from coformer_runtime.errors import CoformerError
 
 Draws = npt.NDArray[np.float32]
 
@@ -31,24 +32,31 @@ def view_count(options: BoosterOptions) -> int:
 
 
 def view_of(
-    pixels: torch.Tensor, picked: Indices, views: Indices, samples: int, options: BoosterOptions
+    inputs: torch.Tensor, picked: Indices, views: Indices, samples: int, options: BoosterOptions
 ) -> torch.Tensor:
-    """The given views of images `(batch, channels, height, width)` uint8.
+    """The given views of images `(batch, channels, height, width)` uint8; without augmentation, of anything.
 
     Args:
-        pixels: the images themselves.
+        inputs: the images themselves.
         picked: which samples they are, `(batch,)`.
         views: which view of each, `(batch,)`.
         samples: size of the training split.
         options: for augmentation and seed.
+
+    Raises:
+        CoformerError: augmentation of what is no image.
     """
     if options.augmentation == "none":
-        return pixels
+        return inputs
+    if inputs.dtype != torch.uint8:
+        raise CoformerError(
+            f"'{options.augmentation}' distorts images, the data is none", "boost.augmentation", "set it to 'none'"
+        )
     drawn = np.zeros((len(picked), NUMBERS), np.float32)
     for view in np.unique(views[views > 0]):
         here = views == view
         drawn[here] = _draws_of_view(samples, options.seed, int(view))[picked[here]]
-    return distorted(pixels, torch.from_numpy(drawn), options.augmentation)
+    return distorted(inputs, torch.from_numpy(drawn), options.augmentation)
 
 
 def distorted(pixels: torch.Tensor, drawn: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:

@@ -40,7 +40,7 @@ def read_cifar100(location: str, request: Request) -> Splits:
     test = _split_from_pickle(contents["test"], root / "test")
     order = stratified_order(all_train.labels, SPLIT_SEED)
     held_out, kept = np.split(order, [round(HELD_OUT * len(order))])
-    train, validation = (Split(all_train.images[part], all_train.labels[part]) for part in (kept, held_out))
+    train, validation = (Split(all_train.inputs[part], all_train.labels[part]) for part in (kept, held_out))
     if (request.channels, request.height, request.width) == (CHANNELS, SIZE, SIZE):
         return splits_of(train, validation, test, class_names)
 
@@ -50,7 +50,7 @@ def read_cifar100(location: str, request: Request) -> Splits:
     parts = dict(zip(SPLIT_NAMES, (train, validation, test), strict=True))
     undecoded = Undecoded(
         key=key.hexdigest(),
-        items={name: list(split.images) for name, split in parts.items()},
+        items={name: list(split.inputs) for name, split in parts.items()},
         labels={name: split.labels for name, split in parts.items()},
         class_names=class_names,
         decode=functools.partial(_resize, request=request),

@@ -1,29 +1,30 @@
-"""What the compiler knows of a data set: uint8 images, labels, and which of them are for what."""
+"""What the compiler knows of a data set: inputs, labels, and which of them are for what."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Images: TypeAlias = npt.NDArray[np.uint8]
+Inputs: TypeAlias = npt.NDArray[np.integer[Any]]
 Labels: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels.
+    """Inputs with their labels.
 
     Attributes:
-        images: (samples, channels, height, width) uint8; an array, or a copy-on-write map of a file, of which
-            `images[a:b]` reads no more than those rows.
+        inputs: images (samples, channels, height, width) uint8, or token numbers (samples, …, length) int32; an array,
+            or a copy-on-write map of a file, of which `inputs[a:b]` reads no more than those rows.
         labels: (samples,) int64.
     """
 
-    images: Images
+    inputs: Inputs
     labels: Labels
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class Splits:
         validation: held out.
         test: held out.
         class_names: one per class, by label.
-        sha256: digest of all pixels, labels and class names.
+        sha256: digest of all inputs, labels and class names.
     """
 
     train: Split
@@ -64,7 +65,7 @@ class DataSet:
         calibration: a stratified part of `train`, for importance and transplant; so is every prefix of it.
         test: what is reported, and nothing else.
         class_names: one per class, by label.
-        sha256: digest of all pixels, labels, class names and of the choice of calibration samples.
+        sha256: digest of all inputs, labels, class names and of the choice of calibration samples.
     """
 
     name: str
@@ -96,13 +97,13 @@ def stratified_order(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
 
 
 def digest_of(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
-    """Returns the sha256 of pixels, labels and class names, reading the images piece by piece."""
+    """Returns the sha256 of inputs, labels and class names, reading the inputs piece by piece."""
     digest = hashlib.sha256(repr(class_names).encode())
     for split in splits:
-        digest.update(repr(split.images.shape).encode())
+        digest.update(repr(split.inputs.shape).encode())
         digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
         for start in range(0, len(split), 1024):
-            digest.update(np.ascontiguousarray(split.images[start : start + 1024]).tobytes())
+            digest.update(np.ascontiguousarray(split.inputs[start : start + 1024]).tobytes())
     return digest.hexdigest()
 
 

@@ -83,7 +83,7 @@ def load_data(
         name=source,
         train=splits.train,
         validation=splits.validation,
-        calibration=Split(np.asarray(splits.train.images[chosen]), splits.train.labels[chosen]),
+        calibration=Split(np.asarray(splits.train.inputs[chosen]), splits.train.labels[chosen]),
         test=splits.test,
         class_names=splits.class_names,
         sha256=digest,

@@ -32,7 +32,7 @@ def read_npz(location: str, request: Request) -> Splits:
         whole = _split_from_arrays(arrays, "", request)
         size = round(HELD_OUT * len(whole))
         test, validation, train = (
-            Split(whole.images[part], whole.labels[part])
+            Split(whole.inputs[part], whole.labels[part])
             for part in np.split(stratified_order(whole.labels, SPLIT_SEED), [size, 2 * size])
         )
     else:

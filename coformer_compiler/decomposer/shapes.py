@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from coformer_compiler.decomposer.policy import MemberPolicy, TeacherShape
-from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.spec import (
     AttentionSpec,
+    HeadSpec,
     MlpSpec,
     NormSpec,
     ResidualSpec,
@@ -33,13 +34,13 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
     Args:
         teacher: spec of the teacher.
         shape: widths of the member.
-        shortcuts: whether each sub-block has a matrix in its shortcut (one basis per norm).
+        shortcuts: whether each sub-block has a matrix in its shortcut (one basis per norm); post-norm ones always do.
     """
     blocks = []
     for block in teacher.blocks:
         if block.layer not in shape.heads:
             continue
-        norm = _plain(block.norm, shape.embed)
+        norm = None if block.norm is None else _plain(block.norm, shape.embed)
         branch: AttentionSpec | MlpSpec
         if isinstance(block.branch, AttentionSpec):
             branch = replace(
@@ -59,16 +60,17 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
                 reader_bias=True,
                 writer_bias=True,
             )
-        blocks.append(ResidualSpec(block.layer, norm, branch, shortcuts))
+        blocks.append(ResidualSpec(block.layer, norm, branch, shortcuts or block.post_norm, block.post_norm))
     stem = teacher.stem
     if stem.norm is None:
         stem = replace(stem, embed=shape.embed)
     else:
-        stem = replace(stem, embed=shape.embed, norm=_plain(stem.norm, shape.embed), mix=shape.embed)
+        inner = min(stem.embed, shape.embed)
+        stem = replace(stem, embed=inner, norm=_plain(stem.norm, inner), mix=shape.embed)
     pool = teacher.pool
     if pool.norm is not None:
         pool = replace(pool, norm=_plain(pool.norm, shape.embed))
-    return TransformerSpec(stem, tuple(blocks), pool, teacher.classes)
+    return TransformerSpec(stem, tuple(blocks), pool, teacher.head)
 
 
 def cost_of_spec(spec: TransformerSpec, *, with_head: bool = False) -> Cost:
@@ -100,9 +102,14 @@ def full_shape(teacher: TeacherShape) -> MemberShape:
     return MemberShape(teacher.embed, dict(enumerate(teacher.heads)), dict(enumerate(teacher.neurons)))
 
 
-def aggregator_cost(widths: list[int], classes: int) -> Cost:
+def aggregator_cost(widths: list[int], head: HeadSpec) -> Cost:
     """Cost of the folded aggregator on the central device."""
-    return linear_cost(1, sum(widths), classes)
+    import torch
+
+    from coformer_compiler.model.head import Head
+
+    with torch.device("meta"):
+        return Head(sum(widths), head).cost()
 
 
 def _plain(norm: NormSpec, width: int) -> NormSpec:

@@ -64,9 +64,9 @@ class Evaluator:
         """`calibration` may be a prefix of the build's: the search needs a ranking, not the last digit."""
         self.teacher, self.statistics, self.devices = teacher, statistics, tuple(devices)
         self.basis, self.network, self.delta, self.overlap = basis, network, delta, overlap
-        self.device = teacher.head.weight.device
-        self.pixels = torch.from_numpy(np.ascontiguousarray(calibration.images))
-        self.validation = torch.from_numpy(np.ascontiguousarray(validation.images))
+        self.device = teacher.device
+        self.pixels = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
+        self.validation = torch.from_numpy(np.ascontiguousarray(validation.inputs))
         self.labels = torch.from_numpy(np.ascontiguousarray(validation.labels)).to(self.device)
         with torch.no_grad():
             self.lessons = [(part, teacher.features(part)) for part in self._parts(self.pixels)]
@@ -83,7 +83,7 @@ class Evaluator:
         costs = [member_cost(self.teacher.spec, s, shortcuts=self.basis == "per-norm") for s in shapes]
         copies = self.teacher.spec.features // self.teacher.spec.embed
         widths = [shape.embed * copies for shape in shapes]
-        aggregator = aggregator_cost(widths, self.teacher.spec.classes)
+        aggregator = aggregator_cost(widths, self.teacher.spec.head)
         return estimated_latency(self.devices, costs, [4 * width for width in widths], aggregator, self.network)
 
     @torch.no_grad()

@@ -15,21 +15,23 @@ from torch import nn
 from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.weights import load_into, read_hub_folder, read_state_dict
 from coformer_compiler.model.attention import Attention
+from coformer_compiler.model.head import Head
 from coformer_compiler.model.linear import linear_from
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.patch_stem import PatchStem
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.spec import (
     Activation,
     AttentionSpec,
+    HeadSpec,
     MlpSpec,
     NormKind,
     NormSpec,
+    PatchStemSpec,
     PoolSpec,
-    StemSpec,
 )
-from coformer_compiler.model.stem import Stem
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 from coformer_runtime.errors import CheckFailed, CoformerError
@@ -122,6 +124,7 @@ def verify_import(vit: nn.Module, imported: Transformer, name: str) -> None:
         CheckFailed: if they differ by more than `TOLERANCE`; that is a bug of the importer.
     """
     spec = imported.stem.spec
+    assert isinstance(imported.stem, PatchStem) and isinstance(spec, PatchStemSpec)
     shape = (2, spec.channels, *spec.image_size)
     pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
@@ -206,7 +209,7 @@ def _foreign(name: str, what: str, mend: str) -> CoformerError:
     return CoformerError(f"cannot be imported: {what}", f"model '{name}'", mend)
 
 
-def _stem(v: Any, source: ModelSource) -> Stem:
+def _stem(v: Any, source: ModelSource) -> PatchStem:
     proj, channels = v.patch_embed.proj, v.patch_embed.proj.in_channels
     tokens = [t for t in (v.cls_token, getattr(v, "dist_token", None), v.reg_token) if t is not None]
     prefix = torch.cat([token[0] for token in tokens]) if tokens else torch.zeros(0, v.embed_dim)
@@ -217,7 +220,7 @@ def _stem(v: Any, source: ModelSource) -> Stem:
     else:
         positions = table if len(table) else torch.zeros(patches, v.embed_dim)
     norm = _norm(v.norm_pre)
-    spec = StemSpec(
+    spec = PatchStemSpec(
         tuple(v.patch_embed.img_size),
         tuple(v.patch_embed.patch_size),
         channels,
@@ -225,7 +228,7 @@ def _stem(v: Any, source: ModelSource) -> Stem:
         len(prefix),
         None if norm is None else norm.spec,
     )
-    stem = Stem(spec)
+    stem = PatchStem(spec)
     stem.norm = norm
     stem.patches.weight.copy_(proj.weight)
     assert stem.patches.bias is not None
@@ -327,8 +330,9 @@ def _pool(v: Any) -> Pool:
     return pool
 
 
-def _head(v: Any) -> nn.Linear:
-    if not hasattr(v, "head_dist"):
-        return linear_from(v.head.weight, v.head.bias)
-    weight = torch.cat([v.head.weight, v.head_dist.weight], 1) / 2
-    return linear_from(weight, (v.head.bias + v.head_dist.bias) / 2)
+def _head(v: Any) -> Head:
+    weight, bias = v.head.weight, v.head.bias
+    if hasattr(v, "head_dist"):
+        weight = torch.cat([weight, v.head_dist.weight], 1) / 2
+        bias = (bias + v.head_dist.bias) / 2
+    return Head.assemble(HeadSpec(len(weight)), linear_from(weight, bias))

@@ -12,9 +12,9 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.graph import GraphWriter
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.head import Head
 from coformer_compiler.model.transformer import LOGITS_NAME
 
 ALL_SUBSETS_UP_TO = 4
@@ -46,15 +46,15 @@ class Aggregator(nn.Module):
     `(batch, teacher_features)`; `head` is inherited from the teacher and shared.
     """
 
-    def __init__(self, widths: Sequence[int], head: nn.Linear, subsets: Sequence[Subset] | None = None) -> None:
+    def __init__(self, widths: Sequence[int], head: Head, subsets: Sequence[Subset] | None = None) -> None:
         """Untrained mixers for features of the given widths; `head` is copied."""
         super().__init__()
         self.widths = tuple(widths)
         self.subsets = tuple(subsets_of(len(widths)) if subsets is None else subsets)
         self.mixers = nn.ModuleDict(
-            {subset_name(s): nn.Linear(sum(widths[n] for n in s), head.in_features) for s in self.subsets}
+            {subset_name(s): nn.Linear(sum(widths[n] for n in s), head.features) for s in self.subsets}
         )
-        self.head = linear_from(head.weight, head.bias)
+        self.head = head.copied()
 
     def forward(self, features: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """Logits `(batch, classes)` from `{member: (batch, d_n)}`; the keys say who takes part."""
@@ -73,12 +73,10 @@ class Aggregator(nn.Module):
         starts = [sum(self.widths[:n]) for n in range(len(self.widths))]
         return [starts[n] + i for n in subset for i in range(self.widths[n])]
 
-    def folded(self, subset: Subset) -> nn.Linear:
-        """Mixer and head as one linear `(Σ d_n, classes)`, multiplied out in double precision."""
+    def folded(self, subset: Subset) -> Head:
+        """Mixer and head as one head of `Σ d_n` features: two linears in a row are one."""
         mixer = self.mixer(subset)
-        weight = self.head.weight.double() @ mixer.weight.double()
-        bias = self.head.weight.double() @ mixer.bias.double() + self.head.bias.double()
-        return linear_from(weight.float(), bias.float())
+        return self.head.after(mixer.weight, mixer.bias)
 
     def lower(self, subset: Subset) -> ir.Model:
         """ONNX model with an input `features_N` `(1, d_n)` per member of the subset and the output `logits`."""
@@ -86,13 +84,10 @@ class Aggregator(nn.Module):
         inputs = [graph.input(f"features_{n}", ir.DataType.FLOAT, (1, self.widths[n])) for n in subset]
         width = sum(self.widths[n] for n in subset)
         x = inputs[0] if len(inputs) == 1 else graph.op("Concat", "aggregator.concat", inputs, (1, width), {"axis": 1})
-        linear = self.folded(subset)
-        return graph.model(
-            f"aggregator-{subset_name(subset)}",
-            graph.linear("aggregator.mixer", x, linear.weight, linear.bias),
-            LOGITS_NAME,
-        )
+        logits = self.folded(subset).lower(graph, "aggregator.mixer", x)
+        return graph.model(f"aggregator-{subset_name(subset)}", logits, LOGITS_NAME)
 
     def cost(self) -> Cost:
-        """Cost of the full subset's folded linear, eq. (6) with S = 1."""
-        return linear_cost(1, sum(self.widths), self.head.out_features)
+        """Cost of the full subset's folded head, eq. (6) with S = 1."""
+        with torch.device("meta"):
+            return Head(sum(self.widths), self.head.spec).cost()

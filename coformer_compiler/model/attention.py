@@ -19,6 +19,7 @@ from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import take_linear
 from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.padding import Padding, score_mask
 from coformer_compiler.model.spec import AttentionSpec
 
 
@@ -48,20 +49,29 @@ class Attention(nn.Module):
         """Number of heads."""
         return self.spec.heads
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, embed)` to `(batch, tokens, out)`."""
-        out: torch.Tensor = self.writer(self.mix(self.reader(x)))
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, tokens, embed)` to `(batch, tokens, out)`; `mask` as in `mix`."""
+        out: torch.Tensor = self.writer(self.mix(self.reader(x), mask))
         return out
 
-    def mix(self, read: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`."""
+    def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`.
+
+        `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends.
+        """
         batch, tokens, _ = read.shape
         split = read.view(batch, tokens, 3, self.spec.heads, self.spec.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        mixed = F.scaled_dot_product_attention(query, key, value, self.score_bias)
+        mixed = F.scaled_dot_product_attention(query, key, value, self._added_to_scores(mask, query.dtype))
         return mixed.transpose(1, 2).reshape(batch, tokens, -1)
+
+    def _added_to_scores(self, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        if mask is None:
+            return self.score_bias
+        added = score_mask(mask, dtype)
+        return added if self.score_bias is None else self.score_bias + added
 
     def reader_rows(self, heads: Sequence[int]) -> list[int]:
         """Rows of `reader` that the given heads own, in the layout of a smaller reader."""
@@ -96,7 +106,7 @@ class Attention(nn.Module):
         reader = take_linear(self.reader, self.reader_rows(heads), channels_in)
         return self.with_units(heads, reader, take_linear(self.writer, channels_out, self.writer_columns(heads)))
 
-    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse)."""
         batch, tokens, _ = shape_of(x)
         heads, dim = self.spec.heads, self.spec.head_dim
@@ -123,6 +133,8 @@ class Attention(nn.Module):
         if self.score_bias is not None:
             bias = graph.weight(f"{name}.score_bias", self.score_bias[None])
             scores = graph.op("Add", f"{name}.biased", [scores, bias], (batch, heads, tokens, tokens))
+        if padding is not None:
+            scores = graph.op("Add", f"{name}.masked", [scores, padding.scores], (batch, heads, tokens, tokens))
         weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
         mixed = graph.op("MatMul", f"{name}.mixed", [weights, value], (batch, heads, tokens, dim))
         back = graph.op("Transpose", f"{name}.back", [mixed], (batch, tokens, heads, dim), {"perm": [0, 2, 1, 3]})

@@ -43,6 +43,10 @@ class GraphWriter:
         """A 1-D int64 initializer, as Reshape, Slice and the like take it."""
         return self.tape.initializer(ir.Tensor(np.asarray(numbers, np.int64), name=name))
 
+    def int32(self, name: str, numbers: Sequence[int]) -> ir.Value:
+        """A 1-D int32 initializer, to compute with."""
+        return self.tape.initializer(ir.Tensor(np.asarray(numbers, np.int32), name=name))
+
     def op(
         self,
         kind: str,

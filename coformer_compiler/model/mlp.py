@@ -13,6 +13,7 @@ from torch import nn
 from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.padding import Padding
 from coformer_compiler.model.spec import Activation, MlpSpec
 
 
@@ -33,12 +34,12 @@ class Mlp(nn.Module):
         """Number of neurons."""
         return self.spec.neurons
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, embed)` to `(batch, tokens, out)`."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, tokens, embed)` to `(batch, tokens, out)`; every token for itself, whatever the mask."""
         out: torch.Tensor = self.writer(self.mix(self.reader(x)))
         return out
 
-    def mix(self, read: torch.Tensor) -> torch.Tensor:
+    def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The activation: `(batch, tokens, neurons)` to the same shape."""
         return ACTIVATIONS[self.spec.activation](read)
 
@@ -70,10 +71,10 @@ class Mlp(nn.Module):
         reader = take_linear(self.reader, neurons, channels_in)
         return self.with_units(neurons, reader, take_linear(self.writer, channels_out, neurons))
 
-    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """MatMul, activation, MatMul."""
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
-        active = _lower_activation(graph, f"{name}.activation", read, self.spec.activation)
+        active = lower_activation(graph, f"{name}.activation", read, self.spec.activation)
         return graph.linear(f"{name}.writer", active, self.writer.weight, self.writer.bias)
 
     def cost(self, tokens: int) -> Cost:
@@ -84,12 +85,13 @@ class Mlp(nn.Module):
         return reader + Cost(0, 0, 2 * tokens * spec.neurons) + writer
 
 
-def _lower_activation(graph: GraphWriter, name: str, x: ir.Value, kind: Activation) -> ir.Value:
+def lower_activation(graph: GraphWriter, name: str, x: ir.Value, kind: Activation) -> ir.Value:
+    """The activation as one node, or as the few that it is made of."""
     shape = shape_of(x)
     if kind in ("gelu", "gelu_tanh"):
         return graph.op("Gelu", name, [x], shape, {"approximate": "none" if kind == "gelu" else "tanh"})
-    if kind == "relu":
-        return graph.op("Relu", name, [x], shape)
+    if kind in ("relu", "tanh"):
+        return graph.op(kind.capitalize(), name, [x], shape)
     steepness = graph.weight(f"{name}.steepness", torch.tensor(1.702 if kind == "quick_gelu" else 1.0))
     scaled = graph.op("Mul", f"{name}.scaled", [x, steepness], shape)
     gate = graph.op("Sigmoid", f"{name}.gate", [scaled], shape)
@@ -110,4 +112,5 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "quick_gelu": _quick_gelu,
+    "tanh": torch.tanh,
 }

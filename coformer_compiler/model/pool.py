@@ -12,6 +12,7 @@ from torch import nn
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.padding import Padding
 from coformer_compiler.model.spec import PoolSpec
 
 
@@ -27,21 +28,36 @@ class Pool(nn.Module):
         self.spec = spec
         self.norm = None if spec.norm is None else Norm(spec.norm)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, embed)` to `(batch, features)`."""
-        rows = self.rows(x)
-        return self.finish(rows if self.norm is None else self.norm(rows))
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, tokens, embed)` to `(batch, features)`; `mask` `(batch, tokens)` is false for padding."""
+        rows = self.rows(x, mask)
+        return self.finish(rows if self.norm is None else self.norm(rows), mask)
 
-    def rows(self, x: torch.Tensor) -> torch.Tensor:
+    def rows(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The vectors that the final norm sees, `(batch, rows, width)`: linear in the tokens."""
         if self.spec.kind == "prefix":
             return x[:, : self.spec.count]
         kept = x[:, self.spec.count :]
-        return kept if self.spec.norm_first else kept.mean(1, keepdim=True)
+        return kept if self.spec.norm_first else self._mean(kept, mask)[:, None]
 
-    def finish(self, rows: torch.Tensor) -> torch.Tensor:
+    def row_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Which of `rows` are no padding, `(batch, rows)`; None for all of them."""
+        if mask is None or (self.spec.kind == "mean" and not self.spec.norm_first):
+            return None
+        return mask[:, : self.spec.count] if self.spec.kind == "prefix" else mask[:, self.spec.count :]
+
+    def finish(self, rows: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normed rows to features."""
-        return rows.flatten(1) if self.spec.kind == "prefix" else rows.mean(1)
+        if self.spec.kind == "prefix":
+            return rows.flatten(1)
+        return self._mean(rows, mask) if self.spec.norm_first else rows.mean(1)
+
+    def _mean(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Mean over the tokens after the first `count` that are no padding, `(batch, width)`."""
+        if mask is None:
+            return tokens.mean(1)
+        real = mask[:, self.spec.count :, None].to(tokens.dtype)
+        return (tokens * real).sum(1) / real.sum(1).clamp(min=1)
 
     def take(self, channels: Sequence[int]) -> Pool:
         """The pool over the given channels alone."""
@@ -55,8 +71,8 @@ class Pool(nn.Module):
         copies = self.spec.count if self.spec.kind == "prefix" else 1
         return [copy * embed + channel for copy in range(copies) for channel in channels]
 
-    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
-        """Slice or ReduceMean around the norm; the result is `(batch, features)`."""
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
+        """Slice or mean around the norm; the result is `(batch, features)`."""
         batch, tokens, embed = shape_of(x)
         first, last = (0, self.spec.count) if self.spec.kind == "prefix" else (self.spec.count, tokens)
         if (first, last) != (0, tokens):
@@ -65,14 +81,24 @@ class Pool(nn.Module):
         if self.norm is not None and self.spec.norm_first:
             x = self.norm.lower(graph, f"{name}.norm", x)
         if self.spec.kind == "mean":
-            axes = graph.shape(f"{name}.axes", [1])
-            x = graph.op("ReduceMean", f"{name}.mean", [x, axes], (batch, embed), {"keepdims": 0})
+            x = self._lower_mean(graph, name, x, padding)
         if self.norm is not None and not self.spec.norm_first:
             x = self.norm.lower(graph, f"{name}.norm", x)
         if self.spec.kind == "mean":
             return x
         width = embed * self.spec.count
         return graph.op("Reshape", f"{name}.flat", [x, graph.shape(f"{name}.shape", [batch, width])], (batch, width))
+
+    def _lower_mean(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None) -> ir.Value:
+        batch, tokens, embed = shape_of(x)
+        axes = graph.shape(f"{name}.axes", [1])
+        if padding is None:
+            return graph.op("ReduceMean", f"{name}.mean", [x, axes], (batch, embed), {"keepdims": 0})
+        assert tokens == shape_of(padding.real)[1], "padded sequences have no prefix to leave out"
+        real = graph.op("Mul", f"{name}.real", [x, padding.real], (batch, tokens, embed))
+        total = graph.op("ReduceSum", f"{name}.sum", [real, axes], (batch, embed), {"keepdims": 0})
+        count = graph.op("ReduceSum", f"{name}.count", [padding.real, axes], (batch, 1), {"keepdims": 0})
+        return graph.op("Div", f"{name}.mean", [total, count], (batch, embed))
 
     def cost(self, tokens: int) -> Cost:
         """The norm alone."""

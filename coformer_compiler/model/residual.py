@@ -1,4 +1,4 @@
-"""One residual sub-block: `shortcut(x) + branch(norm(x))`."""
+"""One residual sub-block: `shortcut(x) + branch(norm(x))`, post-norm `shortcut(norm(x)) + branch(norm(x))`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.padding import Padding
 from coformer_compiler.model.spec import AttentionSpec, ResidualSpec
 
 Branch = Attention | Mlp
 
 
 class Residual(nn.Module):
-    """A pre-norm sub-block over `(batch, tokens, embed)`.
+    """A sub-block over `(batch, tokens, embed)`; see `ResidualSpec` for pre-norm and post-norm.
 
     The shortcut is the identity, or, in members whose stream has another basis at every norm, a small matrix that moves
     it from this sub-block's basis to the next one's.
@@ -29,8 +30,8 @@ class Residual(nn.Module):
     def __init__(self, spec: ResidualSpec) -> None:
         """Fresh weights; the shortcut matrix, if any, starts as the identity."""
         super().__init__()
-        self.layer = spec.layer
-        self.norm = Norm(spec.norm)
+        self.layer, self.post_norm = spec.layer, spec.post_norm
+        self.norm = None if spec.norm is None else Norm(spec.norm)
         self.branch: Branch = Attention(spec.branch) if isinstance(spec.branch, AttentionSpec) else Mlp(spec.branch)
         self.shortcut: nn.Linear | None = None
         if spec.shortcut:
@@ -38,33 +39,55 @@ class Residual(nn.Module):
             nn.init.eye_(self.shortcut.weight)
 
     @classmethod
-    def assemble(cls, layer: int, norm: Norm, branch: Branch, shortcut: nn.Linear | None = None) -> Residual:
+    def assemble(
+        cls,
+        layer: int,
+        norm: Norm | None,
+        branch: Branch,
+        shortcut: nn.Linear | None = None,
+        *,
+        post_norm: bool = False,
+    ) -> Residual:
         """A sub-block of finished parts."""
         with torch.device("meta"):
-            made = cls(ResidualSpec(layer, norm.spec, branch.spec))
+            made = cls(ResidualSpec(layer, None if norm is None else norm.spec, branch.spec, post_norm=post_norm))
         made.norm, made.branch, made.shortcut = norm, branch, shortcut
         return made
 
     @property
     def spec(self) -> ResidualSpec:
         """The shapes as they are now."""
-        return ResidualSpec(self.layer, self.norm.spec, self.branch.spec, self.shortcut is not None)
+        norm = None if self.norm is None else self.norm.spec
+        return ResidualSpec(self.layer, norm, self.branch.spec, self.shortcut is not None, self.post_norm)
 
     @property
     def kind(self) -> str:
         """Which branch this is: "attention" or "mlp"."""
         return self.spec.kind
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, embed)` to the same, or to the branch's output width."""
-        written: torch.Tensor = self.branch(self.norm(x))
-        return self.skip(x) + written
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, tokens, embed)` to the same, or to the branch's output width.
 
-    def skip(self, x: torch.Tensor) -> torch.Tensor:
+        `mask` `(batch, tokens)` is false for padding.
+        """
+        normed = self.normed(x)
+        written: torch.Tensor = self.branch(normed, mask)
+        return self.skip(x, normed) + written
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """What the branch reads."""
+        return x if self.norm is None else self.norm(x)
+
+    def carried(self, x: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+        """What the shortcut starts from: the stream, or in post-norm models the normed stream."""
+        return normed if self.post_norm else x
+
+    def skip(self, x: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
         """The shortcut alone."""
+        carried = self.carried(x, normed)
         if self.shortcut is None:
-            return x
-        moved: torch.Tensor = self.shortcut(x)
+            return carried
+        moved: torch.Tensor = self.shortcut(carried)
         return moved
 
     def take(self, units: Sequence[int], channels: Sequence[int]) -> Residual:
@@ -75,17 +98,22 @@ class Residual(nn.Module):
         """
         if self.shortcut is not None:
             raise ValueError(f"layer {self.layer} has a shortcut matrix and no channels to select")
-        return Residual.assemble(self.layer, self.norm.take(channels), self.branch.take(units, channels, channels))
+        norm = None if self.norm is None else self.norm.take(channels)
+        branch = self.branch.take(units, channels, channels)
+        return Residual.assemble(self.layer, norm, branch, post_norm=self.post_norm)
 
-    def lower(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+    def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """Norm, branch and the sum with the shortcut."""
-        branch = self.branch.lower(graph, name, self.norm.lower(graph, f"{name}.norm", x))
-        skip = x if self.shortcut is None else graph.linear(f"{name}.shortcut", x, self.shortcut.weight, None)
+        normed = x if self.norm is None else self.norm.lower(graph, f"{name}.norm", x)
+        branch = self.branch.lower(graph, name, normed, padding)
+        skip = normed if self.post_norm else x
+        if self.shortcut is not None:
+            skip = graph.linear(f"{name}.shortcut", skip, self.shortcut.weight, None)
         return graph.op("Add", f"{name}.residual", [skip, branch], shape_of(branch))
 
     def cost(self, tokens: int) -> Cost:
         """Norm, branch and shortcut; the stream stays alive beside the branch for the sum."""
-        total = self.norm.cost(tokens) + self.branch.cost(tokens)
+        total = self.branch.cost(tokens) if self.norm is None else self.norm.cost(tokens) + self.branch.cost(tokens)
         total = replace(total, peak_elements=total.peak_elements + tokens * self.branch.spec.embed)
         if self.shortcut is not None:
             total += linear_cost(tokens, self.shortcut.in_features, self.shortcut.out_features, bias=False)

@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 NormKind = Literal["layer", "rms"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The one tensor that travels to every member: name, dtype as numpy calls it, shape without the batch axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,22 @@ class MlpSpec:
 
 @dataclass(frozen=True)
 class ResidualSpec:
-    """One residual sub-block of the teacher's layer `layer`; `shortcut` means a matrix in place of the identity."""
+    """One residual sub-block of the teacher's layer `layer`.
+
+    Attributes:
+        layer: see above.
+        norm: in front of the branch, or none.
+        branch: what is added.
+        shortcut: a matrix in place of the identity.
+        post_norm: the shortcut starts behind the norm, `n + branch(n)` with `n = norm(x)`. A chain of these is a
+            post-norm transformer (BERT) seen from sum to sum: its norm after a sum is the next sub-block's norm.
+    """
 
     layer: int
-    norm: NormSpec
+    norm: NormSpec | None
     branch: AttentionSpec | MlpSpec
     shortcut: bool = False
+    post_norm: bool = False
 
     @property
     def kind(self) -> Literal["attention", "mlp"]:
@@ -74,7 +93,7 @@ class ResidualSpec:
 
 
 @dataclass(frozen=True)
-class StemSpec:
+class PatchStemSpec:
     """Pixels to tokens: patch embedding, prefix tokens, positions; optionally a norm and a linear behind it.
 
     Attributes:
@@ -110,13 +129,60 @@ class StemSpec:
         """Width of the stream that leaves the stem."""
         return self.embed if self.mix is None else self.mix
 
+    @property
+    def input(self) -> InputSpec:
+        """Pixels `(channels, height, width)`."""
+        return InputSpec("pixels", "uint8", (self.channels, *self.image_size))
+
+
+@dataclass(frozen=True)
+class TokenStemSpec:
+    """Token numbers to tokens: word, position and type embeddings; optionally a norm and a linear behind them.
+
+    Attributes:
+        length: tokens in a sequence; shorter ones are filled up with `pad`.
+        vocabulary: number of words.
+        pad: the word that stands for no token.
+        embed: width of the embedding (before `mix`).
+        types: token types that the input tells apart in a second row (2 for pairs of texts); 1 for no such row.
+        norm: norm over the tokens, or none.
+        mix: width after a linear behind the norm (ELECTRA's projection), or none where there is no such linear.
+    """
+
+    length: int
+    vocabulary: int
+    pad: int
+    embed: int
+    types: int = 1
+    norm: NormSpec | None = None
+    mix: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence."""
+        return self.length
+
+    @property
+    def out(self) -> int:
+        """Width of the stream that leaves the stem."""
+        return self.embed if self.mix is None else self.mix
+
+    @property
+    def input(self) -> InputSpec:
+        """Token numbers `(length,)`, or `(2, length)` with the types in the second row."""
+        return InputSpec("ids", "int32", (self.length,) if self.types == 1 else (2, self.length))
+
+
+StemSpec = PatchStemSpec | TokenStemSpec
+
 
 @dataclass(frozen=True)
 class PoolSpec:
     """Stream to features.
 
     Attributes:
-        kind: "prefix" takes the first `count` tokens side by side; "mean" averages all tokens from `count` on.
+        kind: "prefix" takes the first `count` tokens side by side; "mean" averages all tokens from `count` on, without
+            padding.
         count: see `kind`.
         norm: the final norm, or none.
         norm_first: whether the norm runs over tokens before pooling (else over the pooled vector).
@@ -129,13 +195,40 @@ class PoolSpec:
 
 
 @dataclass(frozen=True)
+class HeadSpec:
+    """Features to answers.
+
+    Attributes:
+        classes: number of outputs.
+        hidden: width of a pooler, that is a linear and an activation in front of the last linear; none without one.
+        activation: the pooler's.
+        normalise: divide the answer by its length, as sentence embeddings are.
+    """
+
+    classes: int
+    hidden: int | None = None
+    activation: Activation = "tanh"
+    normalise: bool = False
+
+
+@dataclass(frozen=True)
 class TransformerSpec:
-    """A whole model: stem, residual sub-blocks, pool, and a linear head with `classes` outputs."""
+    """A whole model: stem, residual sub-blocks, pool and head."""
 
     stem: StemSpec
     blocks: tuple[ResidualSpec, ...]
     pool: PoolSpec
-    classes: int
+    head: HeadSpec
+
+    @property
+    def classes(self) -> int:
+        """Number of the head's outputs."""
+        return self.head.classes
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether shortcuts start behind norms, so that every basis of the stream needs a matrix to the next."""
+        return any(block.post_norm for block in self.blocks)
 
     @property
     def embed(self) -> int:
@@ -159,13 +252,19 @@ class TransformerSpec:
 
 def spec_from_json(data: dict[str, Any]) -> TransformerSpec:
     """The inverse of `TransformerSpec.to_json`; raises KeyError or TypeError on anything else."""
-    stem, pool = dict(data["stem"]), dict(data["pool"])
-    for key in ("image_size", "patch_size"):
-        stem[key] = tuple(stem[key])
-    stem["norm"] = _norm(stem["norm"])
+    pool = dict(data["pool"])
     pool["norm"] = _norm(pool["norm"])
     blocks = tuple(_block(block) for block in data["blocks"])
-    return TransformerSpec(StemSpec(**stem), blocks, PoolSpec(**pool), int(data["classes"]))
+    return TransformerSpec(_stem(data["stem"]), blocks, PoolSpec(**pool), HeadSpec(**data["head"]))
+
+
+def _stem(data: dict[str, Any]) -> StemSpec:
+    stem = {**data, "norm": _norm(data["norm"])}
+    if "vocabulary" in stem:
+        return TokenStemSpec(**stem)
+    for key in ("image_size", "patch_size"):
+        stem[key] = tuple(stem[key])
+    return PatchStemSpec(**stem)
 
 
 def _norm(data: dict[str, Any] | None) -> NormSpec | None:
@@ -174,7 +273,10 @@ def _norm(data: dict[str, Any] | None) -> NormSpec | None:
 
 def _block(data: dict[str, Any]) -> ResidualSpec:
     branch = dict(data["branch"])
+    made: AttentionSpec | MlpSpec
     if "heads" in branch:
         branch["query_norm"] = _norm(branch["query_norm"])
-        return ResidualSpec(data["layer"], NormSpec(**data["norm"]), AttentionSpec(**branch), data["shortcut"])
-    return ResidualSpec(data["layer"], NormSpec(**data["norm"]), MlpSpec(**branch), data["shortcut"])
+        made = AttentionSpec(**branch)
+    else:
+        made = MlpSpec(**branch)
+    return ResidualSpec(data["layer"], _norm(data["norm"]), made, data["shortcut"], data["post_norm"])

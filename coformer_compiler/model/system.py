@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from coformer_compiler.model.aggregator import Aggregator
 from coformer_compiler.model.checkpoint import load_transformer, save_transformer
+from coformer_compiler.model.head import Head
+from coformer_compiler.model.spec import HeadSpec
 from coformer_compiler.model.transformer import Transformer
 
 AGGREGATOR = "aggregator.safetensors"
@@ -25,9 +26,9 @@ class System:
     aggregator: Aggregator
 
     @torch.no_grad()
-    def features(self, pixels: torch.Tensor) -> dict[int, torch.Tensor]:
+    def features(self, inputs: torch.Tensor) -> dict[int, torch.Tensor]:
         """Every member's features `{n: (batch, d_n)}`."""
-        return {n: member.features(pixels) for n, member in enumerate(self.members)}
+        return {n: member.features(inputs) for n, member in enumerate(self.members)}
 
 
 def save_system(folder: Path, members: Sequence[Transformer], aggregator: Aggregator) -> None:
@@ -37,8 +38,12 @@ def save_system(folder: Path, members: Sequence[Transformer], aggregator: Aggreg
     for n, member in enumerate(members):
         save_transformer(folder / f"member-{n}.safetensors", member)
     tensors = {name: tensor.detach().contiguous() for name, tensor in sorted(aggregator.state_dict().items())}
-    header = {"widths": list(aggregator.widths), "subsets": [list(subset) for subset in aggregator.subsets]}
-    save_file(tensors, folder / AGGREGATOR, {"coformer": json.dumps(header)})
+    header = {
+        "widths": list(aggregator.widths),
+        "subsets": [list(subset) for subset in aggregator.subsets],
+        "head": asdict(aggregator.head.spec),
+    }
+    save_file(tensors, folder / AGGREGATOR, {"coformer": json.dumps(header, sort_keys=True)})
 
 
 def load_system(folder: Path) -> System:
@@ -49,7 +54,8 @@ def load_system(folder: Path) -> System:
     with safe_open(folder / AGGREGATOR, framework="pt") as file:
         header = json.loads((file.metadata() or {})["coformer"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    head = nn.Linear(tensors["head.weight"].shape[1], tensors["head.weight"].shape[0])
+    spec = HeadSpec(**header["head"])
+    head = Head(tensors["head.linear.weight" if spec.hidden is None else "head.pooler.weight"].shape[1], spec)
     aggregator = Aggregator(header["widths"], head, [tuple(subset) for subset in header["subsets"]])
     aggregator.load_state_dict(tensors)
     return System(tuple(load_transformer(path) for path in paths), aggregator.eval())

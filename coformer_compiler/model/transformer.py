@@ -9,13 +9,13 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.graph import GraphWriter
-from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.head import Head
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.spec import TransformerSpec
-from coformer_compiler.model.stem import Stem
+from coformer_compiler.model.stem import Stem, stem_from_spec
 
 FEATURES_NAME = "features"
 LOGITS_NAME = "logits"
@@ -41,18 +41,18 @@ class Selection:
 
 
 class Transformer(nn.Module):
-    """Pixels `(batch, channels, height, width)` to logits `(batch, classes)` by way of features `(batch, features)`."""
+    """Inputs `(batch, *spec.stem.input.shape)` to logits `(batch, classes)` by way of features `(batch, features)`."""
 
     def __init__(self, spec: TransformerSpec) -> None:
         """Fresh weights of the spec's shapes."""
         super().__init__()
-        self.stem = Stem(spec.stem)
+        self.stem: Stem = stem_from_spec(spec.stem)
         self.blocks = nn.ModuleList(Residual(block) for block in spec.blocks)
         self.pool = Pool(spec.pool)
-        self.head = nn.Linear(spec.features, spec.classes)
+        self.head = Head(spec.features, spec.head)
 
     @classmethod
-    def assemble(cls, stem: Stem, blocks: Sequence[Residual], pool: Pool, head: nn.Linear) -> Transformer:
+    def assemble(cls, stem: Stem, blocks: Sequence[Residual], pool: Pool, head: Head) -> Transformer:
         """A model from finished parts."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -63,24 +63,30 @@ class Transformer(nn.Module):
     def spec(self) -> TransformerSpec:
         """The shapes as they are now."""
         blocks = tuple(block.spec for block in self.residuals)
-        return TransformerSpec(self.stem.spec, blocks, self.pool.spec, self.head.out_features)
+        return TransformerSpec(self.stem.spec, blocks, self.pool.spec, self.head.spec)
 
     @property
     def residuals(self) -> list[Residual]:
         """The sub-blocks, typed."""
         return [block for block in self.blocks if isinstance(block, Residual)]
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.linear.weight.device
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, classes)`."""
-        logits: torch.Tensor = self.head(self.features(pixels))
+        logits: torch.Tensor = self.head(self.features(inputs))
         return logits
 
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Pooled features `(batch, features)`: what a member sends."""
-        x = self.stem(pixels)
+        mask = self.stem.mask(inputs)
+        x = self.stem(inputs)
         for block in self.blocks:
-            x = block(x)
-        features: torch.Tensor = self.pool(x)
+            x = block(x, mask)
+        features: torch.Tensor = self.pool(x, mask)
         return features
 
     def take(self, selection: Selection) -> Transformer:
@@ -95,28 +101,24 @@ class Transformer(nn.Module):
             if units is not None:
                 blocks.append(block.take(units, channels))
         columns = self.pool.feature_columns(channels, self.spec.embed)
-        return Transformer.assemble(
-            self.stem.take(channels), blocks, self.pool.take(channels), take_linear(self.head, None, columns)
-        )
+        return Transformer.assemble(self.stem.take(channels), blocks, self.pool.take(channels), self.head.take(columns))
 
     def lower(self, name: str, *, with_head: bool = False) -> ir.Model:
-        """The ONNX model from `pixels` to `features` for a batch of one, or to `logits` with the head."""
+        """The ONNX model from the stem's input to `features` for a batch of one, or to `logits` with the head."""
         graph = GraphWriter()
-        x = self.stem.lower(graph, "stem")
+        x, padding = self.stem.lower(graph, "stem")
         for block in self.residuals:
-            x = block.lower(graph, f"layers.{block.layer}.{block.kind}", x)
-        x = self.pool.lower(graph, "pool", x)
+            x = block.lower(graph, f"layers.{block.layer}.{block.kind}", x, padding)
+        x = self.pool.lower(graph, "pool", x, padding)
         if with_head:
-            return graph.model(name, graph.linear("head", x, self.head.weight, self.head.bias), LOGITS_NAME)
+            return graph.model(name, self.head.lower(graph, "head", x), LOGITS_NAME)
         return graph.model(name, x, FEATURES_NAME)
 
     def cost(self, *, with_head: bool = False) -> Cost:
-        """Cost of one forward pass of one image; a member leaves the head to the aggregator."""
+        """Cost of one forward pass of one sample; a member leaves the head to the aggregator."""
         tokens = self.stem.spec.tokens
         total = self.stem.cost()
         for block in self.residuals:
             total += block.cost(tokens)
         total += self.pool.cost(tokens)
-        if with_head:
-            total += linear_cost(1, self.head.in_features, self.head.out_features)
-        return total
+        return total + self.head.cost() if with_head else total

@@ -15,8 +15,8 @@ BATCH = 128
 def batches_of(
     split: Split, device: torch.device | str = "cpu", batch: int = BATCH
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(pixels `(batch, channels, height, width)` uint8, labels `(batch,)` int64), in order."""
+    """(inputs `(batch, …)`, labels `(batch,)` int64), in order."""
     for first in range(0, len(split), batch):
         part = slice(first, first + batch)
-        pixels = torch.from_numpy(np.ascontiguousarray(split.images[part]))
-        yield pixels.to(device), torch.from_numpy(np.ascontiguousarray(split.labels[part])).to(device)
+        inputs = torch.from_numpy(np.ascontiguousarray(split.inputs[part]))
+        yield inputs.to(device), torch.from_numpy(np.ascontiguousarray(split.labels[part])).to(device)

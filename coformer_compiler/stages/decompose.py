@@ -99,7 +99,7 @@ def _search(
         teacher,
         statistics,
         config.devices,
-        Split(data.calibration.images[: budget.samples], data.calibration.labels[: budget.samples]),
+        Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples]),
         data.validation,
         basis="global" if section.basis == "global" else "per-norm",
         network=Network(config.network.mbps, config.network.rtt_ms),

@@ -81,8 +81,8 @@ def system_accuracy(system: System, split: Split, device: torch.device) -> Syste
     members, aggregator = [member.to(device) for member in system.members], system.aggregator.to(device)
     right_alone = [0] * len(members)
     right = dict.fromkeys(aggregator.subsets, 0)
-    for pixels, labels in batches_of(split, device):
-        features = [member.features(pixels) for member in members]
+    for inputs, labels in batches_of(split, device):
+        features = [member.features(inputs) for member in members]
         for n, member in enumerate(members):
             right_alone[n] += int((member.head(features[n]).argmax(-1) == labels).sum())
         for subset in aggregator.subsets:
@@ -96,5 +96,5 @@ def system_accuracy(system: System, split: Split, device: torch.device) -> Syste
 
 
 def _share(answer: Callable[[torch.Tensor], torch.Tensor], split: Split, device: torch.device) -> float:
-    right = sum(int((answer(pixels).argmax(-1) == labels).sum()) for pixels, labels in batches_of(split, device))
+    right = sum(int((answer(inputs).argmax(-1) == labels).sum()) for inputs, labels in batches_of(split, device))
     return right / len(split)

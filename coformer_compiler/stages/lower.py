@@ -16,7 +16,6 @@ from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.device import Device
 from coformer_compiler.model.aggregator import subset_name
-from coformer_compiler.model.stem import INPUT_NAME
 from coformer_compiler.model.system import System, load_system
 from coformer_compiler.model.transformer import FEATURES_NAME, Transformer
 from coformer_passes.graph_files import save_graph
@@ -44,12 +43,12 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
 
     def make(folder: Path, _work: Path) -> None:
         loaded = load_system(system.path)
-        pixels = torch.from_numpy(np.ascontiguousarray(data.test.images[:GOLDEN_CASES]))
-        features = loaded.features(pixels)
+        inputs = torch.from_numpy(np.ascontiguousarray(data.test.inputs[:GOLDEN_CASES]))
+        features = loaded.features(inputs)
         with store.progress.stage("graphs", total=len(config.devices), unit="member") as stage:
             for n, device in enumerate(config.devices):
                 place = folder / device.name
-                _write_member(place, loaded.members[n], device.target, pixels, features[n])
+                _write_member(place, loaded.members[n], device.target, inputs, features[n])
                 if n == config.central:
                     _write_aggregators(place, loaded, device, features)
                 stage.advance()
@@ -58,16 +57,17 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
 
 
 def _write_member(
-    place: Path, member: Transformer, target: Target, pixels: torch.Tensor, features: torch.Tensor
+    place: Path, member: Transformer, target: Target, inputs: torch.Tensor, features: torch.Tensor
 ) -> None:
     (place / "golden").mkdir(parents=True)
-    np.save(place / GOLDEN_INPUT, pixels.numpy(), allow_pickle=False)
+    np.save(place / GOLDEN_INPUT, inputs.numpy(), allow_pickle=False)
     np.save(place / GOLDEN_OUTPUT, features.numpy(), allow_pickle=False)
-    model = legal_graph(member, target, pixels.numpy())
+    model = legal_graph(member, target, inputs.numpy())
     save_graph(model, place / MEMBER)
-    verify_graph(place / MEMBER, {INPUT_NAME: pixels.numpy()}, FEATURES_NAME, features.numpy())
+    verify_graph(place / MEMBER, {member.spec.stem.input.name: inputs.numpy()}, FEATURES_NAME, features.numpy())
     engine = engine_from_onnx(target, place / MEMBER)
     facts = {"kind": engine.kind, "version": engine.version, "precision": engine.precision}
+    facts["input"] = member.spec.stem.input.name
     (place / ENGINE).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
     if target.engine == "tensorrt":
         recipe = json.dumps(recipe_for(target, place / MEMBER), indent=2, sort_keys=True) + "\n"
@@ -91,9 +91,9 @@ def aggregator_file(subset: Sequence[int]) -> str:
     return f"aggregators/{subset_name(subset)}.onnx"
 
 
-def legal_graph(member: Transformer, target: Target, pixels: np.ndarray) -> ir.Model:
-    """The member's graph, legal for the target; `pixels` `(cases, channels, height, width)` prove every pass."""
-    return legalise(member.lower("member"), target, {INPUT_NAME: pixels})
+def legal_graph(member: Transformer, target: Target, inputs: np.ndarray) -> ir.Model:
+    """The member's graph, legal for the target; `inputs` `(cases, …)` prove every pass."""
+    return legalise(member.lower("member"), target, {member.spec.stem.input.name: inputs})
 
 
 def verify_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, wanted: np.ndarray) -> None:
@@ -125,7 +125,7 @@ def run_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str) -> np.n
     """
     import onnxruntime
 
-    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+    types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         feeds = {value.name: inputs[value.name].astype(types[value.type]) for value in session.get_inputs()}

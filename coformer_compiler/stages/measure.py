@@ -16,7 +16,6 @@ import numpy as np
 
 from coformer_compiler.artifact import Artifact, Store
 from coformer_compiler.config import BuildConfig
-from coformer_compiler.model.stem import INPUT_NAME
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.stages.lower import GOLDEN_INPUT, MEMBER
 from coformer_passes.graph_files import save_graph
@@ -53,20 +52,20 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
 
     def make(folder: Path, work: Path) -> None:
         bundles = parents[1].path
-        pixels = np.load(bundles / config.devices[0].name / GOLDEN_INPUT)[:1]
+        inputs = np.load(bundles / config.devices[0].name / GOLDEN_INPUT)[:1]
         runs_here = [device.target.engine == HOST_ENGINE for device in config.devices]
         graph = work / "teacher.onnx"
         host = next((d.target for d in config.devices if d.target.engine == HOST_ENGINE), None)
         lowered = teacher.lower("teacher", with_head=True)
-        save_graph(lowered if host is None else legalise(lowered, host, {INPUT_NAME: pixels}), graph)
+        save_graph(lowered if host is None else legalise(lowered, host, {teacher.spec.stem.input.name: inputs}), graph)
         members = [
-            engine_latency(bundles / device.name / MEMBER, pixels) if here else None
+            engine_latency(bundles / device.name / MEMBER, inputs) if here else None
             for device, here in zip(config.devices, runs_here, strict=True)
         ]
         aggregated, timeline = (None, None)
         if all(runs_here):
-            aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], pixels)
-        result = Latencies(engine_latency(graph, pixels), tuple(members), aggregated, timeline)
+            aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], inputs)
+        result = Latencies(engine_latency(graph, inputs), tuple(members), aggregated, timeline)
         text = json.dumps(asdict(result) | {"timeline": None if timeline is None else timeline._asdict()})
         (folder / RESULT).write_text(text, encoding="utf-8")
 
@@ -86,16 +85,16 @@ def latencies_of(artifact: Artifact) -> Latencies:
     return Latencies(teacher, tuple(figures(each) for each in data["members"]), figures(data["aggregated"]), timeline)
 
 
-def cluster_latency(bundles: Sequence[Path], pixels: np.ndarray) -> tuple[Milliseconds, Phases]:
+def cluster_latency(bundles: Sequence[Path], inputs: np.ndarray) -> tuple[Milliseconds, Phases]:
     """Whole requests through a cluster of local processes: (latency, phases of the median request)."""
     with LocalCluster([str(bundle) for bundle in bundles], deadline_ms=5000) as cluster, cluster.client() as client:
         phases: list[Phases] = []
-        timed = _timed(lambda: phases.append(client.infer(pixels).phases))
+        timed = _timed(lambda: phases.append(client.infer(inputs).phases))
     phases = sorted(phases[WARM_UP:], key=lambda each: each.total_ms)
     return timed, phases[len(phases) // 2]
 
 
-def engine_latency(graph: Path, pixels: np.ndarray) -> Milliseconds:
+def engine_latency(graph: Path, inputs: np.ndarray) -> Milliseconds:
     """One graph file in ONNX Runtime with one thread, on a batch of one."""
     import onnxruntime
 
@@ -103,7 +102,7 @@ def engine_latency(graph: Path, pixels: np.ndarray) -> Milliseconds:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     wanted = session.get_inputs()[0]
-    feed = {wanted.name: pixels if wanted.type == "tensor(uint8)" else pixels.astype(np.float32)}
+    feed = {wanted.name: inputs.astype(np.float32) if wanted.type == "tensor(float)" else inputs}
     return _timed(lambda: session.run(None, feed))
 
 

@@ -14,7 +14,6 @@ from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.policy import Policy
 from coformer_compiler.model.aggregator import subset_name, subsets_of
-from coformer_compiler.model.stem import INPUT_NAME
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
 from coformer_compiler.stages.evaluate import SystemAccuracy, accuracies_of
 from coformer_compiler.stages.lower import (
@@ -81,7 +80,7 @@ def _manifest(
     accuracy: SystemAccuracy,
 ) -> Manifest:
     device = config.devices[n]
-    pixels, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
+    inputs, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
     central = n == config.central
     aggregators = [
         AggregatorSpec(tuple(subset), aggregator_file(subset), accuracy.subsets[subset_name(subset)])
@@ -97,7 +96,7 @@ def _manifest(
         members=tuple(each.name for each in config.devices),
         central=config.devices[config.central].name,
         engine=EngineSpec(facts["kind"], facts["version"], MEMBER, facts["precision"], recipe),
-        input=TensorSpec(INPUT_NAME, "uint8", (1, *pixels.shape[1:])),
+        input=TensorSpec(facts["input"], inputs.dtype.name, (1, *inputs.shape[1:])),
         output=TensorSpec(FEATURES_NAME, "float32", (1, *features.shape[1:])),
         answer=AnswerSpec(LOGITS_NAME, "float32", (1, len(data.class_names)), tuple(data.class_names)),
         golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, TOLERANCE, GOLDEN_ANSWER if central else None),

@@ -7,6 +7,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from coformer_compiler import __version__
 from coformer_compiler.artifact import Artifact, versions
 from coformer_compiler.booster.history import History
@@ -14,6 +16,7 @@ from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.model.spec import InputSpec
 from coformer_compiler.model.system import load_system
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.report import schema
@@ -114,9 +117,7 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
                 cost.params,
                 (bundle / MEMBER).stat().st_size if built else None,
                 0 if device.central else 4 * member.spec.features,
-                0
-                if device.central
-                else member.stem.spec.channels * member.stem.spec.image_size[0] * member.stem.spec.image_size[1],
+                0 if device.central else _bytes_of(member.stem.spec.input),
                 int(memory_mb(cost, device.target, device.target.precisions[0]) * 1e6),
             )
         )
@@ -126,6 +127,10 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
         tuple(members),
         schema.ModelCost(aggregator.flops, aggregator.params),
     )
+
+
+def _bytes_of(tensor: InputSpec) -> int:
+    return np.dtype(tensor.dtype).itemsize * int(np.prod(tensor.shape))
 
 
 def _timing(figures: Milliseconds | None) -> schema.Timing | None:

@@ -65,7 +65,7 @@ def transplant_members(
         teacher.to(device)
         candidates = [
             _candidate(teacher, statistics_of(parents[1]), policy, data, basis, store.progress)
-            for basis in _bases(section)
+            for basis in _bases(section, teacher)
         ]
         best = min(candidates, key=lambda candidate: candidate.loss)
         teacher.cpu()
@@ -87,11 +87,11 @@ def transplant_result(artifact: Artifact) -> tuple[str | None, list[Match], dict
     return result["basis"], [Match(**match) for match in result["matches"]], result["losses"]
 
 
-def _bases(section: PolicySection) -> list[BasisKind | None]:
+def _bases(section: PolicySection, teacher: Transformer) -> list[BasisKind | None]:
     if section.method == "index":
         return [None]
     if section.basis == "auto":
-        return ["global", "per-norm"]
+        return ["per-norm"] if teacher.spec.post_norm else ["global", "per-norm"]
     return [section.basis]
 
 
@@ -104,17 +104,17 @@ def _candidate(
     basis: BasisKind | None,
     progress: Progress,
 ) -> Candidate:
-    device = teacher.head.weight.device
+    device = teacher.device
     matches: list[Match] = []
     priors: list[torch.Tensor] | None = None
     if basis is None:
         members = [teacher.take(selection_of(member)) for member in policy.members]
     else:
-        pixels = torch.from_numpy(np.ascontiguousarray(data.calibration.images))
+        inputs = torch.from_numpy(np.ascontiguousarray(data.calibration.inputs))
         with progress.stage(f"{basis} basis", total=len(teacher.residuals), unit="sub-block") as stage:
-            made = transplant(teacher, statistics, policy.members, pixels, basis=basis, advance=stage.advance)
+            made = transplant(teacher, statistics, policy.members, inputs, basis=basis, advance=stage.advance)
         members, matches, priors = made.members, made.matches, made.priors
-    lessons = [(pixels, teacher.features(pixels)) for pixels, _ in batches_of(data.calibration, device)]
+    lessons = [(inputs, teacher.features(inputs)) for inputs, _ in batches_of(data.calibration, device)]
     aggregator = fit_readouts(members, teacher.head, lessons, priors)
     loss = system_loss(members, aggregator, data.validation, device)
     return Candidate(basis, members, aggregator, matches, loss)
@@ -134,7 +134,7 @@ def selection_of(member: MemberPolicy) -> Selection:
 def system_loss(members: Sequence[Transformer], aggregator: Aggregator, split: Split, device: torch.device) -> float:
     """Mean cross-entropy of the aggregated system with the labels, in nats."""
     total = 0.0
-    for pixels, labels in batches_of(split, device):
-        logits = aggregator({n: member.features(pixels) for n, member in enumerate(members)})
+    for inputs, labels in batches_of(split, device):
+        logits = aggregator({n: member.features(inputs) for n, member in enumerate(members)})
         total += float(F.cross_entropy(logits, labels, reduction="sum"))
     return total / len(split)

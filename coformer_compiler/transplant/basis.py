@@ -49,6 +49,11 @@ def eigenbasis(moment: torch.Tensor, kind: NormKind) -> torch.Tensor:
     return vectors.flip(1)
 
 
+def kind_of(norm: Norm | None) -> NormKind:
+    """What a basis at a norm has to respect; where there is no norm, as little as for RMSNorm."""
+    return "rms" if norm is None else norm.spec.kind
+
+
 def basis_of_width(vectors: torch.Tensor, width: int, kind: NormKind) -> Basis:
     """The leading part of an eigenbasis as seen by a member of the given width; every width comes from the same basis.
 
@@ -74,12 +79,12 @@ def zero_sum_basis(width: int) -> torch.Tensor:
     return made
 
 
-def bases_at(points: Sequence[torch.Tensor], kind: NormKind, basis: BasisKind) -> list[torch.Tensor]:
-    """Eigenbases for a list of second moments: one each, or the same one for all of them."""
+def bases_at(points: Sequence[torch.Tensor], kinds: Sequence[NormKind], basis: BasisKind) -> list[torch.Tensor]:
+    """Eigenbases for a list of second moments at norms of these kinds: one each, or the same one for all of them."""
     if basis == "per-norm":
-        return [eigenbasis(moment, kind) for moment in points]
+        return [eigenbasis(moment, kind) for moment, kind in zip(points, kinds, strict=True)]
     mean = torch.stack([moment / moment.diagonal().sum() for moment in points]).mean(0)
-    return [eigenbasis(mean, kind)] * len(points)
+    return [eigenbasis(mean, "layer" if "layer" in kinds else "rms")] * len(points)
 
 
 def plain_normed(norm: Norm | None, x: torch.Tensor) -> torch.Tensor:
@@ -96,3 +101,10 @@ def gain_of(norm: Norm | None, width: int) -> torch.Tensor:
     if norm is None or norm.weight is None:
         return torch.ones(width, dtype=torch.float64)
     return norm.weight.detach().double()
+
+
+def shift_of(norm: Norm | None, width: int) -> torch.Tensor:
+    """The norm's bias in float64, zeros where it has none."""
+    if norm is None or norm.bias is None:
+        return torch.zeros(width, dtype=torch.float64)
+    return norm.bias.detach().double()

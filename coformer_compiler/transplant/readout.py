@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
 
 from coformer_compiler.model.aggregator import Aggregator
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.head import Head
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.regression import SplitGram, ridge
 
@@ -16,7 +15,7 @@ from coformer_compiler.transplant.regression import SplitGram, ridge
 @torch.no_grad()
 def fit_readouts(
     members: Sequence[Transformer],
-    head: nn.Linear,
+    head: Head,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     priors: Sequence[torch.Tensor] | None = None,
 ) -> Aggregator:
@@ -27,17 +26,17 @@ def fit_readouts(
     Args:
         members: models whose `features` are final; their `head` is replaced.
         head: the teacher's head.
-        batches: (pixels `(batch, channels, height, width)`, teacher features `(batch, features)`).
+        batches: (inputs of the members, teacher features `(batch, features)`).
         priors: per member, `(teacher features, member features)` to pull the fits towards: what a fresh transplant
             knows of its own basis. A subset's prior is the mean over its members.
     """
     widths = [member.spec.features for member in members]
-    device = head.weight.device
-    gram = SplitGram(sum(widths), head.in_features, device)
+    device = head.linear.weight.device
+    gram = SplitGram(sum(widths), head.features, device)
     first = 0
-    for pixels, wanted in batches:
-        gram.add(torch.cat([member.features(pixels) for member in members], 1), wanted, first)
-        first += len(pixels)
+    for inputs, wanted in batches:
+        gram.add(torch.cat([member.features(inputs) for member in members], 1), wanted, first)
+        first += len(inputs)
     aggregator = Aggregator(widths, head).to(device)
     for subset in aggregator.subsets:
         prior = None if priors is None else torch.cat([priors[n] for n in subset], 1) / len(subset)
@@ -46,12 +45,5 @@ def fit_readouts(
         aggregator.mixer(subset).bias.copy_(fit.bias)
     for n, member in enumerate(members):
         fit = ridge(gram.select(aggregator.columns((n,))), None if priors is None else priors[n])
-        member.head = folded_head(head, fit.weight, fit.bias)
+        member.head = head.after(fit.weight, fit.bias)
     return aggregator
-
-
-def folded_head(head: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    """`head(weight · x + bias)` as one linear."""
-    outer = head.weight.double()
-    made = linear_from(outer @ weight, outer @ bias + head.bias.double())
-    return made.to(head.weight.device)

@@ -88,11 +88,12 @@ class SplitGram:
             x: `(batch, …, inputs)`.
             y: `(batch, …, outputs)`.
             first: number of the first sample.
-            weights: of the axes between, `(…)`; one where None.
+            weights: of the axes between, `(…)`, or of these in every sample, `(batch, …)`; one where None.
         """
         out = held_out_mask(first, len(x)).to(x.device)
-        self.held_out.add(x[out], y[out], weights)
-        self.fit.add(x[~out], y[~out], weights)
+        by_sample = weights is not None and weights.ndim == x.ndim - 1
+        for gram, part in ((self.held_out, out), (self.fit, ~out)):
+            gram.add(x[part], y[part], weights[part] if weights is not None and by_sample else weights)
 
     def select(self, columns: Sequence[int]) -> SplitGram:
         """Both Grams with only the given input columns."""

@@ -29,7 +29,8 @@ class Statistics:
 
     Attributes:
         moments: one float64 `(d, d)` per sub-block, then one for the final norm: second moment of the plainly normed
-            stream. Where the stem has a norm of its own, its input's moment comes first in `stem_moment`.
+            stream; padding counts neither here nor below. Where the stem has a norm of its own, its input's moment
+            comes first in `stem_moment`.
         stem_moment: see above, or None.
         scores: per sub-block, the importance of each unit (head or neuron), `(units,)`.
         token_weights: per sub-block, how much the loss depends on each token of the stream there, `(tokens,)` with mean
@@ -50,43 +51,50 @@ class Statistics:
 def statistics_from_batches(
     teacher: Transformer, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], importance: str = "activation"
 ) -> Statistics:
-    """Run the teacher once over `(pixels, labels)` batches.
+    """Run the teacher once over `(inputs, labels)` batches.
 
     Args:
         teacher: the model.
-        batches: pixels `(batch, channels, height, width)` uint8 and labels `(batch,)` int64.
+        batches: inputs of the stem and labels `(batch,)` int64.
         importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed
             activation times output weights, exactly, from the unit's covariance); "taylor" by the sum over samples
             of |Σ activation × gradient of the loss|, which needs a backward pass.
     """
-    embed, device = teacher.spec.embed, teacher.head.weight.device
+    embed, device = teacher.spec.embed, teacher.device
     moments = [_Moment(embed, device) for _ in range(len(teacher.residuals) + 1)]
-    stem = _Moment(embed, device) if teacher.stem.norm is not None else None
+    stem = _Moment(teacher.stem.spec.embed, device) if teacher.stem.norm is not None else None
     spreads = [_UnitSpread(block, device) for block in teacher.residuals]
     gradients = _Gradients(teacher)
     turned, rows = torch.zeros(len(teacher.spec.layers), dtype=torch.float64, device=device), 0
-    for pixels, labels in batches:
+    for inputs, labels in batches:
+        mask = teacher.stem.mask(inputs)
         if stem is not None:
-            stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(pixels)))
-        x = teacher.stem(pixels)
+            stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(inputs)), mask)
+        x = teacher.stem(inputs)
         for j, block in enumerate(teacher.residuals):
-            moments[j].add(plain_normed(block.norm, x))
-            mixed = block.branch.mix(block.branch.reader(block.norm(x)))
-            spreads[j].add(mixed)
-            before, x = x, block.skip(x) + block.branch.writer(mixed)
+            moments[j].add(plain_normed(block.norm, x), mask)
+            normed = block.normed(x)
+            mixed = block.branch.mix(block.branch.reader(normed), mask)
+            spreads[j].add(mixed, mask)
+            before, x = block.carried(x, normed), block.skip(x, normed) + block.branch.writer(mixed)
             # A layer's two sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
-            turned[block.layer] += (1 - F.cosine_similarity(before, x, dim=-1)).double().sum()
-        rows += x.shape[0] * x.shape[1]
-        moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x)))
-        wanted = len(pixels) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
+            turned[block.layer] += rows_of(1 - F.cosine_similarity(before, x, dim=-1)[..., None], mask).double().sum()
+        rows += x.shape[0] * x.shape[1] if mask is None else int(mask.sum())
+        moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x, mask)), teacher.pool.row_mask(mask))
+        wanted = len(inputs) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
         if wanted > 0:
-            gradients.add(pixels[:wanted], labels[:wanted])
+            gradients.add(inputs[:wanted], labels[:wanted])
     scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads]
     means = tuple(moment.mean() for moment in moments)
     channels = torch.stack([moment.diagonal() for moment in means]).sum(0)
     return Statistics(
         means, None if stem is None else stem.mean(), tuple(scores), gradients.token_weights(), channels, turned / rows
     )
+
+
+def rows_of(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`(batch, tokens, width)` as rows `(…, width)`, those of padding left out."""
+    return x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
 
 
 class _Moment:
@@ -96,8 +104,8 @@ class _Moment:
         self.sum = torch.zeros(width, width, dtype=torch.float64, device=device)
         self.rows = 0
 
-    def add(self, x: torch.Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1])
+    def add(self, x: torch.Tensor, mask: torch.Tensor | None) -> None:
+        rows = rows_of(x, mask)
         # Products of one batch in float32 (half the time on a CPU), the sum over batches in float64.
         self.sum += (rows.T @ rows).double()
         self.rows += len(rows)
@@ -117,8 +125,8 @@ class _UnitSpread:
         self.sum = torch.zeros(units, self.size, dtype=torch.float64, device=device)
         self.rows = 0
 
-    def add(self, mixed: torch.Tensor) -> None:
-        rows = mixed.reshape(-1, len(self.sum), self.size)
+    def add(self, mixed: torch.Tensor, mask: torch.Tensor | None) -> None:
+        rows = rows_of(mixed, mask).reshape(-1, len(self.sum), self.size)
         self.square += torch.einsum("rui,ruj->uij", rows, rows).double()
         self.sum += rows.sum(0).double()
         self.rows += len(rows)
@@ -136,31 +144,33 @@ class _Gradients:
 
     def __init__(self, teacher: Transformer) -> None:
         self.teacher, self.samples = teacher, 0
-        device, tokens = teacher.head.weight.device, teacher.spec.stem.tokens
+        device, tokens = teacher.device, teacher.spec.stem.tokens
         blocks = teacher.residuals
         self.taylor = [torch.zeros(b.branch.units, dtype=torch.float64, device=device) for b in blocks]
         self.squares = [torch.zeros(tokens, dtype=torch.float64, device=device) for _ in blocks]
 
-    def add(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        for first in range(0, len(pixels), GRADIENT_BATCH):
+    def add(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        for first in range(0, len(inputs), GRADIENT_BATCH):
             part = slice(first, first + GRADIENT_BATCH)
-            self._add(pixels[part], labels[part])
-        self.samples += len(pixels)
+            self._add(inputs[part], labels[part])
+        self.samples += len(inputs)
 
     @torch.enable_grad()
-    def _add(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        x = self.teacher.stem(pixels).detach().requires_grad_()
+    def _add(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        mask = self.teacher.stem.mask(inputs)
+        x = self.teacher.stem(inputs).detach().requires_grad_()
         streams, mixes = [], []
         for block in self.teacher.residuals:
             streams.append(x)
-            mixes.append(block.branch.mix(block.branch.reader(block.norm(x))))
-            x = block.skip(x) + block.branch.writer(mixes[-1])
-        loss = F.cross_entropy(self.teacher.head(self.teacher.pool(x)), labels, reduction="sum")
+            normed = block.normed(x)
+            mixes.append(block.branch.mix(block.branch.reader(normed), mask))
+            x = block.skip(x, normed) + block.branch.writer(mixes[-1])
+        loss = F.cross_entropy(self.teacher.head(self.teacher.pool(x, mask)), labels, reduction="sum")
         found = torch.autograd.grad(loss, [*streams, *mixes])
         for j, mixed in enumerate(mixes):
             self.squares[j] += found[j].double().square().sum((0, 2))
             effect = (mixed.detach() * found[len(streams) + j]).sum(1)
-            self.taylor[j] += effect.reshape(len(pixels), len(self.taylor[j]), -1).sum(-1).abs().double().sum(0)
+            self.taylor[j] += effect.reshape(len(inputs), len(self.taylor[j]), -1).sum(-1).abs().double().sum(0)
 
     def token_weights(self) -> tuple[torch.Tensor, ...]:
         return tuple(

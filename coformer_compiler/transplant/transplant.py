@@ -19,7 +19,15 @@ from coformer_compiler.decomposer.policy import MemberPolicy
 from coformer_compiler.decomposer.shapes import member_spec, shape_of_member
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
-from coformer_compiler.transplant.basis import BasisKind, bases_at, basis_of_width, eigenbasis, gain_of
+from coformer_compiler.transplant.basis import (
+    BasisKind,
+    bases_at,
+    basis_of_width,
+    eigenbasis,
+    gain_of,
+    kind_of,
+    shift_of,
+)
 from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
 from coformer_compiler.transplant.statistics import Statistics
 from coformer_compiler.transplant.streams import Streams
@@ -54,7 +62,7 @@ def transplant(
     teacher: Transformer,
     statistics: Statistics,
     policies: Sequence[MemberPolicy],
-    pixels: torch.Tensor,
+    inputs: torch.Tensor,
     *,
     basis: BasisKind,
     batch: int = 128,
@@ -65,44 +73,58 @@ def transplant(
 
     Args:
         teacher: the model, in evaluation mode.
-        statistics: its statistics on `pixels`.
+        statistics: its statistics on `inputs`.
         policies: what each member keeps.
-        pixels: calibration images `(samples, channels, height, width)` uint8.
-        basis: one basis for the whole stream, or one per norm with matrices in the shortcuts.
-        batch: images at a time.
+        inputs: calibration samples `(samples, *stem input)`.
+        basis: one basis for the whole stream, or one per norm with matrices in the shortcuts; post-norm teachers need
+            the latter.
+        batch: samples at a time.
         memory_bytes: above this the streams are kept in a temporary file.
         advance: called after every sub-block of the teacher, for a progress bar.
     """
     walkers = [_Walker(n, teacher, statistics, policy, basis) for n, policy in enumerate(policies)]
     spec = teacher.spec
-    shape = (len(pixels), spec.stem.tokens)
+    shape = (len(inputs), spec.stem.tokens)
     widths = [spec.stem.out, *(walker.width for walker in walkers)]
-    with Streams(shape, widths, batch, memory_bytes, teacher.head.weight.device) as streams:
+    with Streams(shape, widths, batch, memory_bytes, teacher.device) as streams:
         for walker in walkers:
-            walker.start(streams, pixels)
+            walker.start(streams, inputs)
         for part in streams.parts():
-            streams.write(0, part, teacher.stem(pixels[part].to(streams.device)))
+            streams.write(0, part, teacher.stem(inputs[part].to(streams.device)))
+        masks = _Masks(teacher, inputs, streams.device)
         for j, block in enumerate(teacher.residuals):
             here = [walker for walker in walkers if walker.keeps(block)]
             for walker in here:
-                walker.finish_pending(streams, j)
-            _read(streams, block, j, here)
+                walker.finish_pending(streams, masks, j)
+            _read(streams, masks, block, j, here)
             advance()
         for walker in walkers:
-            walker.finish_pending(streams, len(teacher.residuals), teacher)
+            walker.finish_pending(streams, masks, len(teacher.residuals), teacher)
     matches = [match for walker in walkers for match in walker.matches]
     return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers])
 
 
-def _read(streams: Streams, block: Residual, point: int, here: Sequence[_Walker]) -> None:
+class _Masks:
+    """Which tokens of the calibration set are no padding; None where there is none."""
+
+    def __init__(self, teacher: Transformer, inputs: torch.Tensor, device: torch.device) -> None:
+        self.whole = teacher.stem.mask(inputs.to(device))
+
+    def read(self, part: slice) -> torch.Tensor | None:
+        """Bool `(batch, tokens)`."""
+        return None if self.whole is None else self.whole[part]
+
+
+def _read(streams: Streams, masks: _Masks, block: Residual, point: int, here: Sequence[_Walker]) -> None:
     """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass."""
     grams = [walker.begin_read(block) for walker in here]
     for part in streams.parts():
-        x = streams.read(0, part)
-        read = block.branch.reader(block.norm(x))
+        x, mask = streams.read(0, part), masks.read(part)
+        normed = block.normed(x)
+        read = block.branch.reader(normed)
         for walker, (gram, rows, local) in zip(here, grams, strict=True):
-            gram.add(local.norm(streams.read(walker.stream, part)), read[..., rows], part.start)
-        streams.write(0, part, block.skip(x) + block.branch.writer(block.branch.mix(read)))
+            gram.add(local.normed(streams.read(walker.stream, part)), read[..., rows], part.start, mask)
+        streams.write(0, part, block.skip(x, normed) + block.branch.writer(block.branch.mix(read, mask)))
     for walker, (gram, rows, _) in zip(here, grams, strict=True):
         walker.end_read(block, point, gram, rows)
 
@@ -114,11 +136,11 @@ class _Walker:
         self, index: int, teacher: Transformer, statistics: Statistics, policy: MemberPolicy, basis: BasisKind
     ) -> None:
         self.index, self.stream, self.width = index, index + 1, policy.embed
-        self.kind = teacher.residuals[0].norm.spec.kind
-        device = teacher.head.weight.device
-        vectors = bases_at([moment.to(device) for moment in statistics.moments], self.kind, basis)
+        device = teacher.device
+        kinds = [kind_of(norm) for norm in (*(block.norm for block in teacher.residuals), teacher.pool.norm)]
+        vectors = bases_at([moment.to(device) for moment in statistics.moments], kinds, basis)
         self.token_weights = [weights.to(device) for weights in statistics.token_weights]
-        self.bases = [basis_of_width(each, policy.embed, self.kind) for each in vectors]
+        self.bases = [basis_of_width(each, policy.embed, kind) for each, kind in zip(vectors, kinds, strict=True)]
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=basis == "per-norm")
         self.member = Transformer(spec).to(device).eval()
         self.shares = {share.layer: share for share in policy.layers}
@@ -135,18 +157,20 @@ class _Walker:
             self.member.stem = teacher.stem.project(first.into).to(device)
             return
         vectors = eigenbasis(statistics.stem_moment.to(device), norm.spec.kind)
-        inner = basis_of_width(vectors, self.width, norm.spec.kind)
-        plain = self.member.stem.norm
+        plain, mix = self.member.stem.norm, teacher.stem.mix
         assert plain is not None
-        weight = first.into @ (gain_of(norm, len(vectors)).to(device)[:, None] * inner.back)
-        shift = torch.zeros(len(vectors)) if norm.bias is None else norm.bias
-        self.stem_prior, bias = weight, first.into @ shift.to(device).double()
+        inner = basis_of_width(vectors, plain.spec.width, norm.spec.kind)
+        weight = gain_of(norm, len(vectors)).to(device)[:, None] * inner.back
+        bias = shift_of(norm, len(vectors)).to(device)
+        if mix is not None:
+            weight, bias = mix.weight.double() @ weight, mix.weight.double() @ bias + mix.bias.double()
+        weight, bias = first.into @ weight, first.into @ bias
         self.member.stem = teacher.stem.project(inner.into).with_norm(plain, weight, bias).to(device)
 
-    def start(self, streams: Streams, pixels: torch.Tensor) -> None:
+    def start(self, streams: Streams, inputs: torch.Tensor) -> None:
         """Embed the calibration set."""
         for part in streams.parts():
-            streams.write(self.stream, part, self.member.stem(pixels[part].to(streams.device)))
+            streams.write(self.stream, part, self.member.stem(inputs[part].to(streams.device)))
 
     def keeps(self, block: Residual) -> bool:
         """Whether the member keeps the teacher's layer that the block belongs to."""
@@ -173,11 +197,12 @@ class _Walker:
         self._set(local.branch.reader, ridge(gram, prior), block, "reader")
         self.pending = (local, point, block, units)
 
-    def finish_pending(self, streams: Streams, point: int, teacher: Transformer | None = None) -> None:
+    def finish_pending(self, streams: Streams, masks: _Masks, point: int, teacher: Transformer | None = None) -> None:
         """Solve the pending writer (and shortcut) against the teacher's stream at `point`, then move the member's.
 
         Args:
             streams: teacher's stream at `point`, member's before the pending block.
+            masks: of the padding in both.
             point: index of the norm that reads the result.
             teacher: given at the end of the walk: then only what the pool sees is fitted.
         """
@@ -188,24 +213,32 @@ class _Walker:
         columns = block.branch.writer_columns(units)
         prior = into @ block.branch.writer.weight.detach().double()[:, columns]
         if local.shortcut is not None:
-            prior = torch.cat([into @ self.bases[before].back, prior], 1)
+            back = self.bases[before].back
+            if block.post_norm:
+                back = gain_of(block.norm, len(back)).to(back)[:, None] * back
+            prior = torch.cat([into @ back, prior], 1)
         gram = SplitGram(prior.shape[1], self.width, into.device)
         cast = into.float()
-        rows = (lambda x: x) if teacher is None else teacher.pool.rows
         # Least squares spends its freedom where the rows are; weighting them by what the loss feels there spends it
         # where it counts. Measured: a fifth less loss per member (docs/method.md).
         weights = self.token_weights[point] if teacher is None else None
         for part in streams.parts():
-            s = streams.read(self.stream, part)
-            mixed = local.branch.mix(local.branch.reader(local.norm(s)))
+            s, mask = streams.read(self.stream, part), masks.read(part)
+            normed = local.normed(s)
+            read = local.branch.mix(local.branch.reader(normed), mask)
             wanted = streams.read(0, part) @ cast.T
             if local.shortcut is None:
-                gram.add(rows(mixed), rows(wanted - s), part.start, weights)
+                wanted = wanted - s
             else:
-                gram.add(rows(torch.cat([s, mixed], -1)), rows(wanted), part.start, weights)
+                read = torch.cat([local.carried(s, normed), read], -1)
+            if teacher is None:
+                gram.add(read, wanted, part.start, _weighted(weights, mask))
+            else:
+                pool = teacher.pool
+                gram.add(pool.rows(read, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
         self._set_writer(local, ridge(gram, prior), block)
         for part in streams.parts():
-            streams.write(self.stream, part, local(streams.read(self.stream, part)))
+            streams.write(self.stream, part, local(streams.read(self.stream, part), masks.read(part)))
         self.pending = None
 
     def _set_writer(self, local: Residual, fit: Fit, block: Residual) -> None:
@@ -227,3 +260,10 @@ class _Walker:
         copies = teacher.pool.spec.count if teacher.pool.spec.kind == "prefix" else 1
         prior: torch.Tensor = torch.block_diag(*[back] * copies)
         return prior
+
+
+def _weighted(weights: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Weights by token `(tokens,)` where there is a token, `(batch, tokens)`."""
+    if mask is None or weights is None:
+        return weights if mask is None else mask
+    return weights * mask

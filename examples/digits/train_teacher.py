@@ -56,7 +56,7 @@ def accuracy(model: torch.nn.Module, split: Split) -> float:
     """Returns the share of the split that the model gets right."""
     model.eval()
     with torch.inference_mode():
-        guess = model(normalise(torch.from_numpy(split.images))).argmax(dim=1)
+        guess = model(normalise(torch.from_numpy(split.inputs))).argmax(dim=1)
     return float((guess == torch.from_numpy(split.labels)).double().mean())
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     random = torch.Generator().manual_seed(options.seed)
     data = load_data("digits", image_size=OPTIONS["img_size"], channels=OPTIONS["in_chans"])
-    images, labels = normalise(torch.from_numpy(data.train.images)), torch.from_numpy(data.train.labels)
+    images, labels = normalise(torch.from_numpy(data.train.inputs)), torch.from_numpy(data.train.labels)
     model = timm.create_model(NAME, drop_path_rate=0.1, **OPTIONS)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.05)

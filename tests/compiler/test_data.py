@@ -92,9 +92,9 @@ def test_digits_never_change(load: Load) -> None:
     """A teacher is trained on this training split: another one would test it on what it has seen."""
     data = load("digits")
     assert [len(split) for split in splits(data)] == [1097, 300, 1024, 400]
-    assert all(split.images.shape[1:] == (1, 8, 8) and split.images.dtype == np.uint8 for split in splits(data))
+    assert all(split.inputs.shape[1:] == (1, 8, 8) and split.inputs.dtype == np.uint8 for split in splits(data))
     assert all(split.labels.dtype == np.int64 for split in splits(data))
-    assert (data.train.images.min(), data.train.images.max()) == (0, 255)
+    assert (data.train.inputs.min(), data.train.inputs.max()) == (0, 255)
     assert data.class_names == tuple("0123456789")
     assert data.classes == 10
     assert data.sha256 == "942f0b9e91d347e572bfedcdb2f1cea3b10ffe4a68d84d91b7b10bf5f6682ea1"
@@ -105,26 +105,26 @@ def test_digits_are_stratified_and_disjoint(load: Load) -> None:
     for split in splits(data):
         share = np.bincount(split.labels, minlength=10) / len(split)
         assert np.all(np.abs(share - 0.1) < 0.01)
-    rows = [{image.tobytes() for image in split.images} for split in (data.train, data.validation, data.test)]
+    rows = [{image.tobytes() for image in split.inputs} for split in (data.train, data.validation, data.test)]
     assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
 
 
 def test_seed_chooses_calibration_samples_and_nothing_else(load: Load) -> None:
     one, other = load("digits", seed=0, calibration=100), load("digits", seed=1, calibration=100)
     for name in ("train", "validation", "test"):
-        np.testing.assert_array_equal(getattr(one, name).images, getattr(other, name).images)
+        np.testing.assert_array_equal(getattr(one, name).inputs, getattr(other, name).inputs)
     assert len(one.calibration) == len(other.calibration) == 100
-    assert not np.array_equal(one.calibration.images, other.calibration.images)
+    assert not np.array_equal(one.calibration.inputs, other.calibration.inputs)
     assert one.sha256 != other.sha256
     assert load("digits", seed=0, calibration=100).sha256 == one.sha256
-    train = {image.tobytes() for image in one.train.images}
-    assert all(image.tobytes() in train for image in one.calibration.images)
+    train = {image.tobytes() for image in one.train.inputs}
+    assert all(image.tobytes() in train for image in one.calibration.inputs)
 
 
 def test_digits_in_another_shape(load: Load) -> None:
     data = load("digits", image_size=(12, 16), channels=3)
-    assert data.train.images.shape == (1097, 3, 12, 16)
-    np.testing.assert_array_equal(data.train.images[:, 0], data.train.images[:, 2])
+    assert data.train.inputs.shape == (1097, 3, 12, 16)
+    np.testing.assert_array_equal(data.train.inputs[:, 0], data.train.inputs[:, 2])
 
 
 def test_digits_take_no_location(load: Load) -> None:
@@ -154,10 +154,10 @@ def test_npz_layouts_agree(load: Load, tmp_path: Path) -> None:
     assert first.sha256 == other.sha256
     assert [len(split) for split in splits(first)] == [28, 6, 28, 6]
     for split in splits(first):
-        for image, label in zip(split.images, split.labels, strict=True):
+        for image, label in zip(split.inputs, split.labels, strict=True):
             assert any(np.array_equal(image, images[i]) for i in np.flatnonzero(labels == label))
     grey = load(write_npz(tmp_path / "c.npz", images=images[:, 0], labels=labels), image_size=(8, 6))
-    np.testing.assert_array_equal(grey.test.images[:, 0], first.test.images[:, 0])
+    np.testing.assert_array_equal(grey.test.inputs[:, 0], first.test.inputs[:, 0])
 
 
 def test_npz_with_splits_and_names(load: Load, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_npz_with_splits_and_names(load: Load, tmp_path: Path) -> None:
         arrays |= {f"{name}_images": pictures(6, 8, 8, seed=i), f"{name}_labels": np.arange(6) % 2}
     data = load(write_npz(tmp_path / "d.npz", **arrays))
     assert data.class_names == ("cat", "dog")
-    np.testing.assert_array_equal(data.test.images[:, 0], arrays["test_images"])
+    np.testing.assert_array_equal(data.test.inputs[:, 0], arrays["test_images"])
     np.testing.assert_array_equal(data.test.labels, arrays["test_labels"])
 
 
@@ -238,8 +238,8 @@ def test_imagefolder_holds_out_and_sorts_the_classes(load: Load, photos: Path) -
     assert data.class_names == ("cat", "cow", "dog")
     assert [len(split) for split in splits(data)] == [42, 9, 42, 9]
     assert np.bincount(data.test.labels).tolist() == np.bincount(data.validation.labels).tolist() == [3, 3, 3]
-    assert data.train.images.shape == (42, 3, 8, 8)
-    assert isinstance(data.train.images, np.memmap)
+    assert data.train.inputs.shape == (42, 3, 8, 8)
+    assert isinstance(data.train.inputs, np.memmap)
 
 
 def test_imagefolder_decodes_once(load: Load, photos: Path, tmp_path: Path) -> None:
@@ -263,9 +263,9 @@ def test_imagefolder_scales_and_crops_the_centre(load: Load, tmp_path: Path) -> 
         for i in range(10):
             Image.fromarray(stripes).save(tmp_path / "stripes" / name / f"{i}.png")
     data = load(f"imagefolder:{tmp_path / 'stripes'}", image_size=10, channels=3)
-    assert np.all(data.train.images == np.array([10, 200, 30], dtype=np.uint8)[:, None, None])
+    assert np.all(data.train.inputs == np.array([10, 200, 30], dtype=np.uint8)[:, None, None])
     scaled = load(f"imagefolder:{tmp_path / 'stripes'}", image_size=10, channels=3, crop=0.5)
-    assert np.all(scaled.train.images[:, 1, :, 2:8] > 190)
+    assert np.all(scaled.train.inputs[:, 1, :, 2:8] > 190)
 
 
 def test_imagefolder_with_directories_for_the_splits(load: Load, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_imagefolder_with_directories_for_the_splits(load: Load, tmp_path: Path)
     (root / "test").rename(root / "hidden")
     only_val = load(f"imagefolder:{root}")
     assert [len(only_val.train), len(only_val.validation), len(only_val.test)] == [7, 1, 10]
-    np.testing.assert_array_equal(only_val.test.images, data.validation.images)
+    np.testing.assert_array_equal(only_val.test.inputs, data.validation.inputs)
 
 
 def test_imagefolder_refusals(load: Load, photos: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_cifar100_reads_the_pickles_of_python_2(load: Load, cifar: Path) -> None
     data = load(f"cifar100:{cifar}", image_size=32, channels=3)
     assert data.class_names == ("apple", "baby", "bear", "bed")
     assert [len(split) for split in splits(data)] == [36, 4, 36, 10]
-    np.testing.assert_array_equal(data.test.images, pictures(10, 3, 32, 32, seed=1))
+    np.testing.assert_array_equal(data.test.inputs, pictures(10, 3, 32, 32, seed=1))
     assert data.test.labels.tolist() == [k % 4 for k in range(10)]
 
 
@@ -377,8 +377,8 @@ def test_cifar100_reads_the_pickles_of_this_numpy(load: Load, cifar: Path) -> No
 
 def test_cifar100_in_another_shape_is_resized_once(load: Load, cifar: Path) -> None:
     data = load(f"cifar100:{cifar}", image_size=16, channels=3)
-    assert data.train.images.shape == (36, 3, 16, 16)
-    assert isinstance(data.train.images, np.memmap)
+    assert data.train.inputs.shape == (36, 3, 16, 16)
+    assert isinstance(data.train.inputs, np.memmap)
     assert load(f"cifar100:{cifar}", image_size=16, channels=3).sha256 == data.sha256
 
 
@@ -388,7 +388,7 @@ def test_all_arrays_can_become_tensors(load: Load, cifar: Path, photos: Path, tm
     npz = write_npz(tmp_path / "a.npz", images=pictures(40, 3, 32, 32), labels=np.arange(40) % 4)
     for source in ("digits", f"imagefolder:{photos}", npz, f"cifar100:{cifar}"):
         for split in splits(load(source, image_size=32, channels=3)):
-            assert torch.from_numpy(split.images[1:3]).shape == (2, 3, 32, 32)
+            assert torch.from_numpy(split.inputs[1:3]).shape == (2, 3, 32, 32)
             assert torch.from_numpy(split.labels[1:3]).dtype == torch.int64
 
 

@@ -1,4 +1,4 @@
-"""Tiny transformers of every kind, with random weights of which none is trivially zero, and pixels for them."""
+"""Tiny transformers of every kind, with random weights of which none is trivially zero, and inputs for them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import Literal
 
 import torch
 
+from coformer_compiler.model.patch_stem import PatchStem
 from coformer_compiler.model.spec import (
     Activation,
     AttentionSpec,
+    HeadSpec,
     MlpSpec,
     NormKind,
     NormSpec,
+    PatchStemSpec,
     PoolSpec,
     ResidualSpec,
-    StemSpec,
+    TokenStemSpec,
     TransformerSpec,
 )
 from coformer_compiler.model.transformer import Transformer
@@ -46,7 +49,7 @@ def tiny_spec(
     classes: int = 5,
 ) -> TransformerSpec:
     """A spec of unlike numbers, so that no two axes can be mistaken for each other."""
-    stem = StemSpec(image, patch, channels, embed, prefix, NormSpec(embed, norm) if stem_norm else None, mix)
+    stem = PatchStemSpec(image, patch, channels, embed, prefix, NormSpec(embed, norm) if stem_norm else None, mix)
     width = stem.out
     plain = NormSpec(width, norm)
     per_head = NormSpec(head_dim, norm) if query_norm else None
@@ -58,8 +61,35 @@ def tiny_spec(
         mlp = MlpSpec(width, neurons, width, activation, reader_bias, True)
         blocks += [ResidualSpec(layer, plain, attention, shortcut), ResidualSpec(layer, plain, mlp, shortcut)]
     return TransformerSpec(
-        stem, tuple(blocks), PoolSpec(pool, count, plain if final_norm else None, norm_first), classes
+        stem, tuple(blocks), PoolSpec(pool, count, plain if final_norm else None, norm_first), HeadSpec(classes)
     )
+
+
+def tiny_encoder(
+    *,
+    length: int = 9,
+    types: int = 1,
+    embed: int = 12,
+    stem_norm: bool = False,
+    mix: int | None = None,
+    layers: int = 2,
+    pool: Literal["prefix", "mean"] = "prefix",
+    head: HeadSpec | None = None,
+    post_norm: bool = True,
+) -> TransformerSpec:
+    """A post-norm encoder of texts, as BERT is; with a mix, as ELECTRA's small one."""
+    stem = TokenStemSpec(length, 23, 0, embed, types, NormSpec(embed) if stem_norm else None, mix)
+    width = stem.out
+    plain = NormSpec(width, eps=1e-12)
+    blocks = []
+    for layer in range(layers):
+        first = None if stem_norm and layer == 0 else plain
+        attention, mlp = AttentionSpec(width, 3, 4, width), MlpSpec(width, 20, width)
+        blocks += [
+            ResidualSpec(layer, first, attention, post_norm=post_norm),
+            ResidualSpec(layer, plain, mlp, post_norm=post_norm),
+        ]
+    return TransformerSpec(stem, tuple(blocks), PoolSpec(pool, int(pool == "prefix"), plain, True), head or HeadSpec(5))
 
 
 VARIANTS: dict[str, TransformerSpec] = {
@@ -84,6 +114,12 @@ VARIANTS: dict[str, TransformerSpec] = {
     "relu": tiny_spec(activation="relu"),
     "silu": tiny_spec(activation="silu"),
     "quick_gelu": tiny_spec(activation="quick_gelu"),
+    "text, post-norm": tiny_encoder(),
+    "text, pooler": tiny_encoder(head=HeadSpec(5, 7)),
+    "text, pairs": tiny_encoder(types=2, head=HeadSpec(5, 7, "gelu")),
+    "text, mean": tiny_encoder(pool="mean", head=HeadSpec(6, normalise=True)),
+    "text, pre-norm": tiny_encoder(post_norm=False, pool="mean"),
+    "text, projected": tiny_encoder(embed=8, stem_norm=True, mix=12),
 }
 
 
@@ -96,17 +132,29 @@ def random_model(spec: TransformerSpec, seed: int = 0) -> Transformer:
         noise = torch.randn(parameter.shape, generator=random)
         if "norm" in name:
             parameter.copy_((1 if name.endswith("weight") else 0) + 0.3 * noise)
+        elif name == "stem.words":
+            parameter.copy_(noise)
         elif parameter.ndim > 1 and name.endswith("weight"):
             parameter.copy_(noise / parameter[0].numel() ** 0.5)
         else:
             parameter.copy_(0.5 * noise)
-    model.stem.mean.copy_(110 + 20 * torch.rand(spec.stem.channels, generator=random))
-    model.stem.std.copy_(60 + 10 * torch.rand(spec.stem.channels, generator=random))
+    if isinstance(model.stem, PatchStem):
+        channels = model.stem.spec.channels
+        model.stem.mean.copy_(110 + 20 * torch.rand(channels, generator=random))
+        model.stem.std.copy_(60 + 10 * torch.rand(channels, generator=random))
     return model
 
 
-def random_pixels(spec: TransformerSpec, samples: int, seed: int = 0) -> torch.Tensor:
-    """uint8 `(samples, channels, height, width)`."""
+def random_inputs(spec: TransformerSpec, samples: int, seed: int = 0) -> torch.Tensor:
+    """Pixels uint8, or token numbers int32 of texts of unlike lengths, `(samples, *stem input)`."""
     random = torch.Generator().manual_seed(seed)
-    shape = (samples, spec.stem.channels, *spec.stem.image_size)
-    return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+    stem = spec.stem
+    if isinstance(stem, PatchStemSpec):
+        shape = (samples, stem.channels, *stem.image_size)
+        return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+    words = torch.randint(1, stem.vocabulary, (samples, stem.length), generator=random, dtype=torch.int32)
+    lengths = torch.randint(2, stem.length + 1, (samples, 1), generator=random)
+    words = words * (torch.arange(stem.length) < lengths)
+    if stem.types == 1:
+        return words
+    return torch.stack([words, (torch.arange(stem.length) >= lengths // 2).expand_as(words).int()], 1)

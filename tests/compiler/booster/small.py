@@ -16,11 +16,12 @@ from coformer_compiler.data import Split
 from coformer_compiler.model.checkpoint import save_transformer
 from coformer_compiler.model.spec import (
     AttentionSpec,
+    HeadSpec,
     MlpSpec,
     NormSpec,
+    PatchStemSpec,
     PoolSpec,
     ResidualSpec,
-    StemSpec,
     TransformerSpec,
 )
 from coformer_compiler.model.transformer import Transformer
@@ -33,13 +34,13 @@ def small_spec(embed: int) -> TransformerSpec:
     """One layer on four patches of two by two pixels."""
     norm = NormSpec(embed)
     return TransformerSpec(
-        StemSpec((4, 4), (2, 2), 1, embed, 1),
+        PatchStemSpec((4, 4), (2, 2), 1, embed, 1),
         (
             ResidualSpec(0, norm, AttentionSpec(embed, 2, 4, embed)),
             ResidualSpec(0, norm, MlpSpec(embed, 2 * embed, embed)),
         ),
         PoolSpec("prefix", 1, norm, True),
-        CLASSES,
+        HeadSpec(CLASSES),
     )
 
 
@@ -60,7 +61,7 @@ def small_teacher() -> Transformer:
     teacher, split = small_model(12, 7), small_split(96, 1)
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=1e-2)
     for _ in range(60):
-        logits = teacher(torch.from_numpy(split.images))
+        logits = teacher(torch.from_numpy(split.inputs))
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, torch.from_numpy(split.labels)).backward()
         optimizer.step()

@@ -110,7 +110,7 @@ def test_weighting_changes_what_the_second_member_learns_and_not_the_first(tmp_p
     plain = small_boost(tmp_path / "plain", options)
     weighted = small_boost(tmp_path / "weighted", replace(options, weighting=weighting))  # type: ignore[arg-type]
     same = [
-        torch.equal(one.head.weight, other.head.weight)
+        torch.equal(one.head.linear.weight, other.head.linear.weight)
         for one, other in zip(plain.members, weighted.members, strict=True)
     ]
     assert same == [True, False, False]
@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_names_member_step_and_mend(tmp_path: Path) ->
 def test_weights_that_were_never_finite_are_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
     members = small_members()
     with torch.no_grad():
-        members[1].head.bias[0] = torch.nan
+        members[1].head.linear.bias[0] = torch.nan
     with pytest.raises(CoformerError, match="boost, member 1, step 0: the loss became nan; its weights give no finite"):
         small_boost(tmp_path, OPTIONS, members)
 

@@ -14,7 +14,7 @@ from tests.compiler.booster.small import small_members, small_split
 def test_outputs_stay_and_noise_along_the_direction_goes() -> None:
     torch.manual_seed(0)
     members = small_members()[:2]
-    pixels = torch.from_numpy(small_split(32, 3).images)
+    pixels = torch.from_numpy(small_split(32, 3).inputs)
     with torch.no_grad():
         for member in members:
             assert member.pool.norm is not None

@@ -49,9 +49,9 @@ def test_the_parts_of_a_batch_make_up_the_whole(tmp_path: Path) -> None:
         batch_of_step(lessons, equal_weights(96), OPTIONS, 1, 2, ranks)
         for ranks in (alone, Ranks(0, 2, CPU), Ranks(1, 2, CPU))
     )
-    assert [len(part.pixels) for part in parts] == [17, 16]
+    assert [len(part.inputs) for part in parts] == [17, 16]
     for rank, part in enumerate(parts):
-        assert torch.equal(part.pixels, whole.pixels[rank::2])
+        assert torch.equal(part.inputs, whole.inputs[rank::2])
         assert torch.equal(part.targets.labels, whole.targets.labels[rank::2])
         assert torch.equal(part.targets.teacher, whole.targets.teacher[rank::2])
         assert torch.equal(part.weights, whole.weights[rank::2])

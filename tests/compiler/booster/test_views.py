@@ -39,7 +39,7 @@ def test_a_shift_moves_by_a_sixteenth_of_the_side_and_black_comes_in() -> None:
 
 def test_a_view_depends_on_sample_and_view_and_not_on_the_batch() -> None:
     options = BoosterOptions(augmentation="distort", seed=3)
-    images = torch.from_numpy(small_split(20, 0).images)
+    images = torch.from_numpy(small_split(20, 0).inputs)
     every = np.arange(20)
     whole = view_of(images, every, every % 4, 20, options)
     part = view_of(images[[7, 2]], np.array([7, 2]), np.array([3, 2]), 20, options)
@@ -55,8 +55,8 @@ def test_a_batch_comes_with_what_the_teacher_said_to_the_very_views_in_it(tmp_pa
     assert lessons.features.shape == (3, 96, 12)
     batch = batch_of_step(lessons, equal_weights(96), options, 0, 5, ALONE)
     with torch.no_grad():
-        assert torch.allclose(teacher(batch.pixels), batch.targets.teacher, atol=1e-5)
+        assert torch.allclose(teacher(batch.inputs), batch.targets.teacher, atol=1e-5)
     picked = batch_indices(96, 40, 0, 0, 5)
-    changed = [not np.array_equal(seen, split.images[i]) for seen, i in zip(batch.pixels.numpy(), picked, strict=True)]
+    changed = [not np.array_equal(seen, split.inputs[i]) for seen, i in zip(batch.inputs.numpy(), picked, strict=True)]
     assert 10 < sum(changed) < 40
     assert batch.targets.labels.tolist() == split.labels[picked].tolist()

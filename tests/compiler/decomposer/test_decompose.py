@@ -17,7 +17,7 @@ from coformer_compiler.device import Device
 from coformer_compiler.transplant.statistics import Statistics, statistics_from_batches
 from coformer_runtime.errors import CoformerError
 from tests.compiler.decomposer.boards import board, boards
-from tests.compiler.tiny import random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import random_inputs, random_model, tiny_spec
 
 TEACHER = tiny_spec(embed=48, heads=6, neurons=60)
 
@@ -26,7 +26,7 @@ TEACHER = tiny_spec(embed=48, heads=6, neurons=60)
 def random_statistics() -> Statistics:
     """Every importance another number."""
     random = torch.Generator().manual_seed(0)
-    model, pixels = random_model(TEACHER), random_pixels(TEACHER, 2)
+    model, pixels = random_model(TEACHER), random_inputs(TEACHER, 2)
     measured = statistics_from_batches(model, [(pixels, torch.zeros(2, dtype=torch.int64))])
     scores = tuple(torch.rand(len(old), generator=random, dtype=torch.float64) for old in measured.scores)
     channels = torch.rand(TEACHER.embed, generator=random, dtype=torch.float64)

@@ -15,8 +15,9 @@ from coformer_compiler.decomposer.shapes import (
     shape_of_member,
 )
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.spec import HeadSpec
 from coformer_compiler.model.transformer import Transformer
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 TAKEN = [name for name, spec in VARIANTS.items() if spec.stem.mix is None and not spec.blocks[0].shortcut]
 SHAPE = MemberShape(8, {1: 2}, {1: 6})
@@ -32,8 +33,8 @@ def test_a_members_spec_is_a_model_that_runs(name: str, shortcuts: bool) -> None
     assert spec.layers == (1,)
     assert (spec.embed, spec.features) == (8, 8 * teacher.features // teacher.embed)
     assert [block.branch.units for block in model.residuals] == [2, 6]
-    assert all((block.shortcut is not None) == shortcuts for block in model.residuals)
-    assert model(random_pixels(spec, 2)).shape == (2, teacher.classes)
+    assert all((block.shortcut is not None) == (shortcuts or teacher.post_norm) for block in model.residuals)
+    assert model(random_inputs(spec, 2)).shape == (2, teacher.classes)
     norms = [block.norm.spec for block in model.residuals]
     assert not any(norm.affine for norm in norms)
     assert (spec.stem.mix is not None) == (teacher.stem.norm is not None)
@@ -67,4 +68,6 @@ def test_full_shape_and_back() -> None:
 
 
 def test_aggregator_cost_is_the_aggregators() -> None:
-    assert aggregator_cost([5, 3, 4], 6) == Aggregator((5, 3, 4), Transformer(tiny_spec(classes=6)).head).cost()
+    assert (
+        aggregator_cost([5, 3, 4], HeadSpec(6)) == Aggregator((5, 3, 4), Transformer(tiny_spec(classes=6)).head).cost()
+    )

@@ -19,7 +19,7 @@ from tests.compiler.frontends.timm_models import SMALL, save_weights, timm_logit
 TOLERANCE = 1e-4
 
 
-def random_pixels(model: nn.Module, batch: int = 2) -> torch.Tensor:
+def random_inputs(model: nn.Module, batch: int = 2) -> torch.Tensor:
     shape = (batch, model.patch_embed.proj.in_channels, *model.patch_embed.img_size)
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
 
@@ -27,7 +27,7 @@ def random_pixels(model: nn.Module, batch: int = 2) -> torch.Tensor:
 def agrees(name: str, batch: int = 2, **options: int | float | str | bool) -> None:
     """Import of the weights in memory and timm itself give the same logits, and these depend on the pixels."""
     model = timm_model(name, **options)
-    pixels = random_pixels(model, batch)
+    pixels = random_inputs(model, batch)
     want = timm_logits(model, pixels)
     imported = transformer_from_vit(model, ModelSource(f"timm:{name}"))
     del model
@@ -132,7 +132,7 @@ def test_what_is_folded() -> None:
     """LayerScale and both heads of a distilled model vanish; class, distillation and register tokens become prefix."""
     imported = import_model(ModelSource("timm:deit_tiny_distilled_patch16_224", "random", options=tuple(SMALL.items())))
     assert (imported.spec.stem.prefix, imported.spec.pool.count) == (2, 2)
-    assert (imported.head.in_features, imported.head.out_features) == (48, 7)
+    assert (imported.head.features, imported.head.classes) == (48, 7)
     scaled = import_model(
         ModelSource("timm:vit_tiny_patch16_224", "random", options=(*SMALL.items(), ("init_values", 1e-2)))
     )
@@ -173,7 +173,7 @@ def test_import_from_a_file(weights: str, tmp_path: Path) -> None:
         save_weights(model, path)
     else:
         torch.save({"model": model.state_dict()}, path)
-    pixels = random_pixels(model)
+    pixels = random_inputs(model)
     got = import_model(ModelSource("timm:vit_tiny_patch16_224", "file", path, tuple(SMALL.items())))
     with torch.inference_mode():
         torch.testing.assert_close(got(pixels), timm_logits(model, pixels), atol=TOLERANCE, rtol=0)

@@ -9,16 +9,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
 
 from coformer_compiler.model.aggregator import Aggregator, Subset, subset_name, subsets_of
+from coformer_compiler.model.head import Head
+from coformer_compiler.model.spec import HeadSpec
 
 WIDTHS = (5, 3, 4)
 
 
 def random_aggregator(widths: tuple[int, ...] = WIDTHS) -> Aggregator:
     torch.manual_seed(7)
-    return Aggregator(widths, nn.Linear(9, 6)).eval()
+    return Aggregator(widths, Head(9, HeadSpec(6))).eval()
 
 
 def random_features(subset: Subset, batch: int = 1) -> dict[int, torch.Tensor]:
@@ -54,7 +55,7 @@ def test_subset_name() -> None:
 def test_forward_is_the_definition(subset: Subset) -> None:
     aggregator = random_aggregator()
     features = random_features(subset, batch=4)
-    mixer, head = aggregator.mixer(subset), aggregator.head
+    mixer, head = aggregator.mixer(subset), aggregator.head.linear
     want = sum(
         features[n] @ part.T for n, part in zip(subset, mixer.weight.split([WIDTHS[n] for n in subset], 1), strict=True)
     )
@@ -70,7 +71,7 @@ def test_folded_is_mixer_and_head(subset: Subset) -> None:
     aggregator = random_aggregator()
     features = random_features(subset, batch=4)
     folded = aggregator.folded(subset)
-    assert (folded.in_features, folded.out_features) == (sum(WIDTHS[n] for n in subset), 6)
+    assert (folded.features, folded.classes) == (sum(WIDTHS[n] for n in subset), 6)
     got = folded(torch.cat([features[n] for n in subset], 1))
     torch.testing.assert_close(got, aggregator(features), atol=1e-5, rtol=0)
 
@@ -98,15 +99,15 @@ def test_lowered_equals_torch(subset: Subset, run_onnx: Callable[..., list[np.nd
 
 
 def test_the_head_is_copied() -> None:
-    head = nn.Linear(9, 6)
+    head = Head(9, HeadSpec(6))
     aggregator = Aggregator(WIDTHS, head)
     with torch.no_grad():
-        aggregator.head.weight.zero_()
-    assert head.weight.abs().min() > 0
+        aggregator.head.linear.weight.zero_()
+    assert head.linear.weight.abs().min() > 0
 
 
 def test_a_subset_without_an_aggregator() -> None:
-    aggregator = Aggregator((2,) * 5, nn.Linear(9, 6))
+    aggregator = Aggregator((2,) * 5, Head(9, HeadSpec(6)))
     with pytest.raises(KeyError, match="0-1"):
         aggregator({0: torch.zeros(1, 2), 1: torch.zeros(1, 2)})
 
@@ -115,4 +116,4 @@ def test_cost_is_that_of_the_folded_linear() -> None:
     cost = random_aggregator().cost()
     folded = random_aggregator().folded((0, 1, 2))
     assert cost.params == sum(parameter.numel() for parameter in folded.parameters())
-    assert cost.flops == 2 * folded.weight.numel()
+    assert cost.flops == 2 * folded.linear.weight.numel()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from coformer_compiler.model.checkpoint import FORMAT, load_transformer, save_transformer
 from coformer_runtime.errors import CoformerError
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     loaded = load_transformer(path)
     assert loaded.spec == model.spec
     assert not loaded.training
-    pixels = random_pixels(model.spec, 2)
+    pixels = random_inputs(model.spec, 2)
     assert torch.equal(loaded(pixels), model(pixels))
     assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
 
@@ -77,7 +77,7 @@ def test_a_file_of_another_version(saved: Path) -> None:
 
 def test_a_missing_tensor(saved: Path) -> None:
     tensors = load_file(saved)
-    del tensors["head.bias"]
+    del tensors["head.linear.bias"]
     header = {"format": FORMAT, "spec": json.dumps(tiny_spec().to_json())}
     save_file(tensors, saved, {"coformer": json.dumps(header)})
-    fails_to_load(saved, "head.bias")
+    fails_to_load(saved, "head.linear.bias")

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from coformer_compiler.model.cost import Cost, linear_cost
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 
 def test_costs_add_up_and_peaks_do_not() -> None:
@@ -36,7 +36,7 @@ def test_parameters_are_all_parameters(name: str, with_head: bool) -> None:
 def test_flops_are_those_of_the_matrix_products(name: str, with_head: bool) -> None:
     """Two per multiply-accumulate, matrix products (the patch convolution is one) and nothing else."""
     model = random_model(VARIANTS[name])
-    pixels = random_pixels(model.spec, 1)
+    pixels = random_inputs(model.spec, 1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(pixels) if with_head else model.features(pixels)
     assert model.cost(with_head=with_head).flops == counter.get_total_flops()

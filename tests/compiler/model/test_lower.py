@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from coformer_compiler.model.graph import IR_VERSION, OPSET
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 
 @pytest.mark.parametrize("with_head", [False, True])
@@ -20,11 +20,11 @@ from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
 @torch.no_grad()
 def test_onnx_runtime_equals_torch(name: str, with_head: bool, run_onnx: Callable[..., list[np.ndarray]]) -> None:
     model = random_model(VARIANTS[name], seed=6)
-    pixels = random_pixels(model.spec, 3)
+    inputs = random_inputs(model.spec, 3)
     lowered = model.lower("tiny", with_head=with_head)
-    want = model(pixels) if with_head else model.features(pixels)
-    assert want.std(0).min() > 0.01, "the reference answers every image alike"
-    got = np.concatenate([run_onnx(lowered, pixels=image[None].numpy())[0] for image in pixels])
+    want = model(inputs) if with_head else model.features(inputs)
+    assert want.std(0).min() > 0.01, "the reference answers every sample alike"
+    got = np.concatenate([run_onnx(lowered, **{model.spec.stem.input.name: each[None].numpy()})[0] for each in inputs])
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
 
 
@@ -41,9 +41,9 @@ def test_interface(name: str) -> None:
         )
         values = [*lowered.graph.inputs, *lowered.graph.outputs]
         found = [(value.name, value.dtype, value.shape and value.shape.numpy()) for value in values]
-        pixels = (1, spec.stem.channels, *spec.stem.image_size)
+        taken = spec.stem.input
         assert found == [
-            ("pixels", ir.DataType.UINT8, pixels),
+            (taken.name, ir.DataType[taken.dtype.upper()], (1, *taken.shape)),
             (output[0], ir.DataType.FLOAT, output[1]),
         ]
 
@@ -61,7 +61,7 @@ def test_every_declared_shape_is_the_one_that_runs(
     assert declared.keys() == set(outputs)
     proto.graph.output.extend(inner)
     session = session_from(proto)
-    arrays = session.run(outputs, {"pixels": random_pixels(model.spec, 1).numpy()})
+    arrays = session.run(outputs, {model.spec.stem.input.name: random_inputs(model.spec, 1).numpy()})
     for output, array in zip(outputs, arrays, strict=True):
         assert [dim.dim_value for dim in declared[output].shape.dim] == list(array.shape), output
         assert declared[output].elem_type == onnx.helper.np_dtype_to_tensor_dtype(array.dtype), output

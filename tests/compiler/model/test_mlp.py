@@ -22,6 +22,7 @@ FORMULAS = {
     "relu": lambda x: max(x, 0.0),
     "silu": lambda x: x * sigmoid(x),
     "quick_gelu": lambda x: x * sigmoid(1.702 * x),
+    "tanh": math.tanh,
 }
 
 

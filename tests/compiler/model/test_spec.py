@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from coformer_compiler.model.spec import (
     AttentionSpec,
+    HeadSpec,
     MlpSpec,
     NormSpec,
+    PatchStemSpec,
     PoolSpec,
     ResidualSpec,
-    StemSpec,
+    TokenStemSpec,
     TransformerSpec,
     spec_from_json,
 )
@@ -29,16 +31,20 @@ MLPS = st.builds(
     SIZES,
     SIZES,
     SIZES,
-    st.sampled_from(["gelu", "gelu_tanh", "relu", "silu", "quick_gelu"]),
+    st.sampled_from(["gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh"]),
     st.booleans(),
     st.booleans(),
 )
+PATCHES = st.builds(PatchStemSpec, PAIRS, PAIRS, SIZES, SIZES, SIZES, st.none() | NORMS, st.none() | SIZES)
+TOKENS = st.builds(TokenStemSpec, SIZES, SIZES, SIZES, SIZES, st.sampled_from([1, 2]), st.none() | NORMS)
+BLOCKS = st.builds(ResidualSpec, SIZES, st.none() | NORMS, ATTENTIONS | MLPS, st.booleans(), st.booleans())
+HEADS = st.builds(HeadSpec, SIZES, st.none() | SIZES, st.sampled_from(["tanh", "gelu"]), st.booleans())
 SPECS = st.builds(
     TransformerSpec,
-    st.builds(StemSpec, PAIRS, PAIRS, SIZES, SIZES, SIZES, st.none() | NORMS, st.none() | SIZES),
-    st.lists(st.builds(ResidualSpec, SIZES, NORMS, ATTENTIONS | MLPS, st.booleans()), max_size=4).map(tuple),
+    PATCHES | TOKENS,
+    st.lists(BLOCKS, max_size=4).map(tuple),
     st.builds(PoolSpec, st.sampled_from(["prefix", "mean"]), SIZES, st.none() | NORMS, st.booleans()),
-    SIZES,
+    HEADS,
 )
 
 
@@ -48,7 +54,7 @@ def test_round_trip(spec: TransformerSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "key"), [((), "classes"), (("stem",), "norm"), (("pool",), "norm"), (("blocks", 0), "layer")]
+    ("path", "key"), [((), "head"), (("stem",), "norm"), (("pool",), "norm"), (("blocks", 0), "layer")]
 )
 def test_a_missing_key_is_an_error(path: tuple[str | int, ...], key: str) -> None:
     data = json.loads(json.dumps(tiny_spec().to_json()))

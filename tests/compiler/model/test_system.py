@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.head import Head
+from coformer_compiler.model.spec import HeadSpec
 from coformer_compiler.model.system import load_system, save_system
 from coformer_compiler.model.transformer import Transformer
-from tests.compiler.tiny import random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import random_inputs, random_model, tiny_spec
 
 
 def random_system(count: int = 3) -> tuple[list[Transformer], Aggregator]:
     members = [random_model(tiny_spec(embed=4 + n % 5, neurons=6 + n), seed=n) for n in range(count)]
     torch.manual_seed(9)
-    return members, Aggregator([member.spec.features for member in members], nn.Linear(9, 5)).eval()
+    return members, Aggregator([member.spec.features for member in members], Head(9, HeadSpec(5))).eval()
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def test_round_trip(tmp_path: Path) -> None:
     members, aggregator = random_system()
     save_system(tmp_path, members, aggregator)
     system = load_system(tmp_path)
-    pixels = random_pixels(members[0].spec, 3)
+    pixels = random_inputs(members[0].spec, 3)
     features = system.features(pixels)
     for n, member in enumerate(members):
         assert system.members[n].spec == member.spec
@@ -37,7 +38,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_more_than_ten_members_keep_their_order(tmp_path: Path) -> None:
     members, _ = random_system(11)
-    aggregator = Aggregator([member.spec.features for member in members], nn.Linear(9, 5), [tuple(range(11))])
+    aggregator = Aggregator([member.spec.features for member in members], Head(9, HeadSpec(5)), [tuple(range(11))])
     save_system(tmp_path, members, aggregator)
     assert [member.spec for member in load_system(tmp_path).members] == [member.spec for member in members]
 

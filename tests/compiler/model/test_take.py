@@ -11,11 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coformer_compiler.model.spec import AttentionSpec
+from coformer_compiler.model.spec import AttentionSpec, PatchStemSpec
 from coformer_compiler.model.transformer import Selection, Transformer
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model
 
-TAKEABLE = [name for name, spec in VARIANTS.items() if spec.stem.mix is None and not spec.blocks[0].shortcut]
+TAKEABLE = [
+    name
+    for name, spec in VARIANTS.items()
+    if not (isinstance(spec.stem, PatchStemSpec) and spec.stem.mix) and not spec.blocks[0].shortcut
+]
 NAMES = st.sampled_from(TAKEABLE)
 RANDOMS = st.integers(0, 2**32 - 1).map(Random)
 
@@ -91,11 +95,13 @@ def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tenso
                 tensor = tensor[rows]
             elif name.endswith("writer.weight"):
                 tensor = tensor[channels][:, units]
-        elif name in ("stem.prefix", "stem.positions"):
-            tensor = tensor[:, channels]
-        elif name == "head.weight":
+        elif name == (f"head.{'linear' if model.head.pooler is None else 'pooler'}.weight"):
             tensor = torch.cat([part[:, channels] for part in tensor.split(model.spec.embed, 1)], 1)
-        elif name not in ("head.bias", "stem.mean", "stem.std"):
+        elif parts[0] == "stem" and model.stem.mix is not None:
+            tensor = tensor[channels] if parts[1] == "mix" else tensor
+        elif name in ("stem.prefix", "stem.positions", "stem.words", "stem.types"):
+            tensor = tensor[:, channels]
+        elif parts[0] != "head" and name not in ("stem.mean", "stem.std"):
             tensor = tensor[channels]
         wanted.append(tensor)
     return wanted
@@ -133,7 +139,7 @@ def test_full_take_is_the_model(name: str) -> None:
     model = model_of(name)
     taken, pixels = (
         model.take(everything(model)),
-        random_pixels(model.spec, 4),
+        random_inputs(model.spec, 4),
     )
     assert taken.spec == model.spec
     torch.testing.assert_close(taken(pixels), model(pixels), atol=1e-5, rtol=0)
@@ -144,7 +150,7 @@ def test_full_take_is_the_model(name: str) -> None:
 def test_order_does_not_matter(name: str, random: Random) -> None:
     """All channels, heads and neurons in another order: the same function."""
     model = model_of(name)
-    pixels = random_pixels(model.spec, 2)
+    pixels = random_inputs(model.spec, 2)
     taken = model.take(shuffled_selection(model, random))
     torch.testing.assert_close(taken(pixels), model(pixels), atol=1e-5, rtol=1e-5)
 

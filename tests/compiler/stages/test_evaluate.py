@@ -29,7 +29,7 @@ def test_split():
 def test_batches_cover_the_split_in_order(test_split) -> None:
     parts = list(batches_of(test_split, batch=150))
     assert [len(labels) for _, labels in parts] == [150, 150, 100]
-    assert torch.equal(torch.cat([pixels for pixels, _ in parts]), torch.from_numpy(test_split.images.copy()))
+    assert torch.equal(torch.cat([pixels for pixels, _ in parts]), torch.from_numpy(test_split.inputs.copy()))
     assert parts[0][0].dtype == torch.uint8 and parts[0][1].dtype == torch.int64
 
 
@@ -37,7 +37,7 @@ def test_batches_cover_the_split_in_order(test_split) -> None:
 def test_every_subset_and_member_is_counted(out: Path, test_split) -> None:
     system, cpu = load_system(only(out, "boost")), torch.device("cpu")
     found = system_accuracy(system, test_split, cpu)
-    pixels, labels = torch.from_numpy(test_split.images.copy()), torch.from_numpy(test_split.labels.copy())
+    pixels, labels = torch.from_numpy(test_split.inputs.copy()), torch.from_numpy(test_split.labels.copy())
     features = system.features(pixels)
     for n, member in enumerate(system.members):
         right = sum(int(member(pixels[i : i + 1]).argmax()) == int(labels[i]) for i in range(100))

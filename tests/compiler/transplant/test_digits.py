@@ -63,7 +63,7 @@ def digits() -> Digits:
     source = ModelSource("timm:vit_tiny_patch16_224", "file", CHECKPOINT, OPTIONS)
     teacher = import_model(source)
     data: DataSet = load_data("digits", image_size=8, channels=1, calibration=SAMPLES)
-    pixels, labels = (torch.from_numpy(array) for array in (data.calibration.images, data.calibration.labels))
+    pixels, labels = (torch.from_numpy(array) for array in (data.calibration.inputs, data.calibration.labels))
     statistics = statistics_from_batches(teacher, zip(pixels.split(128), labels.split(128), strict=True))
     with torch.no_grad():
         return Digits(teacher, statistics, pixels, teacher.features(pixels), data.test)
@@ -107,7 +107,7 @@ def test_at_full_size_a_member_is_its_teacher(digits: Digits, basis: BasisKind) 
     whole = full_shape(teacher_shape(digits.teacher.spec))
     few = digits._replace(pixels=digits.pixels[:128], features=digits.features[:128])
     system = transplanted(few, policies(few, [whole]), basis)
-    pixels = torch.from_numpy(digits.test.images)
+    pixels = torch.from_numpy(digits.test.inputs)
     want = digits.teacher(pixels)
     assert want.abs().max() > 3
     for got in (system.members[0](pixels), system.logits(pixels)):
@@ -118,7 +118,7 @@ def test_at_full_size_a_member_is_its_teacher(digits: Digits, basis: BasisKind) 
 @torch.no_grad()
 def test_disjoint_thirds(digits: Digits, basis: BasisKind) -> None:
     """Untrained: all together within five points of the teacher and ahead of each, each far above index selection."""
-    pixels = torch.from_numpy(digits.test.images)
+    pixels = torch.from_numpy(digits.test.inputs)
     dealt = policies(digits, [THIRD] * 3, channels=True)
     system = transplanted(digits, dealt, basis)
     teacher = accuracy(digits, digits.teacher(pixels))
@@ -136,7 +136,7 @@ def test_disjoint_thirds(digits: Digits, basis: BasisKind) -> None:
 @torch.no_grad()
 def test_dropped_layers_are_corrected_for(digits: Digits, basis: BasisKind, kept: tuple[int, ...]) -> None:
     """Half the heads and neurons of some layers: what the rest would have written is in the targets of those kept."""
-    pixels = torch.from_numpy(digits.test.images)
+    pixels = torch.from_numpy(digits.test.inputs)
     shape = MemberShape(96, dict.fromkeys(kept, 3), dict.fromkeys(kept, 192))
     dealt = policies(digits, [shape], channels=True)
     (member,) = transplanted(digits, dealt, basis).members
@@ -151,7 +151,7 @@ def test_dropped_layers_are_corrected_for(digits: Digits, basis: BasisKind, kept
 @torch.no_grad()
 def test_it_matters_which_neurons_are_kept(digits: Digits) -> None:
     """The worst sixteen of every layer in place of the best: the same shape loses more."""
-    pixels, labels = torch.from_numpy(digits.test.images), torch.from_numpy(digits.test.labels)
+    pixels, labels = torch.from_numpy(digits.test.inputs), torch.from_numpy(digits.test.labels)
     shape = MemberShape(96, dict.fromkeys(range(6), 6), dict.fromkeys(range(6), 16))
     worst = replace(digits.statistics, scores=tuple(-scores for scores in digits.statistics.scores))
     losses = []

@@ -19,14 +19,14 @@ from coformer_compiler.transplant.statistics import (
     save_statistics,
     statistics_from_batches,
 )
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 SAMPLES = 23
 NAMES = ["class token", "distilled", "norm of the mean", "rms query norm", "stem norm"]
 
 
 def batches(model: Transformer, batch: int = SAMPLES) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    pixels = random_pixels(model.spec, SAMPLES, seed=1)
+    pixels = random_inputs(model.spec, SAMPLES, seed=1)
     labels = torch.arange(SAMPLES) % model.spec.classes
     yield from zip(pixels.split(batch), labels.split(batch), strict=True)
 

@@ -12,12 +12,13 @@ from torch import nn
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, teacher_shape
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.readout import fit_readouts
 from coformer_compiler.transplant.statistics import Statistics, statistics_from_batches
 from coformer_compiler.transplant.transplant import Match, Transplanted, transplant
-from tests.compiler.tiny import VARIANTS, random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
 
 SAMPLES = 200
 BASES: tuple[BasisKind, ...] = ("global", "per-norm")
@@ -25,7 +26,7 @@ NEEDS_FINAL_NORM = pytest.mark.xfail(reason="the last basis leaves out the strea
 TEACHERS = [
     pytest.param(name, marks=NEEDS_FINAL_NORM if name == "no final norm" else ())
     for name, spec in VARIANTS.items()
-    if spec.stem.mix is None and not spec.blocks[0].shortcut
+    if not (isinstance(spec.stem, PatchStemSpec) and spec.stem.mix) and not spec.blocks[0].shortcut
 ]
 NARROW = (
     MemberPolicy("a", 6, (LayerShare(0, (0,), (0, 3, 5, 7)), LayerShare(1, (1, 2), (1, 2, 19)))),
@@ -37,7 +38,7 @@ NARROW = (
 def lesson(name: str) -> tuple[Transformer, torch.Tensor, Statistics]:
     """A teacher, its calibration set and its statistics."""
     teacher = random_model(VARIANTS[name], seed=11)
-    pixels = random_pixels(teacher.spec, SAMPLES, seed=12)
+    pixels = random_inputs(teacher.spec, SAMPLES, seed=12)
     labels = torch.arange(SAMPLES) % teacher.spec.classes
     return teacher, pixels, statistics_from_batches(teacher, [(pixels, labels)])
 
@@ -92,9 +93,9 @@ def test_at_full_size_a_member_is_its_teacher(name: str, basis: BasisKind) -> No
     teacher, _, _ = lesson(name)
     made = run(name, [full(teacher)], basis)
     aggregator = aggregated(name, made)
-    fresh = random_pixels(teacher.spec, 50, seed=99)
+    fresh = random_inputs(teacher.spec, 50, seed=99)
     want = teacher(fresh)
-    assert want.std(0).min() > 0.05
+    assert want.std(0).min() > 0.02
     assert relative(made.members[0](fresh), want) < 1e-3
     assert relative(aggregator({0: made.members[0].features(fresh)}), want) < 1e-3
     assert min(match.match for match in made.matches) > 1 - 1e-6
@@ -110,7 +111,7 @@ def test_a_few_images_will_do_at_full_size(name: str, basis: BasisKind) -> None:
     statistics = statistics_from_batches(teacher, [(few, torch.arange(3))])
     made = transplant(teacher, statistics, [full(teacher)], few, basis=basis)
     fit_readouts(made.members, teacher.head, [(few, teacher.features(few))], made.priors)
-    fresh = random_pixels(teacher.spec, 50, seed=99)
+    fresh = random_inputs(teacher.spec, 50, seed=99)
     assert relative(made.members[0](fresh), teacher(fresh)) < 1e-3
     assert {match.penalty for match in made.matches} == {1.0}
 
@@ -156,7 +157,7 @@ def test_every_linear_is_reported() -> None:
 @torch.no_grad()
 def test_a_wider_member_is_closer() -> None:
     teacher, _, _ = lesson("class token")
-    fresh = random_pixels(teacher.spec, 100, seed=98)
+    fresh = random_inputs(teacher.spec, 100, seed=98)
     errors = []
     for embed in (4, 8, 12):
         made = run("class token", [full(teacher, embed)], "per-norm")
@@ -196,7 +197,7 @@ def test_the_size_of_batches_does_not_matter(basis: BasisKind, batch: int) -> No
     reference, made = (finished("class token", NARROW, basis, batch=size) for size in (50, batch))
     for one, other in zip(reference.matches, made.matches, strict=True):
         assert (one.penalty, one.match) == pytest.approx((other.penalty, other.match), rel=1e-4)
-    pixels = random_pixels(lesson("class token")[0].spec, 50, seed=97)
+    pixels = random_inputs(lesson("class token")[0].spec, 50, seed=97)
     for one, other in zip(reference.members, made.members, strict=True):
         assert relative(other(pixels), one(pixels)) < 1e-3
     want, got = (
@@ -227,13 +228,13 @@ def test_progress_is_one_step_per_sub_block() -> None:
 def test_any_layer_may_be_dropped(kept: tuple[int, ...], basis: BasisKind) -> None:
     """What a dropped layer would have written is in the targets; the member knows more than the labels' mean."""
     teacher = random_model(tiny_spec(layers=3), seed=13)
-    pixels = random_pixels(teacher.spec, 400, seed=14)
+    pixels = random_inputs(teacher.spec, 400, seed=14)
     statistics = statistics_from_batches(teacher, [(pixels, torch.arange(400) % 5)])
     whole = full(teacher)
     policy = MemberPolicy("x", whole.embed, tuple(share for share in whole.layers if share.layer in kept))
     made = transplant(teacher, statistics, [policy], pixels, basis=basis)
     fit_readouts(made.members, teacher.head, [(pixels, teacher.features(pixels))], made.priors)
-    fresh = random_pixels(teacher.spec, 100, seed=96)
+    fresh = random_inputs(teacher.spec, 100, seed=96)
     want, got = teacher(fresh), made.members[0](fresh)
     assert made.members[0].spec.layers == kept
     assert got.isfinite().all()

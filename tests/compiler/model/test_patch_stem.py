@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.patch_stem import PatchStem
 from coformer_compiler.model.spec import NormSpec
-from coformer_compiler.model.stem import Stem
-from tests.compiler.tiny import random_model, random_pixels, tiny_spec
+from tests.compiler.tiny import random_inputs, random_model, tiny_spec
 
 SPEC = tiny_spec(channels=3, image=(8, 12), patch=(4, 2), prefix=2)
 
 
-def by_hand(stem: Stem, pixels: np.ndarray) -> np.ndarray:
+def by_hand(stem: PatchStem, pixels: np.ndarray) -> np.ndarray:
     """Tokens of one image, before norm and mix."""
     weights = {name: tensor.double().numpy() for name, tensor in stem.state_dict().items()}
     scaled = (pixels - weights["mean"][:, None, None]) / weights["std"][:, None, None]
@@ -35,7 +35,7 @@ def test_tokens_are_patches_with_positions() -> None:
     stem = random_model(SPEC).stem
     assert stem.spec.grid == (2, 6)
     assert stem.spec.tokens == 14
-    pixels = random_pixels(SPEC, 2)
+    pixels = random_inputs(SPEC, 2)
     got = stem(pixels)
     assert got.shape == (2, 14, 12)
     for image, tokens in zip(pixels.double().numpy(), got.numpy(), strict=True):
@@ -45,7 +45,7 @@ def test_tokens_are_patches_with_positions() -> None:
 @torch.no_grad()
 def test_uint8_and_float_pixels_are_the_same() -> None:
     stem = random_model(SPEC).stem
-    pixels = random_pixels(SPEC, 2)
+    pixels = random_inputs(SPEC, 2)
     assert torch.equal(stem(pixels), stem(pixels.float()))
 
 
@@ -54,7 +54,7 @@ def test_norm_and_mix_come_behind_the_tokens() -> None:
     spec = tiny_spec(stem_norm=True, mix=10)
     stem = random_model(spec).stem
     assert stem.norm is not None and stem.mix is not None
-    pixels = random_pixels(spec, 2)
+    pixels = random_inputs(spec, 2)
     x = np.stack([by_hand(stem, image) for image in pixels.double().numpy()])
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = x * stem.norm.weight.double().numpy() + stem.norm.bias.double().numpy()
@@ -85,7 +85,7 @@ def test_take_refuses_a_mix() -> None:
 def test_projection_is_the_embedding_times_the_basis() -> None:
     stem = random_model(SPEC).stem
     basis = torch.randn(5, 12, dtype=torch.float64)
-    pixels = random_pixels(SPEC, 2)
+    pixels = random_inputs(SPEC, 2)
     projected = stem.project(basis)
     assert projected.spec == replace(stem.spec, embed=5)
     torch.testing.assert_close(projected(pixels), stem(pixels) @ basis.float().T, atol=1e-4, rtol=0)
@@ -94,7 +94,7 @@ def test_projection_is_the_embedding_times_the_basis() -> None:
 @torch.no_grad()
 def test_with_norm_puts_norm_and_linear_behind() -> None:
     stem = random_model(SPEC).stem
-    pixels = random_pixels(SPEC, 2)
+    pixels = random_inputs(SPEC, 2)
     norm, weight, bias = Norm(NormSpec(12, affine=False)), torch.randn(5, 12), torch.randn(5)
     want = norm(stem(pixels)) @ weight.T + bias
     made = stem.with_norm(norm, weight, bias)

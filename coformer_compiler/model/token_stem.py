@@ -1,0 +1,139 @@
+"""Token numbers to tokens: word, position and type embeddings, and the padding mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.graph import GraphWriter
+from coformer_compiler.model.linear import linear_from, take_linear
+from coformer_compiler.model.norm import Norm
+from coformer_compiler.model.padding import MASKED, Padding
+from coformer_compiler.model.spec import TokenStemSpec
+
+
+class TokenStem(nn.Module):
+    """int32 token numbers `(batch, length)`, or `(batch, 2, length)` with their types, to `(batch, length, out)`.
+
+    `positions` belongs to places in the sequence, not to numbers of tokens: padding comes last, so a token's place is
+    known when the graph is written. A type that all tokens have is part of `positions`.
+    """
+
+    def __init__(self, spec: TokenStemSpec) -> None:
+        """Tables of zeros; importers and the transplant overwrite them."""
+        super().__init__()
+        self.spec = spec
+        self.words = nn.Parameter(torch.zeros(spec.vocabulary, spec.embed))
+        self.positions = nn.Parameter(torch.zeros(spec.length, spec.embed))
+        self.types = None if spec.types == 1 else nn.Parameter(torch.zeros(spec.types, spec.embed))
+        self.norm = None if spec.norm is None else Norm(spec.norm)
+        self.mix = None if spec.mix is None else nn.Linear(spec.embed, spec.mix)
+
+    def mask(self, ids: torch.Tensor) -> torch.Tensor:
+        """Bool `(batch, length)`: true where there is a token, false for padding."""
+        return self._rows(ids)[0] != self.spec.pad
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Tokens `(batch, length, out)`."""
+        tokens = self.embed(ids)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return tokens if self.mix is None else self.mix(tokens)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Tokens `(batch, length, embed)` before norm and mix."""
+        words, types = self._rows(ids)
+        tokens = nn.functional.embedding(words, self.words) + self.positions
+        return tokens if self.types is None else tokens + nn.functional.embedding(types, self.types)
+
+    def _rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words and types, `(batch, length)` each; without types the words twice."""
+        return (ids, ids) if self.types is None else (ids[:, 0], ids[:, 1])
+
+    def take(self, channels: Sequence[int]) -> TokenStem:
+        """Index selection of stream channels: of the mix's outputs where there is a mix, else of the tables."""
+        if self.mix is not None:
+            made = self.project(torch.eye(self.spec.embed))
+            if self.norm is not None:
+                made.norm = self.norm.take(range(self.spec.embed))
+            made.mix = take_linear(self.mix, channels, None)
+            made.spec = replace(self.spec, mix=len(channels))
+            return made
+        made = self.project(torch.eye(self.spec.embed)[list(channels)])
+        if self.norm is not None:
+            made.norm = self.norm.take(channels)
+            made.spec = replace(made.spec, norm=made.norm.spec)
+        return made
+
+    def project(self, basis: torch.Tensor) -> TokenStem:
+        """The same embedding seen through `basis` `(width, embed)`: every table is multiplied by it.
+
+        No norm, no mix.
+        """
+        made = TokenStem(replace(self.spec, embed=len(basis), norm=None, mix=None))
+        basis = basis.double()
+        with torch.no_grad():
+            made.words.copy_(self.words.double() @ basis.T)
+            made.positions.copy_(self.positions.double() @ basis.T)
+            if self.types is not None and made.types is not None:
+                made.types.copy_(self.types.double() @ basis.T)
+        return made
+
+    def with_norm(self, norm: Norm, weight: torch.Tensor, bias: torch.Tensor) -> TokenStem:
+        """Put `norm` and the linear `weight` (out, embed), `bias` (out) behind the embedding."""
+        self.norm, self.mix = norm, linear_from(weight, bias)
+        self.spec = replace(self.spec, norm=norm.spec, mix=len(weight))
+        return self
+
+    def lower(self, graph: GraphWriter, name: str) -> tuple[ir.Value, Padding]:
+        """One Gather per table, their sum, and the padding mask: Equal, Cast and arithmetic, no booleans beyond."""
+        spec, length = self.spec, self.spec.length
+        ids = graph.input(spec.input.name, ir.DataType.INT32, (1, *spec.input.shape))
+        words = ids if self.types is None else self._lower_row(graph, f"{name}.word", ids, 0)
+        shape = (1, length, spec.embed)
+        x = graph.op("Gather", f"{name}.words", [graph.weight(f"{name}.words.table", self.words), words], shape)
+        x = graph.op("Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], shape)
+        if self.types is not None:
+            types = self._lower_row(graph, f"{name}.type", ids, 1)
+            typed = graph.op("Gather", f"{name}.types", [graph.weight(f"{name}.types.table", self.types), types], shape)
+            x = graph.op("Add", f"{name}.typed", [x, typed], shape)
+        if self.norm is not None:
+            x = self.norm.lower(graph, f"{name}.norm", x)
+        if self.mix is not None:
+            x = graph.linear(f"{name}.mix", x, self.mix.weight, self.mix.bias)
+        return x, self._lower_padding(graph, f"{name}.padding", words)
+
+    def _lower_row(self, graph: GraphWriter, name: str, ids: ir.Value, row: int) -> ir.Value:
+        bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("first", row), ("last", row + 1), ("axis", 1))]
+        shape = (1, 1, self.spec.length)
+        part = graph.op("Slice", f"{name}.row", [ids, *bounds], shape, dtype=ir.DataType.INT32)
+        flat = graph.shape(f"{name}.shape", [1, self.spec.length])
+        return graph.op("Reshape", f"{name}.ids", [part, flat], (1, self.spec.length), dtype=ir.DataType.INT32)
+
+    def _lower_padding(self, graph: GraphWriter, name: str, words: ir.Value) -> Padding:
+        length, pad = self.spec.length, graph.int32(f"{name}.word", [self.spec.pad])
+        shape = (1, length)
+        missing = graph.op("Equal", f"{name}.missing", [words, pad], shape, dtype=ir.DataType.BOOL)
+        absent = graph.op("Cast", f"{name}.absent", [missing], shape, {"to": int(ir.DataType.FLOAT)})
+        far, one = (graph.weight(f"{name}.{key}", torch.tensor(n)) for key, n in (("far", MASKED), ("one", 1.0)))
+        masked = graph.op("Mul", f"{name}.masked", [absent, far], shape)
+        present = graph.op("Sub", f"{name}.present", [one, absent], shape)
+
+        def reshaped(key: str, x: ir.Value, wanted: tuple[int, ...]) -> ir.Value:
+            return graph.op("Reshape", f"{name}.{key}", [x, graph.shape(f"{name}.{key}.shape", wanted)], wanted)
+
+        return Padding(reshaped("scores", masked, (1, 1, 1, length)), reshaped("real", present, (1, length, 1)))
+
+    def cost(self) -> Cost:
+        """Tables are read, not multiplied: their parameters, then norm and mix."""
+        spec = self.spec
+        rows = spec.vocabulary + spec.length + (0 if self.types is None else spec.types)
+        total = Cost(0, rows * spec.embed, 2 * spec.length * spec.embed)
+        if self.norm is not None:
+            total += self.norm.cost(spec.tokens)
+        return total if self.mix is None else total + linear_cost(spec.tokens, spec.embed, self.mix.out_features)
