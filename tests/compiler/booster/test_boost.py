@@ -144,7 +144,7 @@ def test_progress_shows_phases_loss_and_the_decision(tmp_path: Path) -> None:
     with RichProgress(Console(file=log, width=200)) as progress:
         small_boost(tmp_path, replace(OPTIONS, steps=4, joint_steps=4), progress=progress)
     text = log.getvalue()
-    assert "teacher's outputs: 96 images" in text
+    assert "teacher's outputs: 96 samples" in text
     for title in ("  member 0: 4 steps, ", "  member 2: 4 steps, ", "  joint: 4 steps, "):
         assert title in text
     assert "s, loss " in text and "joint phase " in text
