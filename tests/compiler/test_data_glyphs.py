@@ -46,30 +46,30 @@ def test_families_decide_the_splits(fonts: Path) -> None:
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         families = sum(place == name for place in FAMILIES.values())
-        assert split.images.shape == (families * len(CLASSES) * DRAWINGS, 1, 12, 12)
+        assert split.inputs.shape == (families * len(CLASSES) * DRAWINGS, 1, 12, 12)
         assert np.bincount(split.labels).tolist() == [families * DRAWINGS] * len(CLASSES)
-        assert split.images.reshape(len(split), -1).max(1).min() > 60
+        assert split.inputs.reshape(len(split), -1).max(1).min() > 60
     assert "".join(data.class_names) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ23456789"
 
 
 def test_drawings_never_change_and_differ(fonts: Path) -> None:
     once, again = load(fonts), load(fonts, cache_dir=fonts.parent / "elsewhere")
     assert once.sha256 == again.sha256
-    assert len({image.tobytes() for image in once.test.images}) == len(once.test)
+    assert len({image.tobytes() for image in once.test.inputs}) == len(once.test)
 
 
 def test_another_font_moves_nobody(fonts: Path) -> None:
     before = load(fonts)
     write_font(fonts, "Eileron")
     after = load(fonts)
-    np.testing.assert_array_equal(after.test.images, before.test.images)
+    np.testing.assert_array_equal(after.test.inputs, before.test.inputs)
     assert len(after.train) == len(before.train) * 3 // 2
 
 
 def test_size_and_channels_are_the_models(fonts: Path) -> None:
     data = load(fonts, image_size=(10, 14), channels=3)
-    assert data.test.images.shape[1:] == (3, 10, 14)
-    np.testing.assert_array_equal(data.test.images[:, 0], data.test.images[:, 2])
+    assert data.test.inputs.shape[1:] == (3, 10, 14)
+    np.testing.assert_array_equal(data.test.inputs[:, 0], data.test.inputs[:, 2])
 
 
 def test_what_is_no_font_for_letters_is_left_out(fonts: Path) -> None:
