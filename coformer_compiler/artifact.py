@@ -24,6 +24,8 @@ from coformer_compiler.progress import Progress
 
 LIBRARIES = ("torch", "timm", "onnx", "onnx-ir", "onnxruntime", "numpy")
 NAME = "artifact.json"
+KEPT = 4
+"""Artifacts of a stage that outlive a build: its own, and those that were used before it."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,22 @@ class Store:
                 artifact = _made_by_first(kind, final, make if collective else None)
         else:
             self.progress.note(f"{kind}: from the cache")
+            if not self.read_only:
+                os.utime(final / NAME)
         self.used.append(artifact)
         return artifact
+
+    def prune(self) -> None:
+        """Remove what no recent build used: all but the `KEPT` last used artifacts of every stage.
+
+        For a build that is done and holds the output folder's lock. Nothing that this build used is removed.
+        """
+        used = {artifact.path for artifact in self.used}
+        for kind in {artifact.kind for artifact in self.used}:
+            records = sorted((self.folder / kind).glob(f"*/{NAME}"), key=lambda record: record.stat().st_mtime)
+            for record in records[:-KEPT]:
+                if record.parent not in used:
+                    shutil.rmtree(record.parent, ignore_errors=True)
 
     def _make(self, kind: str, final: Path, parents: tuple[str, ...], make: Callable[[Path, Path], None]) -> Artifact:
         began = time.monotonic()

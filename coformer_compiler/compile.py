@@ -59,6 +59,7 @@ def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
         changed = not all(artifact.cached for artifact in store.used)
         if first_process():
             _publish(made, report, config, out)
+            store.prune()
     return Built(report, changed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -185,3 +186,24 @@ def test_other_processes_wait_for_the_first_and_take_part_where_all_do(
     assert found.cached
     assert sorted(path.name for path in found.path.iterdir()) == ["artifact.json", "deep"]
     assert len(taken_part) == 1 and not taken_part[0].exists()
+
+
+def test_pruning_keeps_what_was_used_last(store: Store) -> None:
+    make = Maker()
+    made = [run(store, make, options={"opset": opset}) for opset in range(8)]
+    for age, artifact in enumerate(made):
+        os.utime(artifact.path / "artifact.json", (1000 + age, 1000 + age))
+    store.used.clear()
+    run(store, make, options={"opset": 0})
+    store.prune()
+    assert [artifact.path.exists() for artifact in made] == [True, *[False] * 4, True, True, True]
+    assert make.runs == 8, "what was pruned is made again when it is asked for"
+    run(store, make, options={"opset": 1})
+    assert make.runs == 9
+
+
+def test_pruning_never_removes_what_this_build_used(store: Store) -> None:
+    make = Maker()
+    made = [run(store, make, options={"opset": opset}) for opset in range(8)]
+    store.prune()
+    assert all(artifact.path.exists() for artifact in made)
