@@ -5,9 +5,11 @@ A strategy decides shapes from shares; importance decides later which heads and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coformer_compiler.decomposer.policy import MemberPolicy, TeacherShape
+from coformer_compiler.device import Device
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.spec import (
     AttentionSpec,
@@ -26,6 +28,22 @@ class MemberShape:
     embed: int
     heads: dict[int, int]
     neurons: dict[int, int]
+
+
+MaybeShape = MemberShape | None
+"""None: the device is left out."""
+
+
+def kept_of(devices: Sequence[Device], shapes: Sequence[MaybeShape]) -> tuple[list[Device], list[MemberShape]]:
+    """The devices that take part, and their shapes."""
+    pairs = [(device, shape) for device, shape in zip(devices, shapes, strict=True) if shape is not None]
+    return [device for device, _ in pairs], [shape for _, shape in pairs]
+
+
+def feature_widths(teacher: TransformerSpec, shapes: Sequence[MemberShape]) -> list[int]:
+    """How many features each member sends."""
+    copies = teacher.features // teacher.embed
+    return [shape.embed * copies for shape in shapes]
 
 
 def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool) -> TransformerSpec:

@@ -1,14 +1,15 @@
 """The evaluator: what a decomposition is worth before it is trained, Ψ = loss + δ·T (problem (P1)).
 
 The loss is that of the aggregated, transplanted, untrained system on the validation split. Measured against the loss
-after a short distillation it ranks policies far better than the paper's mean over members, which cannot see whether
-members complement each other; that mean is reported beside it.
+after a short distillation it ranks policies far better than the paper's mean over members, eq. (7), which cannot see
+whether members complement each other (`benchmarks/search/fidelity.py`); that one is reported beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,16 +17,34 @@ import torch.nn.functional as F
 
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.decomposer.dealing import members_from_shapes
-from coformer_compiler.decomposer.shapes import MemberShape, aggregator_cost, cost_of_spec, member_cost
+from coformer_compiler.decomposer.shapes import (
+    MaybeShape,
+    aggregator_cost,
+    cost_of_spec,
+    feature_widths,
+    kept_of,
+    member_cost,
+)
 from coformer_compiler.device import Device
+from coformer_compiler.evaluator.energy import estimated_energy_mj
 from coformer_compiler.evaluator.latency import Latency, Network, estimated_latency
+from coformer_compiler.evaluator.wire import features_bytes
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import BasisKind
-from coformer_compiler.transplant.readout import fit_readouts
+from coformer_compiler.transplant.lesson import lesson_of, lesson_with_walk
+from coformer_compiler.transplant.readout import readout_of
+from coformer_compiler.transplant.regression import SplitGram
 from coformer_compiler.transplant.statistics import Statistics
-from coformer_compiler.transplant.transplant import transplant
+from coformer_compiler.transplant.transplant import transplant_lesson
 
-BATCH = 128
+Loss = Literal["aggregated", "members"]
+
+ROWS = 8192
+"""Rows of the stream (samples × tokens) in one batch."""
+WALK_BYTES = 2**31
+"""The teacher's streams are kept while they need no more than this; beyond, every candidate walks the teacher anew."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Fewer than a build tries: a candidate's rank does not hang on the last half decade."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +55,19 @@ class Score:
         objective: Ψ, to be minimised.
         loss: cross-entropy of the aggregated, untrained system, nats.
         members_loss: mean over the members alone, eq. (7).
-        latency: estimated.
+        latency: estimated; of the devices that take part.
+        energy_mj: estimated, of all devices together.
     """
 
     objective: float
     loss: float
     members_loss: float
     latency: Latency
+    energy_mj: float
 
 
 class Evaluator:
-    """Scores shapes; holds the calibration images and the teacher's features on them."""
+    """Scores shapes; holds the teacher's streams on the calibration samples."""
 
     def __init__(
         self,
@@ -60,16 +81,35 @@ class Evaluator:
         network: Network,
         delta: float,
         overlap: bool,
+        loss: Loss = "aggregated",
     ) -> None:
-        """`calibration` may be a prefix of the build's: the search needs a ranking, not the last digit."""
-        self.teacher, self.statistics, self.devices = teacher, statistics, tuple(devices)
-        self.basis, self.network, self.delta, self.overlap = basis, network, delta, overlap
-        self.device = teacher.device
-        self.pixels = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
+        """`calibration` may be a prefix of the build's: the search needs a ranking, not the last digit.
+
+        Args:
+            teacher: the model.
+            statistics: its statistics on the build's calibration samples.
+            devices: in member order.
+            calibration: candidates are fitted on it.
+            validation: candidates are judged by it.
+            basis: of the members.
+            network: the link.
+            delta: weight of latency; the teacher's on the fastest device is 1.
+            overlap: members may keep the same units.
+            loss: which loss the objective counts.
+        """
+        self.teacher, self.devices = teacher, tuple(devices)
+        self.basis, self.network, self.delta, self.overlap, self.loss = basis, network, delta, overlap, loss
+        self.inputs = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
         self.validation = torch.from_numpy(np.ascontiguousarray(validation.inputs))
-        self.labels = torch.from_numpy(np.ascontiguousarray(validation.labels)).to(self.device)
-        with torch.no_grad():
-            self.lessons = [(part, teacher.features(part)) for part in self._parts(self.pixels)]
+        self.labels = torch.from_numpy(np.ascontiguousarray(validation.labels)).to(teacher.device)
+        self.batch = max(1, ROWS // teacher.spec.stem.tokens)
+        kept = 4 * len(self.inputs) * teacher.spec.stem.tokens * teacher.spec.embed * (len(teacher.residuals) + 1)
+        self.lesson = (
+            lesson_with_walk(teacher, statistics, self.inputs, basis, self.batch, penalties=PENALTIES)
+            if kept <= WALK_BYTES
+            else lesson_of(teacher, statistics, basis, penalties=PENALTIES)
+        )
+        self.features = self._teacher_features() if self.lesson.walk is None else self.lesson.walk.features
         self.scores = {
             (block.kind, block.layer): scores
             for block, scores in zip(teacher.residuals, statistics.scores, strict=True)
@@ -78,32 +118,49 @@ class Evaluator:
         fastest = max(device.gflops for device in devices)
         self.unit_ms = cost_of_spec(teacher.spec, with_head=True).flops / (fastest * 1e6)
 
-    def latency(self, shapes: Sequence[MemberShape]) -> Latency:
-        """Estimated latency of members of the given shapes."""
-        costs = [member_cost(self.teacher.spec, s, shortcuts=self.basis == "per-norm") for s in shapes]
-        copies = self.teacher.spec.features // self.teacher.spec.embed
-        widths = [shape.embed * copies for shape in shapes]
+    @property
+    def shortcuts(self) -> bool:
+        """Whether members have shortcut matrices."""
+        return self.basis == "per-norm"
+
+    def latency(self, shapes: Sequence[MaybeShape]) -> Latency:
+        """Estimated latency of members of the given shapes, without the devices that are left out."""
+        devices, kept = kept_of(self.devices, shapes)
+        costs = [member_cost(self.teacher.spec, shape, shortcuts=self.shortcuts) for shape in kept]
+        widths = feature_widths(self.teacher.spec, kept)
         aggregator = aggregator_cost(widths, self.teacher.spec.head)
-        return estimated_latency(self.devices, costs, [4 * width for width in widths], aggregator, self.network)
+        return estimated_latency(devices, costs, [features_bytes(width) for width in widths], aggregator, self.network)
 
     @torch.no_grad()
-    def score(self, shapes: Sequence[MemberShape]) -> Score:
+    def score(self, shapes: Sequence[MaybeShape]) -> Score:
         """Transplant members of these shapes, without training, and weigh loss against latency."""
-        names = [device.name for device in self.devices]
-        policies = members_from_shapes(names, shapes, self.scores, None, overlap=self.overlap)
-        made = transplant(self.teacher, self.statistics, policies, self.pixels, basis=self.basis)
-        aggregator = fit_readouts(made.members, self.teacher.head, self.lessons, made.priors)
-        features = [
-            torch.cat([member.features(part) for part in self._parts(self.validation)]) for member in made.members
-        ]
-        loss = float(F.cross_entropy(aggregator(dict(enumerate(features))), self.labels))
-        alone = [
-            float(F.cross_entropy(member.head(each), self.labels))
-            for member, each in zip(made.members, features, strict=True)
-        ]
-        latency = self.latency(shapes)
-        objective = loss + self.delta * latency.total_ms / self.unit_ms
-        return Score(objective, loss, sum(alone) / len(alone), latency)
+        devices, kept = kept_of(self.devices, shapes)
+        names = [device.name for device in devices]
+        policies = members_from_shapes(names, kept, self.scores, None, overlap=self.overlap)
+        made = transplant_lesson(self.lesson, policies, self.inputs, batch=self.batch)
+        widths = [member.spec.features for member in made.members]
+        gram = SplitGram(sum(widths), self.features.shape[1], self.features.device)
+        gram.add(torch.cat(made.features, 1), self.features, 0)
+        ends = np.cumsum([0, *widths])
+        columns = [list(range(ends[n], ends[n + 1])) for n in range(len(widths))]
+        features = [self._features_of(member) for member in made.members]
+        everyone = tuple(range(len(widths)))
 
-    def _parts(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [part.to(self.device) for part in images.split(BATCH)]
+        def loss(subset: Sequence[int]) -> float:
+            fit = readout_of(gram, [c for n in subset for c in columns[n]], subset, made.priors)
+            logits = self.teacher.head.after(fit.weight, fit.bias)(torch.cat([features[n] for n in subset], 1))
+            return float(F.cross_entropy(logits, self.labels))
+
+        together, alone = loss(everyone), [loss((n,)) for n in everyone]
+        mean = sum(alone) / len(alone)
+        latency = self.latency(shapes)
+        counted = together if self.loss == "aggregated" else mean
+        objective = counted + self.delta * latency.total_ms / self.unit_ms
+        return Score(objective, together, mean, latency, estimated_energy_mj(devices, latency))
+
+    @torch.no_grad()
+    def _teacher_features(self) -> torch.Tensor:
+        return torch.cat([self.teacher.features(p.to(self.teacher.device)) for p in self.inputs.split(self.batch)])
+
+    def _features_of(self, member: Transformer) -> torch.Tensor:
+        return torch.cat([member.features(p.to(self.teacher.device)) for p in self.validation.split(self.batch)])

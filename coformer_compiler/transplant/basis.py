@@ -8,6 +8,7 @@ nothing, and at full width the member is the teacher exactly. For RMSNorm a plai
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -69,6 +70,7 @@ def basis_of_width(vectors: torch.Tensor, width: int, kind: NormKind) -> Basis:
     return Basis(scale * zero_sum @ kept.T, kept @ zero_sum.T / scale)
 
 
+@functools.cache
 def zero_sum_basis(width: int) -> torch.Tensor:
     """Orthonormal columns `(width, width − 1)` that each sum to zero (Helmert), float64."""
     made = torch.zeros(width, width - 1, dtype=torch.float64)

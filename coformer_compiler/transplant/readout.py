@@ -9,7 +9,7 @@ import torch
 from coformer_compiler.model.aggregator import Aggregator
 from coformer_compiler.model.head import Head
 from coformer_compiler.model.transformer import Transformer
-from coformer_compiler.transplant.regression import SplitGram, ridge
+from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
 
 
 @torch.no_grad()
@@ -39,11 +39,25 @@ def fit_readouts(
         first += len(inputs)
     aggregator = Aggregator(widths, head).to(device)
     for subset in aggregator.subsets:
-        prior = None if priors is None else torch.cat([priors[n] for n in subset], 1) / len(subset)
-        fit = ridge(gram.select(aggregator.columns(subset)), prior)
+        fit = readout_of(gram, aggregator.columns(subset), subset, priors)
         aggregator.mixer(subset).weight.copy_(fit.weight)
         aggregator.mixer(subset).bias.copy_(fit.bias)
     for n, member in enumerate(members):
-        fit = ridge(gram.select(aggregator.columns((n,))), None if priors is None else priors[n])
+        fit = readout_of(gram, aggregator.columns((n,)), (n,), priors)
         member.head = head.after(fit.weight, fit.bias)
     return aggregator
+
+
+def readout_of(
+    gram: SplitGram, columns: Sequence[int], subset: Sequence[int], priors: Sequence[torch.Tensor] | None
+) -> Fit:
+    """The fit of the teacher's features on those of a subset of members.
+
+    Args:
+        gram: from all members' concatenated features to the teacher's.
+        columns: of the subset in it.
+        subset: members.
+        priors: see `fit_readouts`.
+    """
+    prior = None if priors is None else torch.cat([priors[n] for n in subset], 1) / len(subset)
+    return ridge(gram.select(columns), prior)

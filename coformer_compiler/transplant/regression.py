@@ -16,8 +16,6 @@ PENALTIES = tuple(10.0**e for e in (-5, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 
 """Candidates, relative to the mean variance of the inputs. Weaker ones let weights on nearly collinear inputs grow
 until float32 engines no longer give the same digits."""
 
-Decomposed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
 
 class Gram:
     """Sufficient statistics of a regression of `outputs` columns on `inputs` columns, in float64.
@@ -26,9 +24,15 @@ class Gram:
     with the number of samples. `rows` is the sum of the weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        """No rows yet."""
-        self.rows = 0.0
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        device: torch.device | str = "cpu",
+        products: torch.dtype = torch.float64,
+    ) -> None:
+        """No rows yet; `products` is what the products of one batch are computed in."""
+        self.rows, self.products = 0.0, products
         self.xx = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.xy = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
         self.x = torch.zeros(inputs, dtype=torch.float64, device=device)
@@ -38,28 +42,27 @@ class Gram:
     def add(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Add rows: `x` `(…, inputs)` and `y` `(…, outputs)` with equal leading axes, which `weights` broadcasts to."""
         lead = x.shape[:-1]
-        x, y = x.reshape(-1, x.shape[-1]).double(), y.reshape(-1, y.shape[-1]).double()
-        weighted = x
+        x = x.reshape(-1, x.shape[-1]).to(self.products)
+        y = y.reshape(len(x), y.shape[-1]).to(self.products)
         if weights is None:
+            column, weighted = x.new_ones(len(x)), x
             self.rows += len(x)
-            self.y += y.sum(0)
-            self.yy += y.square().sum(0)
         else:
-            column = weights.double().expand(lead).reshape(-1, 1)
-            weighted = x * column
-            self.rows += float(column.sum())
-            self.y += (y * column).sum(0)
-            self.yy += (y.square() * column).sum(0)
+            column = weights.to(self.products).expand(lead).reshape(-1)
+            weighted = x * column[:, None]
+            self.rows += float(column.sum(dtype=torch.float64))
         self.xx += weighted.T @ x
         self.xy += weighted.T @ y
-        self.x += weighted.sum(0)
+        self.x += column @ x
+        self.y += column @ y
+        self.yy += column @ y.square()
 
-    def merged(self, other: Gram) -> Gram:
-        """The statistics of both sets of rows."""
+    def without(self, other: Gram) -> Gram:
+        """The statistics of the rows that are not among `other`'s, which are some of these."""
         made = Gram(0, 0)
-        made.rows = self.rows + other.rows
-        for name in ("xx", "xy", "x", "y", "yy"):
-            setattr(made, name, getattr(self, name) + getattr(other, name))
+        made.rows = self.rows - other.rows
+        for name in SUMS:
+            setattr(made, name, getattr(self, name) - getattr(other, name))
         return made
 
     def select(self, columns: Sequence[int]) -> Gram:
@@ -70,16 +73,47 @@ class Gram:
         made.xx, made.xy, made.x = self.xx[index][:, index], self.xy[index], self.x[index]
         return made
 
+    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: Gram) -> Gram:
+        """The statistics of the same inputs with `weight · y + bias` for outputs.
+
+        Args:
+            weight: `(outputs, these outputs)`, float64.
+            bias: `(outputs,)` or None.
+            outputs: the Gram that has these outputs as its inputs; for ΣY² of the new ones.
+        """
+        made = Gram(0, 0)
+        made.rows, made.xx, made.x = self.rows, self.xx, self.x
+        made.xy, made.y = self.xy @ weight.T, weight @ self.y
+        made.yy = ((weight @ outputs.xx) * weight).sum(1)
+        if bias is not None:
+            made.yy = made.yy + 2 * bias * made.y + self.rows * bias.square()
+            made.xy, made.y = made.xy + torch.outer(self.x, bias), made.y + self.rows * bias
+        return made
+
+
+SUMS = ("xx", "xy", "x", "y", "yy")
+
 
 class SplitGram:
-    """Two Grams, one to fit on and one to choose the penalty by: every fifth sample is held out."""
+    """Two Grams: of all samples, and of every fifth, which is held out to choose the penalty by."""
 
     HOLD_OUT = 5
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        """No rows yet."""
-        self.fit = Gram(inputs, outputs, device)
-        self.held_out = Gram(inputs, outputs, device)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        device: torch.device | str = "cpu",
+        products: torch.dtype = torch.float64,
+    ) -> None:
+        """No rows yet; for `products` see `Gram`."""
+        self.whole = Gram(inputs, outputs, device, products)
+        self.held_out = Gram(inputs, outputs, device, products)
+
+    @property
+    def fit(self) -> Gram:
+        """The samples that are not held out."""
+        return self.whole.without(self.held_out)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, first: int, weights: torch.Tensor | None = None) -> None:
         """Add the samples `first`, `first + 1`, … of the calibration set.
@@ -90,21 +124,30 @@ class SplitGram:
             first: number of the first sample.
             weights: of the axes between, `(…)`, or of these in every sample, `(batch, …)`; one where None.
         """
-        out = held_out_mask(first, len(x)).to(x.device)
+        out = held_out(first)
         by_sample = weights is not None and weights.ndim == x.ndim - 1
-        for gram, part in ((self.held_out, out), (self.fit, ~out)):
-            gram.add(x[part], y[part], weights[part] if weights is not None and by_sample else weights)
+        self.whole.add(x, y, weights)
+        self.held_out.add(x[out], y[out], weights[out] if weights is not None and by_sample else weights)
 
     def select(self, columns: Sequence[int]) -> SplitGram:
         """Both Grams with only the given input columns."""
-        made = SplitGram(0, 0)
-        made.fit, made.held_out = self.fit.select(columns), self.held_out.select(columns)
-        return made
+        return _split(self.whole.select(columns), self.held_out.select(columns))
+
+    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: SplitGram) -> SplitGram:
+        """Both Grams with mapped outputs, see `Gram.mapped`."""
+        whole = self.whole.mapped(weight, bias, outputs.whole)
+        return _split(whole, self.held_out.mapped(weight, bias, outputs.held_out))
 
 
-def held_out_mask(first: int, count: int) -> torch.Tensor:
-    """Which of the samples `first … first + count − 1` are held out, bool `(count,)`."""
-    return torch.arange(first, first + count) % SplitGram.HOLD_OUT == SplitGram.HOLD_OUT - 1
+def _split(whole: Gram, held_out: Gram) -> SplitGram:
+    made = SplitGram(0, 0)
+    made.whole, made.held_out = whole, held_out
+    return made
+
+
+def held_out(first: int) -> slice:
+    """Which of the samples `first`, `first + 1`, … are held out, as a slice of them."""
+    return slice((-1 - first) % SplitGram.HOLD_OUT, None, SplitGram.HOLD_OUT)
 
 
 @dataclass(frozen=True)
@@ -130,68 +173,63 @@ def ridge(gram: SplitGram, prior: torch.Tensor | None = None, penalties: Sequenc
     Args:
         gram: statistics of X and Y.
         prior: `(outputs, inputs)` to pull towards; zero where None.
-        penalties: candidates for λ, relative to the mean diagonal.
+        penalties: candidates for λ, relative to the mean diagonal, ascending.
     """
-    if gram.held_out.rows < 2 or gram.fit.rows < 2:
+    fit = gram.fit
+    if gram.held_out.rows < 2 or fit.rows < 2:
         # Nothing to choose by, so the strongest prior that still lets large effects through.
         penalty, match = 1.0, 1.0
     else:
-        penalty, match = _chosen_on_held_out(gram, prior, penalties)
-    both = gram.fit.merged(gram.held_out)
-    weight, bias = _solved(both, _decomposed(both, prior), prior, penalty)
-    return Fit(weight, bias, penalty, match)
+        penalty, match = _chosen_on_held_out(fit, gram.held_out, prior, penalties)
+    xx, xy = _centred(gram.whole, prior)
+    departure = _departure(xx, xy, penalty)
+    while departure is None:
+        penalty *= 10
+        departure = _departure(xx, xy, penalty)
+    return Fit(*_with_bias(gram.whole, departure, prior), penalty, match)
 
 
-def _solved(
-    gram: Gram, decomposed: Decomposed, prior: torch.Tensor | None, penalty: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight `(outputs, inputs)` and bias `(outputs,)` for one penalty."""
-    values, vectors, right = decomposed
-    weight = (vectors @ (right / (values + penalty * _scale(values))[:, None])).T
-    if prior is not None:
-        weight = weight + prior.to(weight)
-    return weight, (gram.y - weight @ gram.x) / max(gram.rows, 1)
-
-
-def _decomposed(gram: Gram, prior: torch.Tensor | None) -> Decomposed:
-    """Eigenvalues and -vectors of the centred XᵀX, and Vᵀ(XᵀY − XᵀX·priorᵀ), centred."""
+def _centred(gram: Gram, prior: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """XᵀX and XᵀY − XᵀX·priorᵀ, centred."""
     mean = gram.x / max(gram.rows, 1)
     xx = gram.xx - torch.outer(gram.x, mean)
     xy = gram.xy - torch.outer(mean, gram.y)
-    if prior is not None:
-        xy = xy - xx @ prior.to(xx).T
-    values, vectors = torch.linalg.eigh(xx)
-    return values.clamp(min=0), vectors, vectors.T @ xy
+    return xx, xy if prior is None else xy - xx @ prior.to(xx).T
 
 
-def _scale(values: torch.Tensor) -> torch.Tensor:
-    return values.mean().clamp(min=torch.finfo(values.dtype).tiny)
+def _departure(xx: torch.Tensor, xy: torch.Tensor, penalty: float) -> torch.Tensor | None:
+    """(W − prior)ᵀ `(inputs, outputs)`; None where rounding has left XᵀX too indefinite for this penalty."""
+    diagonal = xx.diagonal()
+    strength = penalty * diagonal.mean().clamp(min=torch.finfo(xx.dtype).tiny)
+    factor, failed = torch.linalg.cholesky_ex(torch.diagonal_scatter(xx, diagonal + strength))
+    return None if int(failed) else torch.cholesky_solve(xy, factor)
 
 
-def _chosen_on_held_out(gram: SplitGram, prior: torch.Tensor | None, penalties: Sequence[float]) -> tuple[float, float]:
-    """The candidate with the least squared error on the held-out rows, and the R² there of the fit without them.
+def _with_bias(gram: Gram, departure: torch.Tensor, prior: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = departure.T if prior is None else departure.T + prior.to(departure)
+    return weight, (gram.y - weight @ gram.x) / max(gram.rows, 1)
 
-    With W = prior + (V·D·A)ᵀ, D = diag(1/(e + λ)), the error is quadratic in D's diagonal; its coefficients are
-    computed once, so a candidate costs O(inputs²).
-    """
-    decomposed = _decomposed(gram.fit, prior)
-    values, vectors, right = decomposed
-    out = gram.held_out
-    mean_x, mean_y = gram.fit.x / gram.fit.rows, gram.fit.y / gram.fit.rows
+
+def _chosen_on_held_out(
+    fit: Gram, out: Gram, prior: torch.Tensor | None, penalties: Sequence[float]
+) -> tuple[float, float]:
+    """The candidate with the least squared error on the held-out rows, and the R² there of the fit without them."""
+    mean_x, mean_y = fit.x / fit.rows, fit.y / fit.rows
     cross = torch.outer(out.x, mean_x)
     xx = out.xx - cross - cross.T + out.rows * torch.outer(mean_x, mean_x)
     xy = out.xy - torch.outer(out.x, mean_y) - torch.outer(mean_x, out.y) + out.rows * torch.outer(mean_x, mean_y)
     if prior is not None:
         xy = xy - xx @ prior.to(xx).T
-    linear = (right * (vectors.T @ xy)).sum(1)
-    square = (vectors.T @ xx @ vectors) * (right @ right.T)
-
-    def error(penalty: float) -> float:
-        shrink = 1 / (values + penalty * _scale(values))
-        return float(shrink @ square @ shrink - 2 * shrink @ linear)
-
-    penalty = min(penalties, key=error)
-    return penalty, _match(out, *_solved(gram.fit, decomposed, prior, penalty))
+    fit_xx, fit_xy = _centred(fit, prior)
+    best: tuple[float, float, torch.Tensor] | None = None
+    for penalty in penalties:
+        departure = _departure(fit_xx, fit_xy, penalty)
+        if departure is not None:
+            error = float((departure * (xx @ departure - 2 * xy)).sum())
+            best = (error, penalty, departure) if best is None or error < best[0] else best
+    if best is None:
+        return penalties[-1], 1.0
+    return best[1], _match(out, *_with_bias(fit, best[2], prior))
 
 
 def _match(gram: Gram, weight: torch.Tensor, bias: torch.Tensor) -> float:

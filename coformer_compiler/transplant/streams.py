@@ -21,6 +21,7 @@ class Streams:
     ) -> None:
         """Arrays for `shape` = (samples, tokens) and the given widths; a file when they exceed `memory_bytes`."""
         self.samples, self.batch, self.device = shape[0], batch, device
+        self.rows, self.memory_bytes = shape[0] * shape[1], memory_bytes
         sizes = [shape[0] * shape[1] * width for width in widths]
         self.folder = tempfile.TemporaryDirectory(prefix="coformer-streams-") if 4 * sum(sizes) > memory_bytes else None
         self.arrays = [
@@ -58,3 +59,11 @@ class Streams:
     def write(self, number: int, part: slice, values: torch.Tensor) -> None:
         """Overwrite what `read` gives."""
         self.arrays[number][part] = values.to(self.arrays[number].device)
+
+    def show(self, number: int, values: torch.Tensor) -> None:
+        """Let `read` give `values` `(samples, tokens, width)`, which nothing writes to."""
+        self.arrays[number] = values
+
+    def fits(self, width: int) -> bool:
+        """Whether another array of this width, for a moment, is little beside what may be in memory."""
+        return 4 * self.rows * width <= self.memory_bytes / 8

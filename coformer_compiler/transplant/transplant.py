@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,13 +22,11 @@ from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import (
     BasisKind,
-    bases_at,
     basis_of_width,
-    eigenbasis,
     gain_of,
-    kind_of,
     shift_of,
 )
+from coformer_compiler.transplant.lesson import Lesson, lesson_of, reading_gram
 from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
 from coformer_compiler.transplant.statistics import Statistics
 from coformer_compiler.transplant.streams import Streams
@@ -49,12 +48,13 @@ class Transplanted:
     """Members without heads fitted yet, how well each linear was matched, and the prior of each member's readout.
 
     `priors[n]` is `(teacher features, member features)`: the member's features back in the teacher's, as its final
-    basis says.
+    basis says. `features[n]` are its features on the calibration samples, `(samples, member features)`.
     """
 
     members: list[Transformer]
     matches: list[Match]
     priors: list[torch.Tensor]
+    features: list[torch.Tensor]
 
 
 @torch.no_grad()
@@ -82,26 +82,48 @@ def transplant(
         memory_bytes: above this the streams are kept in a temporary file.
         advance: called after every sub-block of the teacher, for a progress bar.
     """
-    walkers = [_Walker(n, teacher, statistics, policy, basis) for n, policy in enumerate(policies)]
-    spec = teacher.spec
-    shape = (len(inputs), spec.stem.tokens)
-    widths = [spec.stem.out, *(walker.width for walker in walkers)]
+    return transplant_lesson(
+        lesson_of(teacher, statistics, basis), policies, inputs, batch=batch, memory_bytes=memory_bytes, advance=advance
+    )
+
+
+@torch.no_grad()
+def transplant_lesson(
+    lesson: Lesson,
+    policies: Sequence[MemberPolicy],
+    inputs: torch.Tensor,
+    *,
+    batch: int = 128,
+    memory_bytes: int = 2**31,
+    advance: Callable[[], None] = lambda: None,
+) -> Transplanted:
+    """`transplant` with the parts that all candidates of a search share computed before; `inputs` are the lesson's."""
+    teacher, walk = lesson.teacher, lesson.walk
+    walkers = [_Walker(n, lesson, policy) for n, policy in enumerate(policies)]
+    shape = (len(inputs), teacher.spec.stem.tokens)
+    widths = [0 if walk is not None else teacher.spec.stem.out, *(walker.width for walker in walkers)]
     with Streams(shape, widths, batch, memory_bytes, teacher.device) as streams:
         for walker in walkers:
             walker.start(streams, inputs)
-        for part in streams.parts():
-            streams.write(0, part, teacher.stem(inputs[part].to(streams.device)))
+        if walk is None:
+            for part in streams.parts():
+                streams.write(0, part, teacher.stem(inputs[part].to(streams.device)))
         masks = _Masks(teacher, inputs, streams.device)
         for j, block in enumerate(teacher.residuals):
+            if walk is not None:
+                streams.show(0, walk.streams[j])
             here = [walker for walker in walkers if walker.keeps(block)]
             for walker in here:
                 walker.finish_pending(streams, masks, j)
-            _read(streams, masks, block, j, here)
+            _read(streams, masks, lesson, j, here)
             advance()
+        if walk is not None:
+            streams.show(0, walk.streams[-1])
         for walker in walkers:
             walker.finish_pending(streams, masks, len(teacher.residuals), teacher)
+        features = [walker.features(streams, masks) for walker in walkers]
     matches = [match for walker in walkers for match in walker.matches]
-    return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers])
+    return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers], features)
 
 
 class _Masks:
@@ -115,48 +137,64 @@ class _Masks:
         return None if self.whole is None else self.whole[part]
 
 
-def _read(streams: Streams, masks: _Masks, block: Residual, point: int, here: Sequence[_Walker]) -> None:
-    """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass."""
-    grams = [walker.begin_read(block) for walker in here]
-    for part in streams.parts():
+def _read(streams: Streams, masks: _Masks, lesson: Lesson, point: int, here: Sequence[_Walker]) -> None:
+    """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass.
+
+    The member's normed stream is regressed on the teacher's normed stream; any rows of the teacher's reader are linear
+    in that, so that their regressions follow from one Gram.
+    """
+    block = lesson.teacher.residuals[point]
+    moving = lesson.walk is None
+    reading = reading_gram(block, lesson.products) if lesson.walk is None else lesson.walk.readings[point]
+    grams = [walker.begin_read(block, lesson.products) for walker in here]
+    for part in streams.parts() if moving or here else ():
         x, mask = streams.read(0, part), masks.read(part)
         normed = block.normed(x)
-        read = block.branch.reader(normed)
-        for walker, (gram, rows, local) in zip(here, grams, strict=True):
-            gram.add(local.normed(streams.read(walker.stream, part)), read[..., rows], part.start, mask)
-        streams.write(0, part, block.skip(x, normed) + block.branch.writer(block.branch.mix(read, mask)))
-    for walker, (gram, rows, _) in zip(here, grams, strict=True):
-        walker.end_read(block, point, gram, rows)
+        for walker, (gram, local) in zip(here, grams, strict=True):
+            gram.add(local.normed(streams.read(walker.stream, part)), normed, part.start, mask)
+        if moving:
+            if here:
+                reading.add(normed, normed[..., :0], part.start, mask)
+            written = block.branch.writer(block.branch.mix(block.branch.reader(normed), mask))
+            streams.write(0, part, block.skip(x, normed) + written)
+    for walker, (gram, _) in zip(here, grams, strict=True):
+        walker.end_read(block, point, gram, reading)
+
+
+class _Pending(NamedTuple):
+    """A block of the member whose writer waits: the member's block, the point before it, the teacher's, kept units."""
+
+    local: Residual
+    before: int
+    block: Residual
+    units: list[int]
 
 
 class _Walker:
     """One member on the walk: its basis at every point, its blocks so far, and the block whose writer is pending."""
 
-    def __init__(
-        self, index: int, teacher: Transformer, statistics: Statistics, policy: MemberPolicy, basis: BasisKind
-    ) -> None:
+    def __init__(self, index: int, lesson: Lesson, policy: MemberPolicy) -> None:
         self.index, self.stream, self.width = index, index + 1, policy.embed
-        device = teacher.device
-        kinds = [kind_of(norm) for norm in (*(block.norm for block in teacher.residuals), teacher.pool.norm)]
-        vectors = bases_at([moment.to(device) for moment in statistics.moments], kinds, basis)
-        self.token_weights = [weights.to(device) for weights in statistics.token_weights]
-        self.bases = [basis_of_width(each, policy.embed, kind) for each, kind in zip(vectors, kinds, strict=True)]
-        spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=basis == "per-norm")
+        teacher, device = lesson.teacher, lesson.teacher.device
+        self.products, self.penalties = lesson.products, lesson.penalties
+        self.token_weights = [weights.to(device) for weights in lesson.statistics.token_weights]
+        self.bases = lesson.bases(policy.embed)
+        spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=lesson.basis == "per-norm")
         self.member = Transformer(spec).to(device).eval()
         self.shares = {share.layer: share for share in policy.layers}
         self.blocks = iter(self.member.residuals)
-        self.pending: tuple[Residual, int, Residual, list[int]] | None = None
+        self.pending: _Pending | None = None
         self.matches: list[Match] = []
-        self._stem_from(teacher, statistics, device)
+        self._stem_from(lesson)
 
-    def _stem_from(self, teacher: Transformer, statistics: Statistics, device: torch.device) -> None:
+    def _stem_from(self, lesson: Lesson) -> None:
         # The member's first norm is that of its first kept block, which need not be the teacher's first.
+        teacher, device = lesson.teacher, lesson.teacher.device
         first = self.bases[next(j for j, block in enumerate(teacher.residuals) if self.keeps(block))]
-        norm = teacher.stem.norm
-        if norm is None or statistics.stem_moment is None:
+        norm, vectors = teacher.stem.norm, lesson.stem_vectors
+        if norm is None or vectors is None:
             self.member.stem = teacher.stem.project(first.into).to(device)
             return
-        vectors = eigenbasis(statistics.stem_moment.to(device), norm.spec.kind)
         plain, mix = self.member.stem.norm, teacher.stem.mix
         assert plain is not None
         inner = basis_of_width(vectors, plain.spec.width, norm.spec.kind)
@@ -176,26 +214,27 @@ class _Walker:
         """Whether the member keeps the teacher's layer that the block belongs to."""
         return block.layer in self.shares
 
-    def begin_read(self, block: Residual) -> tuple[SplitGram, list[int], Residual]:
-        """An empty Gram for the reader of the member's next block.
-
-        The teacher's rows it is fitted to, and the block.
-        """
+    def begin_read(self, block: Residual, products: torch.dtype) -> tuple[SplitGram, Residual]:
+        """An empty Gram from the member's to the teacher's normed stream, and the member's next block."""
         local = next(self.blocks)
         share = self.shares[block.layer]
         units = share.heads if block.kind == "attention" else share.neurons
-        rows = block.branch.reader_rows(units)
         local.branch = block.branch.with_units(units, local.branch.reader, local.branch.writer)
         self.reading = (local, list(units))
-        return SplitGram(self.width, len(rows), block.branch.reader.weight.device), rows, local
+        reader = block.branch.reader
+        return SplitGram(self.width, reader.in_features, reader.weight.device, products), local
 
-    def end_read(self, block: Residual, point: int, gram: SplitGram, rows: list[int]) -> None:
+    def end_read(self, block: Residual, point: int, gram: SplitGram, reading: SplitGram) -> None:
         """Solve the reader; the writer waits until the teacher's stream reaches the member's next norm."""
         local, units = self.reading
-        weight = block.branch.reader.weight.detach().double()[rows]
+        reader, rows = block.branch.reader, block.branch.reader_rows(units)
+        weight = reader.weight.detach().double()[rows]
+        bias = None if reader.bias is None else reader.bias.detach().double()[rows]
         prior = (weight * gain_of(block.norm, weight.shape[1]).to(weight)) @ self.bases[point].back
-        self._set(local.branch.reader, ridge(gram, prior), block, "reader")
-        self.pending = (local, point, block, units)
+        self._set(
+            local.branch.reader, ridge(gram.mapped(weight, bias, reading), prior, self.penalties), block, "reader"
+        )
+        self.pending = _Pending(local, point, block, units)
 
     def finish_pending(self, streams: Streams, masks: _Masks, point: int, teacher: Transformer | None = None) -> None:
         """Solve the pending writer (and shortcut) against the teacher's stream at `point`, then move the member's.
@@ -217,15 +256,18 @@ class _Walker:
             if block.post_norm:
                 back = gain_of(block.norm, len(back)).to(back)[:, None] * back
             prior = torch.cat([into @ back, prior], 1)
-        gram = SplitGram(prior.shape[1], self.width, into.device)
+        gram = SplitGram(prior.shape[1], self.width, into.device, self.products)
         cast = into.float()
         # Least squares spends its freedom where the rows are; weighting them by what the loss feels there spends it
         # where it counts. Measured: a fifth less loss per member (docs/method.md).
         weights = self.token_weights[point] if teacher is None else None
+        keep = streams.fits(len(columns))
+        mixes: list[torch.Tensor] = []
         for part in streams.parts():
             s, mask = streams.read(self.stream, part), masks.read(part)
             normed = local.normed(s)
-            read = local.branch.mix(local.branch.reader(normed), mask)
+            read = mixed = local.branch.mix(local.branch.reader(normed), mask)
+            mixes += [mixed] if keep else []
             wanted = streams.read(0, part) @ cast.T
             if local.shortcut is None:
                 wanted = wanted - s
@@ -236,10 +278,18 @@ class _Walker:
             else:
                 pool = teacher.pool
                 gram.add(pool.rows(read, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
-        self._set_writer(local, ridge(gram, prior), block)
-        for part in streams.parts():
-            streams.write(self.stream, part, local(streams.read(self.stream, part), masks.read(part)))
+        self._set_writer(local, ridge(gram, prior, self.penalties), block)
+        for n, part in enumerate(streams.parts()):
+            s, mask = streams.read(self.stream, part), masks.read(part)
+            normed = local.normed(s)
+            mixed = mixes[n] if keep else local.branch.mix(local.branch.reader(normed), mask)
+            streams.write(self.stream, part, local.skip(s, normed) + local.branch.writer(mixed))
         self.pending = None
+
+    def features(self, streams: Streams, masks: _Masks) -> torch.Tensor:
+        """Pooled features `(samples, features)` at the end of the walk."""
+        pool = self.member.pool
+        return torch.cat([pool(streams.read(self.stream, part), masks.read(part)) for part in streams.parts()])
 
     def _set_writer(self, local: Residual, fit: Fit, block: Residual) -> None:
         if local.shortcut is not None:

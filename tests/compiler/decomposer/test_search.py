@@ -125,7 +125,7 @@ class Valley:
         widths = [shape.embed for shape in shapes]
         loss = float(np.var(widths)) / 100 + (96 - sum(widths)) / 96
         latency = Latency((0.0,) * len(widths), (0.0,) * len(widths), 0.0, float(max(widths)))
-        return Score(loss + 1e-3 * max(widths), loss, loss, latency)
+        return Score(loss + 1e-3 * max(widths), loss, loss, latency, 1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from coformer_compiler.transplant.regression import PENALTIES, Gram, SplitGram, held_out_mask, ridge
+from coformer_compiler.transplant.regression import PENALTIES, Gram, SplitGram, held_out, ridge
 
 SUMS = ("xx", "xy", "x", "y", "yy")
 
@@ -139,17 +139,35 @@ def test_streaming_selecting_and_merging(seed: int, sizes: list[int], columns: l
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-9)
     both = Gram(len(columns), 4)
     both.add(x[..., columns], y, weights)
-    merged = picked.fit.merged(picked.held_out)
-    assert merged.rows == pytest.approx(both.rows)
+    assert picked.whole.rows == pytest.approx(both.rows)
     for name in SUMS:
-        torch.testing.assert_close(getattr(merged, name), getattr(both, name), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(getattr(picked.whole, name), getattr(both, name), rtol=1e-9, atol=1e-9)
 
 
-def test_merging_leaves_both_alone() -> None:
-    gram = gram_of(random_problem(4))
-    before = {name: getattr(gram.fit, name).clone() for name in SUMS}
-    gram.fit.merged(gram.held_out)
-    assert all(torch.equal(getattr(gram.fit, name), tensor) for name, tensor in before.items())
+@pytest.mark.parametrize("biased", [True, False])
+def test_mapped_outputs_are_as_if_they_had_been_added(biased: bool) -> None:
+    """Any linear of a normed stream follows from one Gram of that stream."""
+    problem, random = random_problem(4), torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 4, generator=random, dtype=torch.float64)
+    bias = torch.randn(5, generator=random, dtype=torch.float64) if biased else None
+    wanted = problem.y @ weight.T + (0 if bias is None else bias)
+    outputs = SplitGram(4, 0)
+    outputs.add(problem.y, problem.y[:, :0], 0)
+    mapped = gram_of(problem).mapped(weight, bias, outputs)
+    direct = SplitGram(7, 5)
+    direct.add(problem.x, wanted, 0)
+    for a, b in ((mapped.fit, direct.fit), (mapped.held_out, direct.held_out)):
+        for name in SUMS:
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-8, atol=1e-8)
+
+
+def test_products_in_float32_are_summed_in_float64() -> None:
+    problem = random_problem(4)
+    quick = SplitGram(7, 4, products=torch.float32)
+    quick.add(problem.x, problem.y, 0)
+    assert quick.whole.xx.dtype == torch.float64
+    torch.testing.assert_close(quick.whole.xx, gram_of(problem).whole.xx, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(ridge(quick).weight, ridge(gram_of(problem)).weight, rtol=1e-3, atol=1e-3)
 
 
 def test_weights_are_as_many_rows() -> None:
@@ -170,8 +188,8 @@ def test_weights_are_as_many_rows() -> None:
 
 @given(st.integers(0, 20), st.integers(1, 40))
 def test_every_fifth_sample_is_held_out_wherever_batches_end(first: int, count: int) -> None:
-    mask = held_out_mask(first, count)
-    assert mask.tolist() == [sample % 5 == 4 for sample in range(first, first + count)]
+    numbers = list(range(first, first + count))
+    assert numbers[held_out(first)] == [number for number in numbers if number % 5 == 4]
 
 
 def test_samples_are_held_out_whole() -> None:
