@@ -15,7 +15,7 @@ class ModelSource:
     """Which model to import.
 
     Attributes:
-        name: `LIBRARY:MODEL`, for example `timm:deit_base_patch16_224`.
+        name: `LIBRARY:MODEL`, for example `timm:deit_base_patch16_224`; for `hf` the model is a folder, `checkpoint`.
         weights: "file" (see `checkpoint`), "hub" (the library downloads its own) or "random" (by `seed`; for studies of
             shape, memory and speed).
         checkpoint: a safetensors or pth file, or a folder in the hub's format.
@@ -33,7 +33,7 @@ class ModelSource:
 
 
 def import_model(source: ModelSource) -> Transformer:
-    """The canonical form of `source`, proved equal to the original on random pixels to 1e-4.
+    """The canonical form of `source`, proved equal to the original on random inputs to 1e-4.
 
     Raises:
         CoformerError: for an unknown library or model, an unreadable checkpoint, or one of another architecture.
@@ -55,4 +55,10 @@ def _timm(source: ModelSource) -> Transformer:
     return transformer_from_timm(source)
 
 
-FRONTENDS: dict[str, Callable[[ModelSource], Transformer]] = {"timm": _timm}
+def _hf(source: ModelSource) -> Transformer:
+    from coformer_compiler.frontends.hf import transformer_from_hf
+
+    return transformer_from_hf(source)
+
+
+FRONTENDS: dict[str, Callable[[ModelSource], Transformer]] = {"timm": _timm, "hf": _hf}

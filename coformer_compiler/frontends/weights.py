@@ -31,7 +31,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises kinds of its own for broken files
-        raise CoformerError(f"unreadable or truncated ({_first_line(error)})", f"checkpoint {path}", mend) from error
+        raise CoformerError(f"unreadable or truncated ({first_line(error)})", f"checkpoint {path}", mend) from error
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -87,5 +87,6 @@ def _shape(tensor: torch.Tensor | None) -> str:
     return "absent" if tensor is None else str(list(tensor.shape))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another library says of a failure, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

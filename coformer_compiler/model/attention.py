@@ -84,7 +84,7 @@ class Attention(nn.Module):
         return [head * dim + i for head in heads for i in range(dim)]
 
     def with_units(self, heads: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Attention:
-        """An attention of the given linears, with the given heads' biases of the scores and this one's per-head norms."""
+        """An attention of the given linears, with the given heads' score biases and this one's per-head norms."""
         spec = replace(
             self.spec,
             embed=reader.in_features,
