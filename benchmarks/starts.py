@@ -109,7 +109,8 @@ def run(start: Start, seed: int, config: BuildConfig, options: BoosterOptions) -
     silent = SilentProgress()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "cache", silent)
-        data = load_build_data(config, load_teacher(import_teacher(store, config.model)))
+        imported = import_teacher(store, config.model)
+        data = load_build_data(config, imported, load_teacher(imported))
         teacher, members = members_from(start, config, data, store)
         untrained, trained = [
             boost(teacher, members, data.train, data.validation, each, Path(folder) / name, silent)
@@ -198,8 +199,9 @@ def main() -> None:
     options = replace(config.booster, device="cpu", **{k: v for k, v in changed.items() if v is not None})
     with RichProgress() as progress, tempfile.TemporaryDirectory() as folder:
         outcomes = run_all(config, options, given.seeds, given.learning_rates, given.jobs, progress)
-        teacher = load_teacher(import_teacher(Store(Path(folder), progress), config.model))
-        verdict = judge_member(teacher, load_build_data(config, teacher).test, CPU)
+        imported = import_teacher(Store(Path(folder), progress), config.model)
+        teacher = load_teacher(imported)
+        verdict = judge_member(teacher, load_build_data(config, imported, teacher).test, CPU)
     text = table(best_by_validation(outcomes), verdict)
     raw = {
         "config": given.config.name,

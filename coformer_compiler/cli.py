@@ -76,9 +76,15 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit XML file")
     run = _command(commands, "run", _run, "answer an input with a cluster of local processes")
     run.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
-    run.add_argument(
-        "--input", type=Path, required=True, metavar="FILE", help="a .npy file of uint8 pixels, or an image"
+    given = run.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="a .npy file of what the members take, an image, or a .txt file of one text a line (pairs with a tab)",
     )
+    given.add_argument("--text", metavar="TEXT", help="a text, for members that read texts; a pair with a tab between")
+    run.add_argument("--truncate", action="store_true", help="cut texts that are too long")
     run.add_argument("--min-members", type=int, metavar="K", help="answer with at least K members (default: all)")
     bench = _command(commands, "bench", _bench, "measure a build's latency on this machine")
     bench.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
@@ -101,11 +107,11 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="a device of this target; repeatable"
     )
-    build.add_argument("--model", metavar="LIBRARY:NAME", help="the teacher, such as timm:deit_base_patch16_224")
+    build.add_argument("--model", metavar="LIBRARY:NAME", help="the teacher: timm:NAME or hf:FOLDER")
     build.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights: safetensors, pth or a hub folder")
     build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from")
     build.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help="constructor option")
-    build.add_argument("--data", metavar="KIND:PATH", help="digits, imagefolder:DIR, npz:FILE or cifar100:DIR")
+    build.add_argument("--data", metavar="KIND:PATH", help="such as digits, imagefolder:DIR or text:PATH")
     build.add_argument("--strategy", metavar="NAME", help="how the teacher is shared out: proportional or uniform")
     build.add_argument(
         "--steps", type=int, metavar="N", help="training steps per member and in the joint phase; 0 trains nothing"
@@ -250,7 +256,9 @@ def _run(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.run import run_build
     from coformer_compiler.commands.show import answers_text
 
-    found = run_build(options.out, options.input, min_members=options.min_members)
+    found = run_build(
+        options.out, options.input, text=options.text, truncate=options.truncate, min_members=options.min_members
+    )
     _print(found, options.json, lambda: answers_text(found))
     return 0
 

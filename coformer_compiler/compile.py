@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coformer_compiler.artifact import NotCached, Store, file_digest, first_process, tree_digest
+from coformer_compiler.artifact import Artifact, NotCached, Store, file_digest, first_process, tree_digest
 from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
-from coformer_compiler.data import DataSet, load_data
+from coformer_compiler.data import DataSet, load_data, load_texts
 from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
@@ -23,7 +23,7 @@ from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
 from coformer_compiler.stages.decompose import decompose_teacher, policy_of, require_feasible
 from coformer_compiler.stages.evaluate import evaluate
-from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
+from coformer_compiler.stages.import_teacher import import_teacher, load_teacher, tokenizer_of
 from coformer_compiler.stages.lower import lower_members
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
@@ -80,7 +80,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     teacher = load_teacher(imported)
     use_fitting_threads(teacher.cost(with_head=True).flops)
     require_feasible(teacher.spec, config)
-    data = load_build_data(config, teacher)
+    data = load_build_data(config, imported, teacher)
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
     policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
     chosen = policy_of(policy)
@@ -94,22 +94,31 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     return made, teacher, data
 
 
-def load_build_data(config: BuildConfig, teacher: Transformer) -> DataSet:
-    """The build's data in the teacher's image size.
+def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transformer) -> DataSet:
+    """The build's data in the form that the teacher takes.
 
     Raises:
         CoformerError: if the data cannot be read, or has other classes than the teacher's head.
     """
-    stem, classes = teacher.stem.spec, teacher.head.classes
-    assert isinstance(stem, PatchStemSpec)
-    data = load_data(
-        config.data.source,
-        image_size=stem.image_size,
-        channels=stem.channels,
-        seed=config.seed,
-        calibration=config.data.calibration,
-        crop=config.data.crop,
-    )
+    stem, classes, section = teacher.stem.spec, teacher.head.classes, config.data
+    if isinstance(stem, PatchStemSpec):
+        data = load_data(
+            section.source,
+            image_size=stem.image_size,
+            channels=stem.channels,
+            seed=config.seed,
+            calibration=section.calibration,
+            crop=section.crop,
+        )
+    else:
+        tokenizer = tokenizer_of(imported, stem)
+        data = load_texts(
+            section.source,
+            tokenizer,
+            seed=config.seed,
+            calibration=section.calibration,
+            truncate=section.truncate,
+        )
     if data.classes != classes:
         raise CoformerError(
             f"the data has {data.classes} classes, the teacher answers with {classes}",

@@ -30,7 +30,7 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """`[model]`: which teacher; see `frontends.ModelSource`."""
 
-    name: str = Field(description="`timm:NAME`")
+    name: str = Field(description="`timm:NAME`, or `hf:FOLDER` with config.json, weights and tokenizer")
     weights: Literal["file", "hub", "random"] = Field(
         default="file", description="a local file, the library's own download, or random ones by `seed`"
     )
@@ -53,6 +53,7 @@ class DataSection(_Section):
     source: str = Field(description="`KIND` or `KIND:PATH`, see [Data](#data)")
     calibration: int = Field(default=1024, ge=8, description="training samples that the transplant is fitted on")
     crop: float = Field(default=1.0, gt=0, le=1, description="share of a photograph's shorter side that is kept")
+    truncate: bool = Field(default=False, description="cut texts that are longer than the model's length")
 
 
 class PolicySection(_Section):
@@ -188,7 +189,8 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
     merged = {**content}
     model, data, policy = (dict(merged.get(key, {})) for key in ("model", "data", "policy"))
     if given.model is not None:
-        model = {"name": given.model}
+        library, _, place = given.model.partition(":")
+        model = {"name": f"hf:{_absolute(Path(place), Path.cwd())}" if library == "hf" else given.model}
     if given.checkpoint is not None:
         model |= {"checkpoint": str(given.checkpoint.expanduser().resolve()), "weights": "file"}
     if given.weights is not None:
@@ -246,13 +248,14 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         raise CoformerError(
             "strategy 'file' and policy.file go together", f"{where}, policy.file", "set both or neither"
         )
+    model = _with_folder(model, folder, where)
     if model.weights == "file" and model.checkpoint is None:
         raise CoformerError(
             "no checkpoint",
             f"{where}, model.checkpoint",
             "name its file (--checkpoint FILE), or set model.weights (--weights) to 'hub' or 'random'",
         )
-    if model.weights != "file" and model.checkpoint is not None:
+    if model.weights != "file" and model.checkpoint is not None and not model.name.startswith("hf:"):
         raise CoformerError(
             f"the weights are to be '{model.weights}', and a checkpoint is named",
             f"{where}, model.checkpoint",
@@ -282,6 +285,21 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         _devices(section.devices, folder, where),
         _booster(section.booster, section.seed, where),
     )
+
+
+def _with_folder(model: ModelSection, folder: Path, where: str) -> ModelSection:
+    """`hf:FOLDER` as a checkpoint, named after its folder."""
+    library, _, location = model.name.partition(":")
+    if library != "hf":
+        return model
+    if model.checkpoint is not None:
+        raise CoformerError(
+            "an hf model is its folder, and a checkpoint is named beside it",
+            f"{where}, model.checkpoint",
+            "leave the checkpoint away, and write model.name = 'hf:FOLDER'",
+        )
+    path = _absolute(Path(location), folder)
+    return model.model_copy(update={"name": f"hf:{path.resolve().name}", "checkpoint": path})
 
 
 def _absolute_source(source: str, folder: Path) -> str:

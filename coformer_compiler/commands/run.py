@@ -11,6 +11,7 @@ import numpy as np
 from coformer_compiler.commands.build_folder import open_build
 from coformer_compiler.data.request import Request
 from coformer_compiler.data.resize import fit_image
+from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer
 from coformer_compiler.stages.measure import HOST_ENGINE
 from coformer_runtime.answer import Answer
 from coformer_runtime.cluster import LocalCluster
@@ -18,19 +19,91 @@ from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import Manifest, load_manifest
 
 
-def run_build(out: Path, file: Path, *, min_members: int | None = None, deadline_ms: int = 5000) -> dict[str, Any]:
-    """Start every bundle as a local process, ask for one input's answer, and return it as JSON values."""
+def run_build(
+    out: Path,
+    file: Path | None,
+    *,
+    text: str | None = None,
+    truncate: bool = False,
+    min_members: int | None = None,
+    deadline_ms: int = 5000,
+) -> dict[str, Any]:
+    """Start every bundle as a local process, ask for the answer to each input, and return them as JSON values.
+
+    Args:
+        out: output folder of a build.
+        file: the inputs, or None where `text` is given.
+        text: one text, or a pair of texts with a tab between.
+        truncate: cut texts that are too long.
+        min_members: answer with at least so many.
+        deadline_ms: for the members' features.
+    """
     build = open_build(out)
     manifests = [load_manifest(str(bundle)) for bundle in build.bundles]
     _refuse_foreign_engines(manifests)
-    manifest = manifests[0]
-    pixels = read_input(file, manifest)
+    central = next(number for number, manifest in enumerate(manifests) if manifest.is_central)
+    manifest, tokenizer = manifests[central], tokenizer_of_bundle(build.bundles[central], manifests[central])
+    cut = 0
+    if text is not None:
+        inputs, cut = encode_lines([text], tokenizer, truncate, "--text")
+    elif file is not None and file.suffix.lower() == ".txt" and file.is_file():
+        inputs, cut = encode_lines(read_lines(file), tokenizer, truncate, f"input {file}")
+    else:
+        assert file is not None
+        inputs = read_input(file, manifest)
     with (
         LocalCluster([str(b) for b in build.bundles], deadline_ms=deadline_ms, min_members=min_members) as cluster,
         cluster.client() as client,
     ):
-        answers = [client.infer(pixels[n : n + 1]) for n in range(len(pixels))]
-    return {"build": build.build, "answers": [_described(answer, manifest) for answer in answers]}
+        answers = [client.infer(inputs[n : n + 1]) for n in range(len(inputs))]
+    told = {"cut_texts": cut} if cut else {}
+    return {"build": build.build, "answers": [_described(answer, manifest) for answer in answers], **told}
+
+
+def tokenizer_of_bundle(bundle: Path, manifest: Manifest) -> Tokenizer | None:
+    """The tokenizer that the central bundle of a build for texts holds."""
+    if not any(spec.path == TOKENIZER for spec in manifest.files):
+        return None
+    path = bundle / TOKENIZER
+    return Tokenizer(path.read_text(encoding="utf-8"), len(manifest.input.shape) - 1, f"tokenizer {path}")
+
+
+def read_lines(path: Path) -> list[str]:
+    """One text a line.
+
+    Raises:
+        CoformerError: unreadable, or without a text.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoformerError(f"cannot be read ({error})", f"input {path}", "give a text file in UTF-8") from error
+    if not lines:
+        raise CoformerError("holds no text", f"input {path}", "write one text a line")
+    return lines
+
+
+def encode_lines(
+    lines: Sequence[str], tokenizer: Tokenizer | None, truncate: bool, where: str
+) -> tuple[np.ndarray, int]:
+    """Token numbers of texts, or of pairs with a tab between, and how many were cut.
+
+    Raises:
+        CoformerError: the members read no texts, a pair is none, a text is too long.
+    """
+    if tokenizer is None:
+        raise CoformerError("the members of this build read no texts", where, "give --input an image or a .npy file")
+    parts = [line.split("\t") for line in lines]
+    wrong = next((part for part in parts if len(part) != (tokenizer.rows if tokenizer.rows == 2 else len(part))), None)
+    if wrong is not None or (tokenizer.rows == 1 and any(len(part) > 2 for part in parts)):
+        raise CoformerError("this is no pair of texts", where, "write both texts with a tab between them")
+    pairs = len(parts[0]) == 2
+    if any((len(part) == 2) != pairs for part in parts):
+        raise CoformerError("some lines are pairs and some are not", where, "write all lines alike")
+    encoded = tokenizer.encode(
+        [part[0] for part in parts], [part[1] for part in parts] if pairs else None, truncate=truncate
+    )
+    return encoded.ids, encoded.cut
 
 
 def _refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:
@@ -45,26 +118,29 @@ def _refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:
 
 
 def read_input(path: Path, manifest: Manifest) -> np.ndarray:
-    """uint8 pixels `(samples, channels, height, width)` from a .npy file or an image.
+    """What the members take, `(samples, …)`, from a .npy file or, for those that see, an image.
 
     Raises:
         CoformerError: for an unreadable file, another dtype or shape.
     """
     want = manifest.input.shape[1:]
-    where, mend = f"input {path}", "give a .npy file of uint8 pixels, or an image that Pillow can read"
+    dtype = manifest.input.dtype
+    sees = dtype == "uint8"
+    other = "an image that Pillow can read" if sees else "a .txt file of one text a line"
+    where, mend = f"input {path}", f"give a .npy file of {dtype} {'pixels' if sees else 'token numbers'}, or {other}"
     if not path.is_file():
         raise CoformerError("there is no such file", where, mend)
-    if path.suffix.lower() != ".npy":
+    if path.suffix.lower() != ".npy" and sees:
         return _read_image(path, want, mend)
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CoformerError(f"cannot be read ({error})", where, mend) from error
     samples = array[None] if array.ndim == len(want) else array
-    if array.dtype != np.uint8 or samples.shape[1:] != want or not len(samples):
+    if array.dtype != np.dtype(dtype) or samples.shape[1:] != want or not len(samples):
         sizes = ", ".join(map(str, want))
         raise CoformerError(
-            f"holds {array.dtype} {list(array.shape)}", where, f"give uint8 [{sizes}] or [samples, {sizes}]"
+            f"holds {array.dtype} {list(array.shape)}", where, f"give {dtype} [{sizes}] or [samples, {sizes}]"
         )
     return np.asarray(samples)
 

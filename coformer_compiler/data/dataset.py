@@ -66,6 +66,8 @@ class DataSet:
         test: what is reported, and nothing else.
         class_names: one per class, by label.
         sha256: digest of all inputs, labels, class names and of the choice of calibration samples.
+        tokenizer: the definition of the tokenizer that made the inputs, for texts.
+        notes: what was done to the samples that somebody should know, a line each.
     """
 
     name: str
@@ -75,6 +77,8 @@ class DataSet:
     test: Split
     class_names: tuple[str, ...]
     sha256: str
+    tokenizer: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from coformer_compiler.data.cifar100 import read_cifar100
-from coformer_compiler.data.dataset import DataSet, Split, Splits, stratified_order
+from coformer_compiler.data.dataset import DataSet, Split, Splits, splits_of, stratified_order
 from coformer_compiler.data.digits import read_digits
 from coformer_compiler.data.glyphs import read_glyphs
 from coformer_compiler.data.imagefolder import read_imagefolder
 from coformer_compiler.data.npz import read_npz
 from coformer_compiler.data.request import Request
+from coformer_compiler.data.text import read_text
+from coformer_compiler.data.texts import Texts, TextSplits
+from coformer_compiler.data.tokenizer import Tokenizer
 from coformer_runtime.errors import CoformerError
 
 KINDS: dict[str, Callable[[str, Request], Splits]] = {
@@ -25,7 +29,10 @@ KINDS: dict[str, Callable[[str, Request], Splits]] = {
     "npz": read_npz,
     "cifar100": read_cifar100,
 }
-"""The word before the colon of a source, and the function that reads what follows the colon."""
+"""The word before the colon of a source, and the function that reads what follows the colon: images."""
+
+TEXT_KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {"text": read_text}
+"""Likewise, texts: the function takes the location, what error messages name, and whether pairs are wanted."""
 
 CALIBRATION = 1024
 
@@ -55,14 +62,7 @@ def load_data(
         CoformerError: unknown kind, missing or unreadable file, wrong shape, labels out of range, a class or split
             without images.
     """
-    kind, _, location = source.partition(":")
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)
-        raise CoformerError(
-            f"unknown data kind '{kind}'",
-            f"data.source '{source}'",
-            f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(KINDS)}",
-        )
+    kind, location = _kind_of(source, KINDS, TEXT_KINDS, "images")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1 or channels not in (1, 3):
         raise CoformerError(
@@ -76,7 +76,68 @@ def load_data(
         raise CoformerError(f"{crop} is no share", "data.crop", "give a number above 0, up to 1")
     request = Request(source, height, width, channels, crop, cache_dir or Path.home() / ".cache" / "coformer" / "data")
     splits = KINDS[kind](location, request)
-    check_splits(splits, request)
+    check_splits(splits, request.where)
+    return _calibrated(source, splits, seed, calibration)
+
+
+def load_texts(
+    source: str,
+    tokenizer: Tokenizer,
+    *,
+    seed: int = 0,
+    calibration: int = CALIBRATION,
+    truncate: bool = False,
+) -> DataSet:
+    """Loads a data set of texts as token numbers, and chooses its calibration samples.
+
+    Args:
+        source: `KIND:LOCATION`, such as "text:reviews.tsv".
+        tokenizer: the model's; it says how long a text may be, and whether texts come in pairs.
+        seed: of the choice of calibration samples. The splits do not depend on it.
+        calibration: how many training samples to calibrate on; all where there are fewer.
+        truncate: cut texts that are too long, and say how many, instead of refusing them.
+
+    Raises:
+        CoformerError: unknown kind, missing or unreadable file, a missing column, an unknown label, a text that is too
+            long.
+    """
+    kind, location = _kind_of(source, TEXT_KINDS, KINDS, "texts")
+    if calibration < 1:
+        raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
+    where = f"data.source '{source}'"
+    texts = TEXT_KINDS[kind](location, where, tokenizer.rows == 2)
+    encoded = [tokenizer.encode(part.first, part.second, truncate=truncate) for part in splits_of_texts(texts)]
+    train, validation, test = (
+        Split(each.ids, part.labels) for each, part in zip(encoded, splits_of_texts(texts), strict=True)
+    )
+    splits = splits_of(train, validation, test, texts.class_names)
+    check_splits(splits, where)
+    cut = sum(each.cut for each in encoded)
+    count = sum(len(part) for part in splits_of_texts(texts))
+    notes = (f"{cut} of {count} texts were cut to {tokenizer.length} tokens",) if cut else ()
+    return replace(_calibrated(source, splits, seed, calibration), tokenizer=tokenizer.content, notes=notes)
+
+
+def splits_of_texts(texts: TextSplits) -> tuple[Texts, Texts, Texts]:
+    """Training, validation and test split."""
+    return texts.train, texts.validation, texts.test
+
+
+def _kind_of(source: str, kinds: Mapping[str, object], others: Mapping[str, object], read: str) -> tuple[str, str]:
+    kind, _, location = source.partition(":")
+    where = f"data.source '{source}'"
+    if kind in others:
+        raise CoformerError(
+            f"the model reads {read}, '{kind}' holds something else", where, f"choose one of {', '.join(kinds)}"
+        )
+    if kind not in kinds:
+        near = difflib.get_close_matches(kind, kinds, n=1, cutoff=0.5)
+        mend = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(kinds)}"
+        raise CoformerError(f"unknown data kind '{kind}'", where, mend)
+    return kind, location
+
+
+def _calibrated(source: str, splits: Splits, seed: int, calibration: int) -> DataSet:
     chosen = stratified_order(splits.train.labels, seed)[:calibration]
     digest = hashlib.sha256(splits.sha256.encode() + chosen.astype("<i8").tobytes()).hexdigest()
     return DataSet(
@@ -90,29 +151,29 @@ def load_data(
     )
 
 
-def check_splits(splits: Splits, request: Request) -> None:
+def check_splits(splits: Splits, where: str) -> None:
     """Refuses what no kind may deliver.
 
     Raises:
-        CoformerError: labels out of range, an empty split, or a class without training images.
+        CoformerError: labels out of range, an empty split, or a class without training samples.
     """
     classes = len(splits.class_names)
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for name, split in named.items():
         if len(split) == 0:
-            raise CoformerError(f"the {name} split is empty", request.where, "add images: each split needs some")
+            raise CoformerError(f"the {name} split is empty", where, "add samples: each split needs some")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= classes:
             raise CoformerError(
                 f"the labels of the {name} split run from {low} to {high}, there are {classes} classes",
-                request.where,
+                where,
                 f"number the classes from 0 to {classes - 1}, or give a name for each",
             )
     count = np.bincount(splits.train.labels, minlength=classes)
     empty = [splits.class_names[label] for label in np.flatnonzero(count == 0)]
     if empty:
         raise CoformerError(
-            f"{len(empty)} of {classes} classes have no training images, the first is '{empty[0]}'",
-            request.where,
-            "add images of that class, or number the others without a gap",
+            f"{len(empty)} of {classes} classes have no training samples, the first is '{empty[0]}'",
+            where,
+            "add samples of that class, or number the others without a gap",
         )

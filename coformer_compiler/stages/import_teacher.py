@@ -6,19 +6,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coformer_compiler.artifact import Artifact, Store, file_digest
+from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer, read_tokenizer
 from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.model.checkpoint import load_transformer, save_transformer
+from coformer_compiler.model.spec import TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
 
 NAME = "teacher.safetensors"
 
 
 def import_teacher(store: Store, source: ModelSource) -> Artifact:
-    """The teacher as `teacher.safetensors`."""
+    """The teacher as `teacher.safetensors`; beside it the tokenizer of one that reads texts."""
     options = {**asdict(source), "checkpoint": _checkpoint_digests(source.checkpoint)}
 
     def make(folder: Path, _work: Path) -> None:
-        save_transformer(folder / NAME, import_model(source))
+        teacher = import_model(source)
+        save_transformer(folder / NAME, teacher)
+        stem = teacher.stem.spec
+        if isinstance(stem, TokenStemSpec) and source.checkpoint is not None:
+            tokenizer = read_tokenizer(source.checkpoint, stem)
+            (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
 
     return store.stage("import", (), options, make)
 
@@ -28,9 +35,18 @@ def load_teacher(artifact: Artifact) -> Transformer:
     return load_transformer(artifact.path / NAME)
 
 
+def tokenizer_of(artifact: Artifact, stem: TokenStemSpec) -> Tokenizer:
+    """The imported model's tokenizer."""
+    path = artifact.path / TOKENIZER
+    return Tokenizer(path.read_text(encoding="utf-8"), stem.types, f"tokenizer {path}")
+
+
 def _checkpoint_digests(path: Path | None) -> dict[str, str] | None:
     """Digests by file name of a checkpoint file or hub folder; a missing file is for the importer to report."""
     if path is None or not path.exists():
         return None
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return {file.name: file_digest(file) for file in files}
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    # Files of the folder, and what sentence-transformers keeps one level below.
+    files = sorted(file for file in (*path.iterdir(), *path.glob("*/config.json")) if file.is_file())
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in files}

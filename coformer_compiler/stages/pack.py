@@ -12,6 +12,7 @@ import numpy as np
 from coformer_compiler.artifact import Artifact, Store, file_digest
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
+from coformer_compiler.data.tokenizer import TOKENIZER
 from coformer_compiler.decomposer.policy import Policy
 from coformer_compiler.model.aggregator import subset_name, subsets_of
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
@@ -47,6 +48,7 @@ def pack_bundles(
     options = {
         "policy": policy.sha256,
         "labels": data.class_names,
+        "tokenizer": data.tokenizer,
         "devices": [[device.name, device.target.name] for device in config.devices],
         "central": config.central,
     }
@@ -57,6 +59,8 @@ def pack_bundles(
         for n, device in enumerate(config.devices):
             bundle = folder / device.name
             copy_graphs(graphs, device, bundle)
+            if data.tokenizer is not None and n == config.central:
+                (bundle / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
             facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
             manifest = _manifest(bundle, n, config, data, policy, build, facts, calibrated)
             (bundle / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")

@@ -83,7 +83,7 @@ def report_from_artifacts(
         history=_phases(history),
         timeline=_spans(latencies.timeline, config),
         stages=tuple(schema.Stage(artifact.kind, artifact.seconds, artifact.cached) for artifact in used),
-        notes=_notes(notes_of(made.policy), losses, basis, history),
+        notes=_notes([*data.notes, *notes_of(made.policy)], losses, basis, history),
         absent=absent,
     )
 

@@ -1,0 +1,85 @@
+"""Tables of texts: TSV with a header, TSV without one, or parquet, as rows of named columns."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from coformer_runtime.errors import CoformerError
+from coformer_targets.nearest import nearest
+
+SUFFIXES = (".tsv", ".parquet")
+
+
+def read_columns(
+    path: Path, wanted: Sequence[str], where: str, header: Sequence[str] | None = None
+) -> list[tuple[str, ...]]:
+    """The wanted columns of all rows, as text.
+
+    Args:
+        path: a .tsv or .parquet file.
+        wanted: names of columns.
+        where: what error messages name.
+        header: the columns of a TSV file that has no line for them.
+
+    Raises:
+        CoformerError: the file cannot be read, a column is missing, a row is too short.
+    """
+    columns, rows = _parquet(path, where) if path.suffix == ".parquet" else _tsv(path, where, header)
+    for name in wanted:
+        if name not in columns:
+            near = nearest(name, columns)
+            raise CoformerError(
+                f"'{path.name}' has no column '{name}'; there are {', '.join(columns)}",
+                where,
+                f"name the column '{near}' so" if near else f"give it the columns {', '.join(wanted)}",
+            )
+    chosen = [columns.index(name) for name in wanted]
+    return [tuple(row[column] for column in chosen) for row in rows]
+
+
+def _tsv(path: Path, where: str, header: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            # GLUE's files quote nothing: a text may hold a single quotation mark.
+            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CoformerError(f"'{path}' cannot be read ({error})", where, "give a TSV file in UTF-8") from error
+    columns = list(rows.pop(0)) if header is None and rows else list(header or ())
+    rows = [row for row in rows if row]
+    for number, row in enumerate(rows):
+        if len(row) < len(columns):
+            raise CoformerError(
+                f"row {number + 1} of '{path.name}' has {len(row)} columns of {len(columns)}",
+                where,
+                "separate columns by tabs, with no line break within a text",
+            )
+    return columns, rows
+
+
+def _parquet(path: Path, where: str) -> tuple[list[str], list[list[str]]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise CoformerError(
+            f"pyarrow cannot be imported ({error})", where, "install it (pip install pyarrow), or give TSV files"
+        ) from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise CoformerError(f"'{path}' cannot be read ({error})", where, "give a parquet file") from error
+    columns = list(table.column_names)
+    return columns, [[str(row[name]) for name in columns] for row in table.to_pylist()]
+
+
+def find_table(folder: Path, names: Sequence[str]) -> Path | None:
+    """The table of the first name that a folder holds, also as `NAME-00000-of-00001.parquet`."""
+    for name in names:
+        for suffix in SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
+        shards = sorted(folder.glob(f"{name}-*-of-*.parquet"))
+        if len(shards) == 1:
+            return shards[0]
+    return None

@@ -1,0 +1,110 @@
+"""A tiny encoder of texts on disk, with a tokenizer of its own, and a data set that it can read."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tests.compiler.frontends.hf_models import hf_model, save_hf
+
+WORDS = ("game", "strategy", "library", "parser", "editor", "text", "mail", "server", "web", "the", "of", "for", "and")
+TOPICS = {"games": WORDS[:2], "libs": WORDS[2:4], "mail": WORDS[6:9]}
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+def tokenizer_json(words: tuple[str, ...] = WORDS, size: int = 50) -> str:
+    """A word tokenizer in the library's format, with unused words up to `size`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    names = [*SPECIAL, *words]
+    names += [f"[unused{n}]" for n in range(size - len(names))]
+    made = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    text: str = made.to_str()
+    return text
+
+
+def write_teacher(folder: Path, kind: str = "bert", **options: Any) -> None:
+    """A model folder with random weights, three labels unless told otherwise."""
+    wide = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 96}
+    save_hf(hf_model(kind, **{"num_labels": 3, **wide, **options}), folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json())
+
+
+def rows(count: int, pairs: bool = False, seed: int = 0) -> list[tuple[str, ...]]:
+    """(text, [other text,] label), the label in the words."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        topic = sorted(TOPICS)[number % 3]
+        texts = [
+            " ".join(draw.choice(TOPICS[topic] if draw.random() < 0.5 else WORDS) for _ in range(draw.randint(1, 6)))
+            for _ in range(2 if pairs else 1)
+        ]
+        made.append((*texts, topic))
+    return made
+
+
+def write_tsv(path: Path, columns: tuple[str, ...], content: list[tuple[str, ...]]) -> None:
+    """A table with a header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join("\t".join(row) for row in [columns, *content]) + "\n", encoding="utf-8")
+
+
+def write_config(folder: Path, **changes: str) -> Path:
+    """A build of the tiny teacher for three devices, two steps each."""
+    write_teacher(folder / "teacher")
+    write_tsv(folder / "topics.tsv", ("text", "label"), rows(120))
+    text = CONFIG
+    for key, value in changes.items():
+        text = text.replace(f"@{key}@", value)
+    for key, value in {"source": "text:topics.tsv", "options": ""}.items():
+        text = text.replace(f"@{key}@", value)
+    path = folder / "texts.toml"
+    path.write_text(text)
+    return path
+
+
+def manifest_of(bundle: Path) -> dict[str, Any]:
+    """The manifest as plain JSON."""
+    content: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+    return content
+
+
+CONFIG = """\
+title = "Texts"
+
+[model]
+name = "hf:teacher"
+
+[model.options]
+length = 10
+@options@
+
+[data]
+source = "@source@"
+calibration = 48
+
+[[devices]]
+name = "attic"
+target = "cpu"
+
+[[devices]]
+name = "hall"
+target = "raspberry-pi-4b"
+
+[[devices]]
+name = "desk"
+target = "jetson-nano"
+
+[booster]
+steps = 2
+joint_steps = 2
+batch = 16
+device = "cpu"
+"""
