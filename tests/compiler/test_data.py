@@ -189,9 +189,9 @@ def test_npz_with_splits_and_names(load: Load, tmp_path: Path) -> None:
         ({"images": pictures(20, 1, 8, 8), "labels": np.arange(20) % 4 - 1}, "the train split run from -1 to 2"),
         (
             {"images": pictures(20, 1, 8, 8), "labels": (np.arange(20) % 2) * 2},
-            "1 of 3 classes have no training images, the first is '1'; add images of that class",
+            "1 of 3 classes have no training samples, the first is '1'; add samples of that class",
         ),
-        ({"images": pictures(0, 1, 8, 8), "labels": np.arange(0)}, "the train split is empty; add images"),
+        ({"images": pictures(0, 1, 8, 8), "labels": np.arange(0)}, "the train split is empty; add samples"),
         ({"images": np.array([None]), "labels": np.arange(1)}, "is not an archive of plain arrays (Object arrays"),
     ],
 )

@@ -200,9 +200,9 @@ def refuses(source: ModelSource, message: str) -> None:
 def test_an_unknown_library() -> None:
     refuses(
         ModelSource("tim:vit_tiny_patch16_224", "random"),
-        "model 'tim:vit_tiny_patch16_224': unknown model library 'tim'; write one of timm:MODEL",
+        "model 'tim:vit_tiny_patch16_224': unknown model library 'tim'; write one of hf:MODEL, timm:MODEL",
     )
-    refuses(ModelSource("vit", "random"), "model 'vit': unknown model library 'vit'; write one of timm:MODEL")
+    refuses(ModelSource("vit", "random"), "model 'vit': unknown model library 'vit'; write one of hf:MODEL, timm:MODEL")
 
 
 def test_an_unknown_model_suggests_the_nearest() -> None:
