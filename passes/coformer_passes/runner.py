@@ -122,6 +122,21 @@ def legalise(
     return result
 
 
+def run_passes(model: ir.Model, target: Target) -> ir.Model:
+    """The graph after the target's pipeline, each pass held to what it says of itself, nothing compared.
+
+    For graphs that are measured and whose numbers mean nothing; what is shipped goes through `legalise`.
+
+    Raises:
+        CheckFailed: a pass said that it changed the graph and did not, or the other way round.
+        CoformerError: a pass refuses the graph.
+    """
+    result = model.clone()
+    for each in PIPELINES[target.engine]:
+        _run_pass(each, result, target)
+    return result
+
+
 def _outputs(model: ir.Model, golden: Golden, where: str) -> list[dict[str, NDArray[np.generic]]]:
     """The outputs of a graph that onnx.checker accepts, of every golden case, rounded as its types say."""
     proto, weights = proto_without_weights(model)

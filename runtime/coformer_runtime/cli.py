@@ -68,6 +68,21 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--rebuild", action="store_true", help="build what is there already, too")
     build.set_defaults(run=_build)
 
+    profile = commands.add_parser("profile", help="measure the graphs of a pack on this board, into a CSV")
+    profile.add_argument("pack", metavar="PACK", help="directory that 'coformerc profile pack' wrote")
+    profile.add_argument(
+        "-o", "--out", metavar="CSV", help="begun, or gone on with where it is there (default: PACK.csv)"
+    )
+    profile.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of one inference (default: all CPUs)"
+    )
+    profile.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the process's processor time, for one thread on a machine that has other work",
+    )
+    profile.set_defaults(run=_profile)
+
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks, and how to mend it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -169,6 +184,23 @@ def _build(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle, options.target, options.cache)
     for built in build_bundle(bundle, options.rebuild, say):
         sys.stdout.write(built_line(built) + "\n")
+
+
+def _profile(options: argparse.Namespace) -> None:
+    import os
+
+    from .profile import profile_pack
+    from .profile_pack import open_pack
+
+    def say(text: str) -> None:
+        sys.stderr.write(text + "\n")
+
+    threads, pack = _threads(options), open_pack(options.pack)
+    path = options.out or os.path.normpath(options.pack) + ".csv"
+    count, noisy = profile_pack(pack, path, threads, "cpu" if options.cpu_time else "wall", say)
+    sys.stdout.write(
+        "{}: {} points, {} of them not stable{}\n".format(path, count, noisy, " (left out of the fit)" if noisy else "")
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

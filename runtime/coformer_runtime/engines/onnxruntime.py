@@ -23,14 +23,7 @@ class OnnxRuntimeEngine(Engine):
     """
 
     def __init__(self, path: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise CoformerError(
-                "ONNX Runtime cannot be imported ({})".format(error),
-                path,
-                "install it: pip install 'coformer-runtime[onnxruntime]'",
-            ) from error
+        onnxruntime = _import_onnxruntime(path)
         try:
             session = onnxruntime.InferenceSession(
                 path, _session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
@@ -69,6 +62,23 @@ class OnnxRuntimeEngine(Engine):
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def installed_version(where: str) -> str:
+    """Return ONNX Runtime's version; raise a CoformerError where it is not installed."""
+    return str(_import_onnxruntime(where).__version__)
+
+
+def _import_onnxruntime(where: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CoformerError(
+            "ONNX Runtime cannot be imported ({})".format(error),
+            where,
+            "install it: pip install 'coformer-runtime[onnxruntime]'",
+        ) from error
+    return onnxruntime
 
 
 def _session_options(onnxruntime: Any, threads: int) -> Any:

@@ -85,36 +85,62 @@ def build_bundle(
         for number, graph in enumerate(graph_files(bundle)):
             say("{}: preparing".format(graph))
             folder = os.path.join(work, str(number))
-            made.append((graph, folder, _report_of_child(bundle, recipe, graph, folder, rebuild, meminfo)))
+            request = _request_of_bundle(bundle, recipe, graph, rebuild)
+            made.append((graph, folder, report_of_child(request, folder, meminfo)))
         say("checking")
         checked = [_check(bundle, graph, folder, report) for graph, folder, report in made]
         return [_publish(bundle, recipe, each) for each in checked]
 
 
-def _report_of_child(
-    bundle: Bundle, recipe: Recipe, graph: str, folder: str, rebuild: bool, meminfo: str
-) -> Dict[str, Any]:
-    """Run the process that builds one plan and return its report, or raise what went wrong in it."""
-    path = bundle.file(graph)
-    available = available_mb(meminfo)
-    if rebuild or not any_built(bundle.engines_dir, bundle.sha256(graph)):
-        check_memory(recipe.needed_mb, available, path)
-    os.mkdir(folder)
+class PlanRequest(NamedTuple):
+    """One plan that is to be built.
+
+    Attributes:
+        graph, graph_sha256: the ONNX file.
+        recipe_text: the recipe, as JSON.
+        needed_mb: memory that must be available.
+        cache_dir: where plans and the timing cache are looked for.
+        rebuild: build what is there as well.
+    """
+
+    graph: str
+    graph_sha256: str
+    recipe_text: str
+    needed_mb: int
+    cache_dir: str
+    rebuild: bool
+
+
+def _request_of_bundle(bundle: Bundle, recipe: Recipe, graph: str, rebuild: bool) -> PlanRequest:
     assert bundle.manifest.engine.recipe is not None
     with open(bundle.file(bundle.manifest.engine.recipe)) as stream:
         recipe_text = stream.read()
-    request = {
+    sha256 = bundle.sha256(graph)
+    return PlanRequest(bundle.file(graph), sha256, recipe_text, recipe.needed_mb, bundle.engines_dir, rebuild)
+
+
+def report_of_child(request: PlanRequest, folder: str, meminfo: str = MEMINFO) -> Dict[str, Any]:
+    """Run the process that builds one plan in a new `folder`, and return its report.
+
+    Raises:
+        CoformerError, CheckFailed: what went wrong in it, or that it died; or too little memory.
+    """
+    available = available_mb(meminfo)
+    if request.rebuild or not any_built(request.cache_dir, request.graph_sha256):
+        check_memory(request.needed_mb, available, request.graph)
+    os.mkdir(folder)
+    content = {
         "parent": os.getpid(),
-        "graph": path,
-        "graph_sha256": bundle.sha256(graph),
-        "recipe": recipe_text,
-        "cache_dir": bundle.engines_dir,
-        "rebuild": rebuild,
+        "graph": request.graph,
+        "graph_sha256": request.graph_sha256,
+        "recipe": request.recipe_text,
+        "cache_dir": request.cache_dir,
+        "rebuild": request.rebuild,
         "available_mb": available,
     }
     request_path, log_path = os.path.join(folder, "request.json"), os.path.join(folder, "log.txt")
     with open(request_path, "w") as stream:
-        json.dump(request, stream)
+        json.dump(content, stream)
     command = [sys.executable, "-m", "coformer_runtime.tensorrt.child", request_path]
     with open(log_path, "wb") as log:
         code = subprocess.call(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -127,7 +153,7 @@ def _report_of_child(
         said = report["error"]
         kind = CheckFailed if said["kind"] == "check" else CoformerError
         raise kind(said["what"], said["where"], said["mend"])
-    raise _died(code, command, log_path, path)
+    raise _died(code, command, log_path, request.graph)
 
 
 def _died(code: int, command: List[str], log_path: str, graph: str) -> CheckFailed:

@@ -1,0 +1,1 @@
+"""Devices measured before anything is built: packs of random members, and predictors fitted to what boards tell."""

@@ -1,0 +1,169 @@
+"""Packs: random member graphs that a board measures, made by the real lowering and the target's real passes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from coformer_compiler.artifact import file_digest
+from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_spec
+from coformer_compiler.decomposer.strategies import alignment_of
+from coformer_compiler.device import Device
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.model.stem import INPUT_NAME
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.profiling.draws import drawn_shapes
+from coformer_compiler.profiling.shared_weights import ALIGNMENT, SharedWeights, Windows, random_weights
+from coformer_passes.runner import legalise, run_passes
+from coformer_runtime.errors import CoformerError
+from coformer_runtime.profile_pack import FORMAT, PACK_NAME
+from coformer_targets import Target, recipe_for
+
+GRAPHS, RECIPE = "graphs", "recipe.json"
+LARGEST_POOL = 8 << 20
+MEASURED_ENGINES = ("onnxruntime", "tensorrt")
+
+
+@dataclass(frozen=True)
+class WrittenPack:
+    """What was written: its folder, how many points, and bytes of all files."""
+
+    folder: Path
+    points: int
+    size_bytes: int
+
+
+def write_pack(
+    folder: Path,
+    model: str,
+    teacher: TransformerSpec,
+    target: Target,
+    count: int,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> WrittenPack:
+    """Write a pack; the folder appears whole. The same arguments give the same bytes.
+
+    Every graph goes through the lowering and the passes. The largest and the smallest also go through all checks and
+    the comparison of numerics; the others differ from them in sizes alone.
+
+    Args:
+        folder: must not be there.
+        model: name of the teacher, for people.
+        teacher: its shapes.
+        target: whose passes the graphs go through.
+        count: number of points, at least 2.
+        seed: of shapes and weights.
+        advance: called after each graph.
+
+    Raises:
+        CoformerError: the folder is there already, or the target's engine is not measured on boards.
+        CheckFailed: see `legalise`.
+    """
+    _check(folder, target, count)
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / GRAPHS).mkdir(parents=True)
+    device = Device("pack", target, target.gflops, float(target.memory_mb))
+    shape = teacher_shape(teacher)
+    shapes = drawn_shapes(shape, alignment_of(device, shape), count, seed)
+    largest = cost_of_spec(member_spec(teacher, shapes[0][0], shortcuts=True)).params
+    weights = SharedWeights(draft / GRAPHS, largest + 4096 * ALIGNMENT, seed)
+    pool = torch.from_numpy(random_weights("float32", min(largest, LARGEST_POOL) + ALIGNMENT, seed))
+    points = []
+    for number, (drawn, shortcuts) in enumerate(shapes):
+        graph = member_graph(member_spec(teacher, drawn, shortcuts=shortcuts), target, pool, checked=number < 2)
+        weights.replace(graph)
+        name = f"{GRAPHS}/{number:05}.onnx"
+        (draft / name).write_bytes(ir.to_proto(graph).SerializeToString())
+        points.append({"graph": name, **_shape_json(drawn, shortcuts)})
+        advance()
+    if target.engine == "tensorrt":
+        recipe = recipe_for(target, draft / points[0]["graph"])
+        recipe["needed_mb"] += 2 * 4 * largest >> 20  # the weights, which lie beside the graph
+        (draft / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_manifest(draft, model, teacher, target, points, seed)
+    draft.rename(folder)
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return WrittenPack(folder, len(points), sum(sizes))
+
+
+def _check(folder: Path, target: Target, count: int) -> None:
+    if target.engine not in MEASURED_ENGINES:
+        raise CoformerError(
+            f"its engine is {target.engine}, which `coformer-node profile` does not run",
+            f"target '{target.name}'",
+            "choose a target with ONNX Runtime or TensorRT",
+        )
+    if count < 2:
+        raise CoformerError(
+            f"-n is {count}", "coformerc profile pack", "give at least 2; some hundreds make a predictor"
+        )
+    if folder.exists():
+        raise CoformerError("is there already", f"pack {folder}", "remove it, or name another folder with -o")
+
+
+def member_graph(spec: TransformerSpec, target: Target, pool: torch.Tensor, *, checked: bool) -> ir.Model:
+    """The legal graph of a member with weights out of `pool`; `checked` compares numerics as well."""
+    graph = member_of_pool(spec, pool).lower("member")
+    if not checked:
+        return run_passes(graph, target)
+    stem = spec.stem
+    pixels = np.random.default_rng(0).integers(0, 256, (1, stem.channels, *stem.image_size), np.uint8)
+    return legalise(graph, target, {INPUT_NAME: pixels})
+
+
+def member_of_pool(spec: TransformerSpec, pool: torch.Tensor) -> Transformer:
+    """A member whose weights are windows of `pool`, not copies."""
+    with torch.device("meta"):
+        member = Transformer(spec)
+    windows = Windows(len(pool))
+    state = {
+        name: pool[(start := windows.take(tensor.numel())) : start + tensor.numel()].view(tensor.shape)
+        for name, tensor in member.state_dict().items()
+    }
+    state["stem.mean"] = torch.full_like(state["stem.mean"], 127.0)
+    state["stem.std"] = torch.full_like(state["stem.std"], 64.0)
+    member.load_state_dict(state, assign=True)
+    return member.requires_grad_(False).eval()
+
+
+def _shape_json(shape: MemberShape, shortcuts: bool) -> dict[str, Any]:
+    return {
+        "embed": shape.embed,
+        "layers": sorted(shape.heads),
+        "heads": [shape.heads[layer] for layer in sorted(shape.heads)],
+        "neurons": [shape.neurons[layer] for layer in sorted(shape.heads)],
+        "shortcuts": shortcuts,
+    }
+
+
+def _write_manifest(
+    folder: Path, model: str, teacher: TransformerSpec, target: Target, points: list[dict[str, Any]], seed: int
+) -> None:
+    stem, spec = teacher.stem, teacher.to_json()
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    content = {
+        "format": FORMAT,
+        "target": target.name,
+        "engine": {"kind": target.engine, "version": target.engine_version, "precision": target.precisions[0]},
+        "model": {"name": model, "sha256": digest, "spec": spec},
+        "input": {"name": INPUT_NAME, "shape": [1, stem.channels, *stem.image_size]},
+        "seed": seed,
+        "points": points,
+        "files": {name: {"sha256": file_digest(folder / name)} for name in files},
+    }
+    if target.engine == "tensorrt":
+        content["recipe"] = RECIPE
+    (folder / PACK_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

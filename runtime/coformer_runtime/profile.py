@@ -1,0 +1,238 @@
+"""`coformer-node profile`: every graph of a pack measured on this board, into a CSV that can be gone on with.
+
+per graph: open (TensorRT: build a plan first) → warm-up → runs → stable? else again → one line of CSV
+"""
+
+import os
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from .errors import CoformerError
+from .profile_engines import Opener, opener_for
+from .profile_pack import Pack, Point
+from .profile_points import (
+    MeasuredPoint,
+    Provenance,
+    append_point,
+    begin_csv,
+    drop_torn_line,
+    read_points,
+)
+from .vitals import machine_name, power_mode, temperature_c
+
+RUNS = 50  # as in the paper
+WARM_UP = 5
+ATTEMPTS = 3
+SPREAD, DRIFT = 0.10, 0.05
+"""A point is stable when the interquartile range of its runs, and the difference between the medians of their two
+halves, are within these parts of the median."""
+
+_SAY_EVERY_S = 5.0
+
+
+class Timing(NamedTuple):
+    """Runs of one graph: median in ms, and spread and drift as parts of it; see `MeasuredPoint`."""
+
+    median_ms: float
+    spread: float
+    drift: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether it passes the gate."""
+        return self.spread <= SPREAD and self.drift <= DRIFT
+
+
+CLOCKS: Dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What runs are timed by. Processor time leaves out what other programs took; it is the latency of an engine that runs
+in one thread, and of no other."""
+
+
+def profile_pack(
+    pack: Pack, csv_path: str, threads: int, clock: str = "wall", say: Callable[[str], None] = lambda text: None
+) -> Tuple[int, int]:
+    """Measure what the CSV does not hold yet.
+
+    Args:
+        pack: a verified pack.
+        csv_path: begun where it is not there.
+        threads: of one inference (ONNX Runtime).
+        clock: a name in CLOCKS.
+        say: told how far it is.
+
+    Returns:
+        How many points the file holds, and how many of them are not stable.
+
+    Raises:
+        CoformerError: the engine's library is missing or of another version than the pack is for, or the CSV was begun
+            on another board, engine, power mode or pack: says which.
+        CheckFailed: the engine refuses a graph.
+    """
+    if clock == "cpu" and (threads != 1 or pack.engine != "onnxruntime"):
+        raise CoformerError(
+            "processor time is the latency of one thread only",
+            "--cpu-time",
+            "leave it away, or give --threads 1 and a pack for ONNX Runtime",
+        )
+    with opener_for(pack, threads, os.path.dirname(os.path.abspath(csv_path))) as opener:
+        done = _begun(csv_path, provenance_here(pack, opener, threads, clock))
+        left = [point for point in pack.points if point.graph not in {each.graph for each in done}]
+        noisy = sum(not each.stable for each in done)
+        progress = _Progress(len(pack.points), len(done), say)
+        for point in left:
+            measured = measure_point(pack, point, opener, CLOCKS[clock])
+            _append(csv_path, measured)
+            noisy += not measured.stable
+            progress.tick(measured, noisy)
+    return len(pack.points), noisy
+
+
+def _append(csv_path: str, point: MeasuredPoint) -> None:
+    try:
+        append_point(csv_path, point)
+    except OSError as error:
+        raise CoformerError(
+            "cannot be written ({})".format(error.strerror),
+            csv_path,
+            "free some space, then run the same command again: it goes on from here",
+        ) from error
+
+
+def provenance_here(pack: Pack, opener: Opener, threads: int, clock: str) -> Provenance:
+    """Return what points of this pack that are measured now are measured on."""
+    board = ", ".join(word for word in (machine_name(), opener.device) if word)
+    return Provenance(
+        pack.sha256,
+        pack.target,
+        pack.engine,
+        opener.version,
+        pack.precision,
+        board,
+        threads,
+        clock,
+        power_mode(),
+        pack.model,
+        pack.spec,
+    )
+
+
+_WORDS = {
+    "pack": "the pack",
+    "target": "the target",
+    "engine": "the engine",
+    "engine_version": "the engine's version",
+    "precision": "the precision",
+    "board": "the board",
+    "threads": "the number of threads",
+    "clock": "the clock",
+    "power_mode": "the power mode",
+}
+
+
+def _begun(csv_path: str, here: Provenance) -> Sequence[MeasuredPoint]:
+    """Return what the file holds already; begin it where it is not there."""
+    try:
+        if not os.path.exists(csv_path):
+            begin_csv(csv_path, here)
+            return ()
+        drop_torn_line(csv_path)
+    except OSError as error:
+        raise CoformerError(
+            "cannot be written ({})".format(error.strerror), csv_path, "name another file with -o"
+        ) from error
+    found = read_points(csv_path)
+    told, now = found.provenance._asdict(), here._asdict()
+    other = [
+        "{} was '{}', here it is '{}'".format(_WORDS[key], _short(told[key]), _short(now[key]))
+        for key in _WORDS
+        if told[key] != now[key]
+    ]
+    if other:
+        raise CoformerError(
+            "it was begun on something else: {}".format("; ".join(other)),
+            csv_path,
+            "go on where it was begun, or measure into a new file with -o",
+        )
+    return found.points
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) == 64 else text
+
+
+def measure_point(
+    pack: Pack, point: Point, opener: Opener, clock: Callable[[], float] = time.perf_counter
+) -> MeasuredPoint:
+    """Open one graph and measure it, again while it is not stable; the steadiest of the attempts counts."""
+    import numpy
+
+    pixels = numpy.random.RandomState(0).randint(0, 256, pack.input_shape).astype(numpy.uint8)
+    timings: List[Timing] = []
+    with opener.open(point) as engine:
+        while len(timings) < ATTEMPTS and not any(each.stable for each in timings):
+            timings.append(timing_of(lambda: engine.run({pack.input_name: pixels}), clock))
+    best = min(timings, key=lambda each: each.spread + each.drift)
+    return MeasuredPoint(
+        point.graph,
+        point.shape,
+        best.median_ms,
+        best.spread,
+        best.drift,
+        RUNS,
+        len(timings),
+        best.stable,
+        temperature_c(),
+    )
+
+
+def timing_of(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Timing:
+    """Return the timing of `RUNS` runs after `WARM_UP`; `clock` gives seconds."""
+    times_ms = []
+    for _ in range(WARM_UP + RUNS):
+        started = clock()
+        run()
+        times_ms.append((clock() - started) * 1e3)
+    counted = times_ms[WARM_UP:]
+    median = _quantile(counted, 0.5)
+    halves = [_quantile(counted[: RUNS // 2], 0.5), _quantile(counted[RUNS // 2 :], 0.5)]
+    spread = _quantile(counted, 0.75) - _quantile(counted, 0.25)
+    return Timing(median, spread / median, abs(halves[0] - halves[1]) / median)
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+class _Progress:
+    """Says how far it is and how long the rest will take, every few seconds and at the end."""
+
+    def __init__(self, total: int, done: int, say: Callable[[str], None]) -> None:
+        self._total, self._done, self._begun, self._say = total, done, done, say
+        self._started = self._said = time.monotonic()
+
+    def tick(self, measured: MeasuredPoint, noisy: int) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said < _SAY_EVERY_S and self._done < self._total:
+            return
+        self._said = now
+        left_s = (now - self._started) / (self._done - self._begun) * (self._total - self._done)
+        self._say(
+            "{} of {} points, {} not stable, {}{} left; {}: {:.3g} ms".format(
+                self._done, self._total, noisy, _temperature(measured.temperature_c), _time(left_s),
+                measured.graph, measured.median_ms,
+            )
+        )  # fmt: skip
+
+
+def _temperature(value: Optional[float]) -> str:
+    return "" if value is None else "{:.0f} °C, ".format(value)
+
+
+def _time(seconds: float) -> str:
+    return "{:.0f} s".format(seconds) if seconds < 90 else "{:.0f} min".format(seconds / 60)
