@@ -202,7 +202,7 @@ def toolchain_digest() -> str:
         [folder.name, path.relative_to(folder).as_posix(), file_digest(path)]
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.suffix in (".py", ".toml", ".json") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".toml", ".json", ".safetensors") and "__pycache__" not in path.parts
     ]
     return _digest([sources, versions()])
 

@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     targets = _command(commands, "targets", _targets, "list the targets, or print all that is known of one")
     targets.add_argument("name", nargs="?", help="a target")
     _add_legalize(commands)
+    _add_profile(commands)
     inspect = _command(commands, "inspect", _inspect, "describe a build, bundle, policy, graph or checkpoint")
     inspect.add_argument(
         "path", type=Path, metavar="PATH", help="a folder or file that the toolchain wrote, or a checkpoint"
@@ -135,6 +136,60 @@ def _add_legalize(commands: Any) -> None:
     )
 
 
+def _add_profile(commands: Any) -> None:
+    text = "measure boards: write packs of random members, fit latency predictors to what boards tell"
+    verbs = commands.add_parser("profile", help=text, description=text).add_subparsers(
+        dest="verb", metavar="VERB", required=True
+    )
+    pack = _command(verbs, "pack", _profile_pack, "write random member graphs for `coformer-node profile`")
+    pack.add_argument("--model", required=True, metavar="LIBRARY:NAME", help="whose members")
+    pack.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help="constructor option")
+    pack.add_argument("--target", required=True, metavar="NAME", help="whose passes the graphs go through")
+    pack.add_argument("-n", "--points", type=int, default=1000, metavar="N", help="how many graphs (default 1000)")
+    pack.add_argument("--seed", type=int, default=0, metavar="N", help="of shapes and weights (default 0)")
+    pack.add_argument("-o", "--out", type=Path, required=True, metavar="PACK", help="a new folder")
+    fit = _command(verbs, "fit", _profile_fit, "fit a predictor to the CSV files of one board")
+    fit.add_argument(
+        "files", type=Path, nargs="+", metavar="CSV", help="what `coformer-node profile` wrote, one a model"
+    )
+    fit.add_argument("-o", "--out", type=Path, required=True, metavar="PREDICTOR", help="the predictor, .safetensors")
+    fit.add_argument(
+        "--from", dest="known", metavar="PREDICTOR", help="carry this one over to the board by a few points (or: cpu)"
+    )
+
+
+def _profile_pack(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.profile import write_profile_pack
+    from coformer_compiler.commands.show import pack_text
+    from coformer_compiler.config import scalar
+    from coformer_compiler.progress import RichProgress
+    from coformer_targets import load_target
+
+    pairs = [(key, scalar(value)) for key, value in _options(options.model_option)]
+    target = load_target(options.target)
+    with RichProgress() as progress:
+        found = write_profile_pack(options.model, pairs, target, options.points, options.seed, options.out, progress)
+    _print(found, options.json, lambda: pack_text(found))
+    return 0
+
+
+def _profile_fit(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.profile import fit_predictor
+    from coformer_compiler.commands.show import predictor_text
+
+    found = fit_predictor(options.files, options.out, options.known)
+    _print(found, options.json, lambda: predictor_text(found))
+    return 0
+
+
+def _options(given: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [pair.partition("=") for pair in given]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise CoformerError(f"'{key}' has no value", "--model-option", "write KEY=VALUE")
+    return [(key, value) for key, _, value in pairs]
+
+
 def _legalize(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.legalize import legalize_graph, legalize_text, shapes_from
 
@@ -153,15 +208,11 @@ def _legalize(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     from coformer_compiler.config import Overrides, read_config
 
-    pairs = [pair.partition("=") for pair in options.model_option]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise CoformerError(f"'{key}' has no value", "--model-option", "write KEY=VALUE")
     overrides = Overrides(
         options.model,
         options.checkpoint,
         options.weights,
-        tuple((key, value) for key, _, value in pairs),
+        tuple(_options(options.model_option)),
         options.data,
         tuple(options.target),
         options.strategy,

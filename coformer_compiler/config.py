@@ -6,7 +6,7 @@ Unknown keys are refused with the nearest known one. Paths are relative to the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,10 @@ from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES
 from coformer_compiler.device import Device
 from coformer_compiler.frontends import ModelSource
+from coformer_compiler.profiling.predictor import Predictor, load_predictor, mismatch
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest_rules import DEVICE_NAME
-from coformer_targets import load_target, load_target_file
+from coformer_targets import Target, load_target, load_target_file
 from coformer_targets.nearest import suggestion
 from coformer_targets.toml import read_toml
 
@@ -83,10 +84,14 @@ class SearchSection(_Section):
 
 
 class NetworkSection(_Section):
-    """`[network]`: the link that the boards share; only the search's latency estimate uses it."""
+    """`[network]`: the link that the boards share; predicted latencies rest on it."""
 
     mbps: float = Field(default=1000.0, gt=0, description="rate in Mbit/s")
-    rtt_ms: float = Field(default=0.5, ge=0, description="round trip in ms")
+    rtt_ms: float = Field(default=0.5, ge=0, description="round trip in ms, with the software at both ends")
+    input: Literal["sent", "present"] = Field(
+        default="sent",
+        description="by the central device with each request, or on every device already, as in the paper",
+    )
 
 
 class DeviceSection(_Section):
@@ -99,6 +104,7 @@ class DeviceSection(_Section):
     memory_mb: float | None = Field(default=None, gt=0, description="what the member may use, engine library included")
     max_gflop: float | None = Field(default=None, gt=0, description="most work per inference, 10⁹ operations")
     central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")
+    predictor: Path | None = Field(default=None, description="of its latency, from `coformerc profile fit`")
 
 
 class ConfigSection(_Section):
@@ -198,7 +204,7 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         if given.weights != "file" and given.checkpoint is None:
             model.pop("checkpoint", None)
     if given.options:
-        model["options"] = {**model.get("options", {}), **{key: _scalar(text) for key, text in given.options}}
+        model["options"] = {**model.get("options", {}), **{key: scalar(text) for key, text in given.options}}
     if given.data is not None:
         data["source"] = _absolute_source(given.data, Path.cwd())
     if given.strategy is not None:
@@ -224,7 +230,8 @@ def _devices_of_targets(targets: Sequence[str]) -> list[dict[str, Any]]:
     return devices
 
 
-def _scalar(text: str) -> bool | int | float | str:
+def scalar(text: str) -> bool | int | float | str:
+    """The value that a word on the command line stands for."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -351,13 +358,26 @@ def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tup
                 section.gflops or target.gflops,
                 section.memory_mb or float(target.memory_mb),
                 section.max_gflop,
+                predictor=_predictor(section, target, folder, where),
             )
         )
     # The aggregation waits for the slowest anyway; the fastest board has the most time to spare for it.
     central = chosen[0] if chosen else max(range(len(devices)), key=lambda n: (devices[n].gflops, -n))
-    return tuple(
-        Device(d.name, d.target, d.gflops, d.memory_mb, d.max_gflop, n == central) for n, d in enumerate(devices)
-    )
+    return tuple(replace(device, central=n == central) for n, device in enumerate(devices))
+
+
+def _predictor(section: DeviceSection, target: Target, folder: Path, where: str) -> Predictor | None:
+    if section.predictor is None:
+        return None
+    predictor = load_predictor(_absolute(section.predictor, folder))
+    other = mismatch(predictor, target)
+    if other is not None:
+        raise CoformerError(
+            f"the predictor '{section.predictor}' does not fit: {other}",
+            f"{where}, device '{section.name}'",
+            "measure a pack for this target, on the device, and name the predictor that is fitted to it",
+        )
+    return predictor
 
 
 def _booster(content: dict[str, Any], seed: int, where: str) -> BoosterOptions:

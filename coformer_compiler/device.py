@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coformer_compiler.profiling.predictor import Predictor
 from coformer_targets.target import Target
 
 
@@ -18,6 +19,7 @@ class Device:
         memory_mb: memory that the member may use, engine library included; Φ_n of C6.
         max_gflop: most work per inference, 10⁹ operations; Ω_n of C5, or None for no limit.
         central: whether it aggregates.
+        predictor: of its members' latency, measured on such a device; none was given.
     """
 
     name: str
@@ -26,3 +28,4 @@ class Device:
     memory_mb: float
     max_gflop: float | None = None
     central: bool = False
+    predictor: Predictor | None = None

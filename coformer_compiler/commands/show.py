@@ -73,6 +73,39 @@ def engine_text(target: Any) -> str:
     return title if target.engine == "onnxruntime" else f"{title} {target.engine_version}"
 
 
+def pack_text(found: dict[str, Any]) -> str:
+    """What `write_profile_pack` wrote, and what to do with it."""
+    return (
+        f"{found['pack']}: {found['points']:,} graphs for {found['target']}, {bytes_text(found['bytes'])}\n"
+        f"copy it to the board, and there: coformer-node profile {Path(found['pack']).name}"
+    )
+
+
+def predictor_text(found: dict[str, Any]) -> str:
+    """What `fit_predictor` made: on what, of how many points, and how well either kind did."""
+    origin = found["origin"]
+    facts: list[tuple[str, object]] = [
+        ("board", found["board"]),
+        (
+            "engine",
+            f"{origin['engine']} {origin['engine_version']}, {origin['precision']}, {origin['threads']} threads",
+        ),
+        ("models", ", ".join(found["models"])),
+        ("points", f"{found['points']:,} (left out as not stable: {found['unstable']:,})"),
+        ("their spread", f"{percent_text(found['spread'])} % of the median between the quartiles"),
+    ]
+    for kind, errors in found["held_out_errors"].items():
+        used = " (in use)" if kind == found["kind"] else ""
+        text = f"median {percent_text(errors['median'])} %, 95th percentile {percent_text(errors['p95'])} %"
+        facts.append((f"held out: {kind}", text + used))
+    carried = found["calibration"]
+    if carried is not None:
+        text = f"by {carried['points']} points on this board: times {carried['factor']:.3g}, median error "
+        text += f"{percent_text(carried['median'])} %, 95th percentile {percent_text(carried['p95'])} %"
+        facts.append((f"from {origin['board']}", text))
+    return facts_text(found["predictor"], facts)
+
+
 def plan_text(found: dict[str, Any], out: Path) -> str:
     """What `dry_run` found: shapes, costs, stages, notes."""
     teacher, members = found["teacher"], found["members"]

@@ -17,18 +17,10 @@ import torch.nn.functional as F
 
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.decomposer.dealing import members_from_shapes
-from coformer_compiler.decomposer.shapes import (
-    MaybeShape,
-    aggregator_cost,
-    cost_of_spec,
-    feature_widths,
-    kept_of,
-    member_cost,
-)
+from coformer_compiler.decomposer.shapes import MaybeShape, cost_of_spec, kept_of
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.energy import estimated_energy_mj
-from coformer_compiler.evaluator.latency import Latency, Network, estimated_latency
-from coformer_compiler.evaluator.wire import features_bytes
+from coformer_compiler.evaluator.latency import Latency, LatencyModel, Network
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.lesson import lesson_of, lesson_with_walk
@@ -55,7 +47,7 @@ class Score:
         objective: Ψ, to be minimised.
         loss: cross-entropy of the aggregated, untrained system, nats.
         members_loss: mean over the members alone, eq. (7).
-        latency: estimated; of the devices that take part.
+        latency: predicted, or estimated (see `LatencyModel`); of the devices that take part.
         energy_mj: estimated, of all devices together.
     """
 
@@ -98,7 +90,8 @@ class Evaluator:
             loss: which loss the objective counts.
         """
         self.teacher, self.devices = teacher, tuple(devices)
-        self.basis, self.network, self.delta, self.overlap, self.loss = basis, network, delta, overlap, loss
+        self.basis, self.delta, self.overlap, self.loss = basis, delta, overlap, loss
+        self.latencies = LatencyModel(teacher.spec, devices, network)
         self.inputs = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
         self.validation = torch.from_numpy(np.ascontiguousarray(validation.inputs))
         self.labels = torch.from_numpy(np.ascontiguousarray(validation.labels)).to(teacher.device)
@@ -124,12 +117,8 @@ class Evaluator:
         return self.basis == "per-norm"
 
     def latency(self, shapes: Sequence[MaybeShape]) -> Latency:
-        """Estimated latency of members of the given shapes, without the devices that are left out."""
-        devices, kept = kept_of(self.devices, shapes)
-        costs = [member_cost(self.teacher.spec, shape, shortcuts=self.shortcuts) for shape in kept]
-        widths = feature_widths(self.teacher.spec, kept)
-        aggregator = aggregator_cost(widths, self.teacher.spec.head)
-        return estimated_latency(devices, costs, [features_bytes(width) for width in widths], aggregator, self.network)
+        """Predicted latency of members of the given shapes, without the devices that are left out."""
+        return self.latencies.of_shapes(shapes, shortcuts=self.shortcuts)
 
     @torch.no_grad()
     def score(self, shapes: Sequence[MaybeShape]) -> Score:

@@ -11,16 +11,17 @@ import numpy as np
 from coformer_compiler.decomposer.shapes import MemberShape
 from coformer_compiler.model.spec import TransformerSpec, spec_from_json
 from coformer_compiler.profiling.mlp import fit_mlp
-from coformer_compiler.profiling.predictor import HeldOut, Kind, Origin, Predictor
+from coformer_compiler.profiling.predictor import Calibration, HeldOut, Kind, Origin, Predictor
 from coformer_compiler.profiling.roofline import fit_times
 from coformer_compiler.profiling.table import Floats, Integers, ShapeTable, table_of_shapes
 from coformer_compiler.profiling.terms import kernel_terms, paper_features
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.profile_points import MeasuredPoint, Points, Provenance, read_points
+from coformer_runtime.profile_points import MeasuredPoint, Points, Provenance, read_points, stable_points
 
 HELD_OUT = 0.2
-FEWEST = 30
-"""Stable points below which nothing is fitted: held-out errors of fewer than six points say nothing."""
+FEWEST, FEWEST_TO_CALIBRATE = 30, 5
+"""Stable points below which nothing is fitted, since held-out errors of fewer than six points say nothing; and below
+which an earlier predictor is not carried over."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,49 @@ def fit_files(paths: Sequence[Path], seed: int = 0) -> Predictor:
     """
     files = [(path, read_points(str(path))) for path in paths]
     _refuse_unlike(files)
-    unstable = sum(not point.stable for _, file in files for point in file.points)
     measured = [_measured(path, file) for path, file in files]
     count = sum(len(each.latency_ms) for each in measured)
+    unstable = sum(len(file.points) for _, file in files) - count
     if count < FEWEST:
         raise CoformerError(
             f"{count} points are stable, {unstable} are not; at least {FEWEST} stable ones are needed",
             ", ".join(str(path) for path in paths),
-            "measure a larger pack, with nothing else running",
+            "measure a larger pack with nothing else running; a few points carry an earlier predictor over: --from",
         )
     return fit(measured, _origin(files[0][1].provenance), unstable, seed)
+
+
+def calibrate(paths: Sequence[Path], known: Predictor) -> Predictor:
+    """An earlier predictor of the same target carried over to the machine that some points were measured on.
+
+    Raises:
+        CoformerError: the points are of another target or engine, or too few are stable.
+    """
+    files = [(path, read_points(str(path))) for path in paths]
+    _refuse_unlike(files)
+    where, here = ", ".join(str(path) for path in paths), _origin(files[0][1].provenance)
+    for key in ("target", "engine", "engine_version", "precision", "threads"):
+        if getattr(here, key) != getattr(known.origin, key):
+            raise CoformerError(
+                f"{key} is '{getattr(here, key)}', the predictor was measured with '{getattr(known.origin, key)}'",
+                where,
+                "fit a predictor of its own to a larger pack, without --from",
+            )
+    measured = [_measured(path, file) for path, file in files]
+    ratios = np.concatenate([m.latency_ms / known.latency_ms(m.teacher, m.shapes) for m in measured])
+    if len(ratios) < FEWEST_TO_CALIBRATE:
+        raise CoformerError(
+            f"{len(ratios)} points are stable, at least {FEWEST_TO_CALIBRATE} are needed",
+            where,
+            "measure again, with nothing else running",
+        )
+    factor = float(np.median(ratios))
+    errors = np.abs(factor / ratios - 1)
+    before = 1.0 if known.calibration is None else known.calibration.factor
+    carried = Calibration(
+        here.board, len(ratios), before * factor, float(np.median(errors)), float(np.percentile(errors, 95))
+    )
+    return replace(known, calibration=carried, sha256="")
 
 
 def fit(measured: Sequence[Measured], origin: Origin, unstable: int, seed: int = 0) -> Predictor:
@@ -145,7 +179,7 @@ def _measured(path: Path, file: Points) -> Measured:
         raise CoformerError(
             f"its teacher's shapes cannot be read ({type(error).__name__}: {error})", str(path), "measure again"
         ) from error
-    stable = [point for point in file.points if point.stable]
+    stable = stable_points(file.points)
     layers = {layer for point in stable for layer in point.shape.layers}
     if not layers <= set(teacher.layers):
         raise CoformerError(

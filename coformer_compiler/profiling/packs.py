@@ -31,6 +31,8 @@ from coformer_targets import Target, recipe_for
 
 GRAPHS, RECIPE = "graphs", "recipe.json"
 LARGEST_POOL = 8 << 20
+PADDED_TENSORS = 512
+"""How many tensors of a graph have room for being aligned."""
 MEASURED_ENGINES = ("onnxruntime", "tensorrt")
 
 
@@ -78,7 +80,7 @@ def write_pack(
     shape = teacher_shape(teacher)
     shapes = drawn_shapes(shape, alignment_of(device, shape), count, seed)
     largest = cost_of_spec(member_spec(teacher, shapes[0][0], shortcuts=True)).params
-    weights = SharedWeights(draft / GRAPHS, largest + 4096 * ALIGNMENT, seed)
+    weights = SharedWeights(draft / GRAPHS, largest + PADDED_TENSORS * ALIGNMENT, seed)
     pool = torch.from_numpy(random_weights("float32", min(largest, LARGEST_POOL) + ALIGNMENT, seed))
     points = []
     for number, (drawn, shortcuts) in enumerate(shapes):

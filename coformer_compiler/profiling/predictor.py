@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +79,7 @@ class Predictor:
         errors: of both kinds, on the same held-out points.
         tensors: the numbers of the one in use.
         calibration: none for the machine that it was measured on.
+        sha256: of its file, "" before it has one.
     """
 
     kind: Kind
@@ -87,8 +89,9 @@ class Predictor:
     unstable: int
     spread: float
     errors: Mapping[str, HeldOut]
-    tensors: Mapping[str, npt.NDArray[np.generic]]
+    tensors: Mapping[str, npt.NDArray[np.generic]] = field(compare=False, repr=False)
     calibration: Calibration | None = None
+    sha256: str = ""
 
     @property
     def board(self) -> str:
@@ -153,11 +156,6 @@ def _minor(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def calibrated(predictor: Predictor, calibration: Calibration) -> Predictor:
-    """The predictor for another machine."""
-    return replace(predictor, calibration=calibration)
-
-
 def save_predictor(path: Path, predictor: Predictor) -> None:
     """Write the file; it appears whole, and the same predictor gives the same bytes."""
     from safetensors.numpy import save
@@ -200,7 +198,7 @@ def load_predictor(path: Path) -> Predictor:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        return _predictor(header, tensors)
+        return replace(_predictor(header, tensors), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     except OSError as error:
         raise CoformerError(f"cannot be read ({error.strerror or error})", where, mend) from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -59,6 +59,15 @@ def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     return np.stack([np.asarray(column, float) for column in columns], axis=1)
 
 
+PRODUCTS = tuple(n for n, term in enumerate(TERMS) if term.endswith("products"))
+
+
+def flops_of(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
+    """`(rows,)` operations of one inference, as `Cost.flops` counts them."""
+    found: Floats = 2 * kernel_terms(teacher, shapes)[:, PRODUCTS].sum(1)
+    return found
+
+
 def paper_features(shapes: ShapeTable) -> Floats:
     """`(rows, 4)`: l, d, mean heads and mean MLP width over the kept layers."""
     layers = (shapes.heads > 0).sum(1)

@@ -38,6 +38,11 @@ def policy_options(section: PolicySection) -> PolicyOptions:
     return PolicyOptions(section.strategy, section.file, section.overlap, section.method, shortcuts)
 
 
+def network_of(config: BuildConfig) -> Network:
+    """The link of `[network]`."""
+    return Network(config.network.mbps, config.network.rtt_ms, config.network.input)
+
+
 def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:
     """Refuse devices that not even the smallest member fits, before anything takes time.
 
@@ -71,7 +76,8 @@ def decompose_teacher(
     }
     searching = section.strategy in SEARCHES
     if searching:
-        budget = [config.search.model_dump(), config.network.model_dump(), config.seed, data.sha256]
+        predictors = [None if d.predictor is None else d.predictor.sha256 for d in devices]
+        budget = [config.search.model_dump(), config.network.model_dump(), predictors, config.seed, data.sha256]
         options["search"] = budget
 
     def make(folder: Path, work: Path) -> None:
@@ -102,7 +108,7 @@ def _search(
         Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples]),
         data.validation,
         basis="global" if section.basis == "global" else "per-norm",
-        network=Network(config.network.mbps, config.network.rtt_ms),
+        network=network_of(config),
         delta=budget.delta,
         overlap=section.overlap,
     )

@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count the process's processor time, for one thread on a machine that has other work",
     )
+    profile.add_argument("--again", action="store_true", help="measure those points anew that were not stable")
     profile.set_defaults(run=_profile)
 
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks, and how to mend it")
@@ -197,9 +198,11 @@ def _profile(options: argparse.Namespace) -> None:
 
     threads, pack = _threads(options), open_pack(options.pack)
     path = options.out or os.path.normpath(options.pack) + ".csv"
-    count, noisy = profile_pack(pack, path, threads, "cpu" if options.cpu_time else "wall", say)
+    count, noisy = profile_pack(pack, path, threads, "cpu" if options.cpu_time else "wall", options.again, say)
     sys.stdout.write(
-        "{}: {} points, {} of them not stable{}\n".format(path, count, noisy, " (left out of the fit)" if noisy else "")
+        "{}: {} points, {} of them not stable{}\n".format(
+            path, count, noisy, " (left out of the fit; --again measures them anew)" if noisy else ""
+        )
     )
 
 

@@ -1,31 +1,40 @@
 """`coformer-node profile`: every graph of a pack measured on this board, into a CSV that can be gone on with.
 
 per graph: open (TensorRT: build a plan first) → warm-up → runs → stable? else again → one line of CSV
+
+A board that throttles, or a machine that does other work for a while, slows many runs alike: a point may look steady
+and be wrong. So one graph of the pack is the reference. It is measured before and after every point, and a point counts
+only where the reference was as fast as at its best.
 """
 
+import math
 import os
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .arrays import Array
 from .errors import CoformerError
 from .profile_engines import Opener, opener_for
 from .profile_pack import Pack, Point
 from .profile_points import (
     MeasuredPoint,
     Provenance,
+    SLOWER,
     append_point,
-    begin_csv,
     drop_torn_line,
     read_points,
+    stable_points,
+    write_csv,
 )
 from .vitals import machine_name, power_mode, temperature_c
 
 RUNS = 50  # as in the paper
 WARM_UP = 5
-ATTEMPTS = 3
+REFERENCE_RUNS, REFERENCE_TRIES = 11, 10
+ATTEMPTS = 4
 SPREAD, DRIFT = 0.10, 0.05
 """A point is stable when the interquartile range of its runs, and the difference between the medians of their two
-halves, are within these parts of the median."""
+halves, are within these parts of the median, and the reference is slower than at its best by no more than SLOWER."""
 
 _SAY_EVERY_S = 5.0
 
@@ -49,7 +58,12 @@ in one thread, and of no other."""
 
 
 def profile_pack(
-    pack: Pack, csv_path: str, threads: int, clock: str = "wall", say: Callable[[str], None] = lambda text: None
+    pack: Pack,
+    csv_path: str,
+    threads: int,
+    clock: str = "wall",
+    again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Tuple[int, int]:
     """Measure what the CSV does not hold yet.
 
@@ -58,10 +72,11 @@ def profile_pack(
         csv_path: begun where it is not there.
         threads: of one inference (ONNX Runtime).
         clock: a name in CLOCKS.
+        again: measure those points anew that were not stable.
         say: told how far it is.
 
     Returns:
-        How many points the file holds, and how many of them are not stable.
+        How many points the file holds, and how many of them are not stable and will not be fitted.
 
     Raises:
         CoformerError: the engine's library is missing or of another version than the pack is for, or the CSV was begun
@@ -75,16 +90,70 @@ def profile_pack(
             "leave it away, or give --threads 1 and a pack for ONNX Runtime",
         )
     with opener_for(pack, threads, os.path.dirname(os.path.abspath(csv_path))) as opener:
-        done = _begun(csv_path, provenance_here(pack, opener, threads, clock))
+        here = provenance_here(pack, opener, threads, clock)
+        done = _begun(csv_path, here)
+        if again:
+            done = stable_points(done)
+            write_csv(csv_path, here, done)
         left = [point for point in pack.points if point.graph not in {each.graph for each in done}]
-        noisy = sum(not each.stable for each in done)
+        noisy = len(done) - len(stable_points(done))
         progress = _Progress(len(pack.points), len(done), say)
-        for point in left:
-            measured = measure_point(pack, point, opener, CLOCKS[clock])
-            _append(csv_path, measured)
-            noisy += not measured.stable
-            progress.tick(measured, noisy)
-    return len(pack.points), noisy
+        with opener.open(reference_of(pack)) as engine:
+            best = min([each.reference_ms for each in done] + [float("inf")])
+            reference = Reference(lambda: engine.run(_feeds(pack)), CLOCKS[clock], best if left else 1.0)
+            for point in left:
+                measured = measure_point(pack, point, opener, reference)
+                _append(csv_path, measured)
+                noisy += not measured.stable
+                progress.tick(measured, noisy)
+    points = read_points(csv_path).points
+    return len(points), len(points) - len(stable_points(points))
+
+
+class Reference:
+    """The pack's reference graph, loaded all the time.
+
+    Args:
+        run: one inference of it.
+        clock: gives seconds.
+        best_ms: its best median so far; infinity where there is none, then it is looked for.
+
+    Attributes:
+        clock: see above.
+        best_ms: its best median.
+    """
+
+    def __init__(self, run: Callable[[], Any], clock: Callable[[], float], best_ms: float) -> None:
+        self._run, self.clock, self.best_ms = run, clock, best_ms
+        if math.isinf(best_ms):
+            for _ in range(REFERENCE_TRIES):
+                self.measure_ms()
+
+    def measure_ms(self) -> float:
+        """Return the median of a few runs now."""
+        found = timing_of(self._run, self.clock, REFERENCE_RUNS, 1).median_ms
+        self.best_ms = min(self.best_ms, found)
+        return found
+
+    def is_slow(self, measured_ms: float) -> bool:
+        """Whether the machine was slower than it can be."""
+        return measured_ms > (1 + SLOWER) * self.best_ms
+
+
+def reference_of(pack: Pack) -> Point:
+    """Return the point of middling size: large enough to feel what slows the others."""
+
+    def size(point: Point) -> int:
+        return point.shape.embed * (sum(point.shape.neurons) + sum(point.shape.heads))
+
+    return sorted(pack.points, key=size)[len(pack.points) // 2]
+
+
+def _feeds(pack: Pack) -> Dict[str, Array]:
+    import numpy
+
+    pixels = numpy.random.RandomState(0).randint(0, 256, pack.input_shape)
+    return {pack.input_name: pixels.astype(numpy.uint8)}
 
 
 def _append(csv_path: str, point: MeasuredPoint) -> None:
@@ -133,7 +202,7 @@ def _begun(csv_path: str, here: Provenance) -> Sequence[MeasuredPoint]:
     """Return what the file holds already; begin it where it is not there."""
     try:
         if not os.path.exists(csv_path):
-            begin_csv(csv_path, here)
+            write_csv(csv_path, here)
             return ()
         drop_torn_line(csv_path)
     except OSError as error:
@@ -161,41 +230,43 @@ def _short(value: Any) -> str:
     return text[:12] + "..." if len(text) == 64 else text
 
 
-def measure_point(
-    pack: Pack, point: Point, opener: Opener, clock: Callable[[], float] = time.perf_counter
-) -> MeasuredPoint:
+def measure_point(pack: Pack, point: Point, opener: Opener, reference: Reference) -> MeasuredPoint:
     """Open one graph and measure it, again while it is not stable; the steadiest of the attempts counts."""
-    import numpy
-
-    pixels = numpy.random.RandomState(0).randint(0, 256, pack.input_shape).astype(numpy.uint8)
-    timings: List[Timing] = []
+    feeds = _feeds(pack)
+    found: List[Tuple[float, Timing, float]] = []
     with opener.open(point) as engine:
-        while len(timings) < ATTEMPTS and not any(each.stable for each in timings):
-            timings.append(timing_of(lambda: engine.run({pack.input_name: pixels}), clock))
-    best = min(timings, key=lambda each: each.spread + each.drift)
+        while len(found) < ATTEMPTS and not any(fault == 0 for fault, _, _ in found):
+            before_ms = reference.measure_ms()
+            timing = timing_of(lambda: engine.run(feeds), reference.clock)
+            reference_ms = max(before_ms, reference.measure_ms())
+            steady = timing.stable and not reference.is_slow(reference_ms)
+            slower = reference_ms / reference.best_ms - 1
+            found.append((0.0 if steady else timing.spread + timing.drift + slower, timing, reference_ms))
+    fault, best, reference_ms = min(found, key=lambda each: each[0])
     return MeasuredPoint(
         point.graph,
         point.shape,
         best.median_ms,
         best.spread,
         best.drift,
+        reference_ms,
         RUNS,
-        len(timings),
-        best.stable,
+        len(found),
+        fault == 0,
         temperature_c(),
     )
 
 
-def timing_of(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Timing:
-    """Return the timing of `RUNS` runs after `WARM_UP`; `clock` gives seconds."""
+def timing_of(run: Callable[[], Any], clock: Callable[[], float], runs: int = RUNS, warm_up: int = WARM_UP) -> Timing:
+    """Return the timing of `runs` runs after the warm-up; `clock` gives seconds."""
     times_ms = []
-    for _ in range(WARM_UP + RUNS):
+    for _ in range(warm_up + runs):
         started = clock()
         run()
         times_ms.append((clock() - started) * 1e3)
-    counted = times_ms[WARM_UP:]
+    counted = times_ms[warm_up:]
     median = _quantile(counted, 0.5)
-    halves = [_quantile(counted[: RUNS // 2], 0.5), _quantile(counted[RUNS // 2 :], 0.5)]
+    halves = [_quantile(counted[: runs // 2], 0.5), _quantile(counted[runs // 2 :], 0.5)]
     spread = _quantile(counted, 0.75) - _quantile(counted, 0.25)
     return Timing(median, spread / median, abs(halves[0] - halves[1]) / median)
 

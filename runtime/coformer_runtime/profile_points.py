@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from .errors import CoformerError
 from .manifest_fields import Fields, parse_json
@@ -24,11 +24,14 @@ COLUMNS = (
     "median_ms",
     "spread",
     "drift",
+    "reference_ms",
     "runs",
     "attempts",
     "stable",
     "temperature_c",
 )
+SLOWER = 0.05
+"""How much slower than at its best the reference may be, as a part of its best."""
 _MEASURE_AGAIN = "measure again with 'coformer-node profile', into a new file"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -82,9 +85,10 @@ class MeasuredPoint(NamedTuple):
         median_ms: of `runs` runs after the warm-up.
         spread: interquartile range as a part of the median.
         drift: how far the medians of the two halves of the runs are apart, as a part of the median.
+        reference_ms: of the pack's reference graph, measured right before and after; the slower of the two.
         runs: how many runs.
         attempts: how often it was measured until it was stable, or given up.
-        stable: whether spread and drift are within the gate.
+        stable: whether spread, drift and the reference are within the gate.
         temperature_c: of the hottest sensor afterwards; None where the machine tells none.
     """
 
@@ -93,6 +97,7 @@ class MeasuredPoint(NamedTuple):
     median_ms: float
     spread: float
     drift: float
+    reference_ms: float
     runs: int
     attempts: int
     stable: bool
@@ -106,11 +111,18 @@ class Points(NamedTuple):
     points: Tuple[MeasuredPoint, ...]
 
 
-def begin_csv(path: str, provenance: Provenance) -> None:
-    """Write a new file without points; it appears whole."""
+def stable_points(points: Sequence[MeasuredPoint]) -> List[MeasuredPoint]:
+    """Return those that were stable while the machine was as fast as at its best, which the whole file tells."""
+    best_ms = min([point.reference_ms for point in points] or [0.0])
+    return [point for point in points if point.stable and point.reference_ms <= (1 + SLOWER) * best_ms]
+
+
+def write_csv(path: str, provenance: Provenance, points: Iterable[MeasuredPoint] = ()) -> None:
+    """Write a new file, by default without points; it appears whole."""
     document = {"format": FORMAT}
     document.update(provenance._asdict())
-    text = "# {}\n{}\n".format(json.dumps(document, sort_keys=True), ",".join(COLUMNS))
+    lines = ["# " + json.dumps(document, sort_keys=True), ",".join(COLUMNS)] + [_line(point) for point in points]
+    text = "\n".join(lines) + "\n"
     part = path + ".part"
     with open(part, "w") as stream:
         stream.write(text)
@@ -134,7 +146,8 @@ def _line(point: MeasuredPoint) -> str:
     fields = [point.graph, str(shape.embed)]
     fields += [" ".join(str(number) for number in numbers) for numbers in (shape.layers, shape.heads, shape.neurons)]
     fields += [str(int(shape.shortcuts)), "{:.6g}".format(point.median_ms)]
-    fields += ["{:.4f}".format(point.spread), "{:.4f}".format(point.drift), str(point.runs), str(point.attempts)]
+    fields += ["{:.4f}".format(point.spread), "{:.4f}".format(point.drift), "{:.6g}".format(point.reference_ms)]
+    fields += [str(point.runs), str(point.attempts)]
     return ",".join(fields + [str(int(point.stable)), temperature])
 
 
@@ -240,6 +253,7 @@ def _point(row: Dict[str, str], where: str) -> MeasuredPoint:
         number("median_ms", 1e-9),
         number("spread", 0),
         number("drift", 0),
+        number("reference_ms", 1e-9),
         int(number("runs", 1)),
         int(number("attempts", 1)),
         number("stable", 0) > 0,
