@@ -17,9 +17,9 @@ from .errors import CoformerError
 from .profile_engines import Opener, opener_for
 from .profile_pack import Pack, Point
 from .profile_points import (
+    SLOWER,
     MeasuredPoint,
     Provenance,
-    SLOWER,
     append_point,
     drop_torn_line,
     read_points,
