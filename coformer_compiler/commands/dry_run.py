@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.policy import read_policy, teacher_shape
 from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_cost, shape_of_member
 from coformer_compiler.decomposer.strategies import SEARCHES, shapes_by_strategy
+from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.frontends import import_model
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.progress import SilentProgress
-from coformer_compiler.stages.decompose import policy_options
+from coformer_compiler.stages.decompose import network_of, policy_options
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 
 SEARCH_STARTS_FROM = "proportional"
@@ -52,6 +54,9 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
             }
         )
     return {
+        "latency": predicted_json(
+            LatencyModel(teacher, config.devices, network_of(config)), shapes, shortcuts=shortcuts
+        ),
         "teacher": {
             "layers": full.layers,
             "embed": full.embed,
@@ -66,6 +71,20 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
         "stages": {
             stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
         },
+    }
+
+
+def predicted_json(model: LatencyModel, shapes: Sequence[MemberShape], *, shortcuts: bool) -> dict[str, Any]:
+    """Predicted latency of a request, and per device what it computes and what that rests on."""
+    found = model.of_shapes(shapes, shortcuts=shortcuts)
+    return {
+        "total_ms": found.total_ms,
+        "aggregate_ms": found.aggregate_ms,
+        "estimated": model.estimated,
+        "members": [
+            {"compute_ms": compute, "arrival_ms": arrival, "estimated": each.estimated, "basis": each.basis}
+            for compute, arrival, each in zip(found.compute_ms, found.arrival_ms, model.compute, strict=True)
+        ],
     }
 
 

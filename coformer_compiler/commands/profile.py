@@ -34,7 +34,7 @@ def write_profile_pack(
 
 
 def fit_predictor(files: Sequence[Path], out: Path, known: str | None) -> dict[str, Any]:
-    """Fit a predictor, or carry over the one that `known` names (a file, or a target that one ships for); JSON values."""
+    """Fit a predictor, or carry over the one that `known` names, a file or a target with a shipped one; JSON values."""
     if known is None:
         predictor = fit_files(files)
     else:

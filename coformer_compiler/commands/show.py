@@ -73,6 +73,17 @@ def engine_text(target: Any) -> str:
     return title if target.engine == "onnxruntime" else f"{title} {target.engine_version}"
 
 
+def latency_text(names: Sequence[str], latency: dict[str, Any]) -> str:
+    """Predicted latencies; the word "estimated" stands wherever they rest on less than measurements of the device."""
+    word = "estimated" if latency["estimated"] else "predicted"
+    rows = [
+        (f"{GAP}{name}", f"{each['compute_ms']:.3g}", f"{each['arrival_ms']:.3g}", each["basis"])
+        for name, each in zip(names, latency["members"], strict=True)
+    ]
+    title = f"latency of a request, {word}: {latency['total_ms']:.3g} ms"
+    return title + "\n" + table_text(("", "computes, ms", "answers, ms", "basis"), rows, right=(1, 2))
+
+
 def pack_text(found: dict[str, Any]) -> str:
     """What `write_profile_pack` wrote, and what to do with it."""
     return (
@@ -134,6 +145,8 @@ def plan_text(found: dict[str, Any], out: Path) -> str:
         table_text(("", "layers", "embed", "heads", "neurons"), shapes, right=(1, 2, 3, 4)),
         "",
         table_text(("", "target", *units, "MB of memory"), costs, right=(2, 3, 4)),
+        "",
+        latency_text(names, found["latency"]),
         "",
         f"stages in {out}: {missing} of {total} to build" if missing else f"stages in {out}: all {total} cached",
         table_text(("", ""), [(f"{GAP}{stage}", state) for stage, state in found["stages"].items()]).lstrip("\n"),

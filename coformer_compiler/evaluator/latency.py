@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 from coformer_compiler.decomposer.shapes import MemberShape
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.compute import compute_model
-from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.model.spec import HeadSpec, TransformerSpec
 from coformer_compiler.profiling.table import Floats, Integers, ShapeTable, table_of_shapes
 from coformer_runtime.wire import HEADER
 
@@ -130,7 +131,7 @@ class LatencyModel:
         copies = self.teacher.features // self.teacher.embed
         widths = np.stack([table.embed for table in tables]) * copies
         gflops = self.devices[self.central].gflops
-        aggregate = 2 * widths.sum(0) * self.teacher.classes / (gflops * 1e6)
+        aggregate = head_flops(self.teacher.head, widths.sum(0)) / (gflops * 1e6)
         return request_latencies(
             self.central,
             compute,
@@ -147,6 +148,14 @@ class LatencyModel:
 
 
 def input_bytes(teacher: TransformerSpec) -> int:
-    """Bytes of one input as it travels: uint8 pixels."""
-    stem = teacher.stem
-    return stem.channels * stem.image_size[0] * stem.image_size[1]
+    """Bytes of one input as it travels."""
+    given = teacher.stem.input
+    return math.prod(given.shape) * np.dtype(given.dtype).itemsize
+
+
+def head_flops(head: HeadSpec, widths: Integers) -> Floats:
+    """Operations of the folded aggregator on features of these widths together, `(rows,)`; as `Head.cost` counts."""
+    inputs = widths.astype(np.float64)
+    if head.hidden is None:
+        return 2 * inputs * head.classes
+    return 2 * inputs * head.hidden + 2 * head.hidden * head.classes

@@ -19,8 +19,7 @@ from coformer_compiler.decomposer.policy import teacher_shape
 from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_spec
 from coformer_compiler.decomposer.strategies import alignment_of
 from coformer_compiler.device import Device
-from coformer_compiler.model.spec import TransformerSpec
-from coformer_compiler.model.stem import INPUT_NAME
+from coformer_compiler.model.spec import StemSpec, TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.profiling.draws import drawn_shapes
 from coformer_compiler.profiling.shared_weights import ALIGNMENT, SharedWeights, Windows, random_weights
@@ -120,9 +119,16 @@ def member_graph(spec: TransformerSpec, target: Target, pool: torch.Tensor, *, c
     graph = member_of_pool(spec, pool).lower("member")
     if not checked:
         return run_passes(graph, target)
-    stem = spec.stem
-    pixels = np.random.default_rng(0).integers(0, 256, (1, stem.channels, *stem.image_size), np.uint8)
-    return legalise(graph, target, {INPUT_NAME: pixels})
+    given = spec.stem.input
+    values = np.random.default_rng(0).integers(0, values_below(spec.stem), (1, *given.shape))
+    return legalise(graph, target, {given.name: values.astype(given.dtype)})
+
+
+def values_below(stem: StemSpec) -> int:
+    """What the elements of an input are smaller than."""
+    if isinstance(stem, TokenStemSpec):
+        return stem.vocabulary if stem.types == 1 else stem.types  # words and types come in one tensor
+    return 256
 
 
 def member_of_pool(spec: TransformerSpec, pool: torch.Tensor) -> Transformer:
@@ -134,8 +140,7 @@ def member_of_pool(spec: TransformerSpec, pool: torch.Tensor) -> Transformer:
         name: pool[(start := windows.take(tensor.numel())) : start + tensor.numel()].view(tensor.shape)
         for name, tensor in member.state_dict().items()
     }
-    state["stem.mean"] = torch.full_like(state["stem.mean"], 127.0)
-    state["stem.std"] = torch.full_like(state["stem.std"], 64.0)
+    state |= {name: torch.full_like(state[name], 64.0) for name in ("stem.mean", "stem.std") if name in state}
     member.load_state_dict(state, assign=True)
     return member.requires_grad_(False).eval()
 
@@ -153,7 +158,7 @@ def _shape_json(shape: MemberShape, shortcuts: bool) -> dict[str, Any]:
 def _write_manifest(
     folder: Path, model: str, teacher: TransformerSpec, target: Target, points: list[dict[str, Any]], seed: int
 ) -> None:
-    stem, spec = teacher.stem, teacher.to_json()
+    given, spec = teacher.stem.input, teacher.to_json()
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     content = {
@@ -161,7 +166,12 @@ def _write_manifest(
         "target": target.name,
         "engine": {"kind": target.engine, "version": target.engine_version, "precision": target.precisions[0]},
         "model": {"name": model, "sha256": digest, "spec": spec},
-        "input": {"name": INPUT_NAME, "shape": [1, stem.channels, *stem.image_size]},
+        "input": {
+            "name": given.name,
+            "dtype": given.dtype,
+            "shape": [1, *given.shape],
+            "below": values_below(teacher.stem),
+        },
         "seed": seed,
         "points": points,
         "files": {name: {"sha256": file_digest(folder / name)} for name in files},

@@ -113,14 +113,14 @@ class Predictor:
 
 def _within(teacher: TransformerSpec, measured: TransformerSpec) -> bool:
     def kernels(spec: TransformerSpec) -> tuple[object, ...]:
-        stem = spec.stem
+        stem, pool = replace(spec.stem, embed=0, norm=None, mix=None), spec.pool.kind
         branches = {
-            (b.branch.head_dim, b.branch.query_norm is None)
+            (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None)
             if isinstance(b.branch, AttentionSpec)
             else (b.branch.activation,)
             for b in spec.blocks
         }
-        return stem.image_size, stem.patch_size, stem.channels, stem.prefix, stem.mix is None, branches, spec.pool.kind
+        return stem, spec.stem.norm is None, spec.post_norm, branches, pool
 
     def sizes(spec: TransformerSpec) -> tuple[int, ...]:
         heads = max(b.branch.heads for b in spec.blocks if isinstance(b.branch, AttentionSpec))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from coformer_compiler.model.spec import AttentionSpec, TransformerSpec
+from coformer_compiler.model.spec import AttentionSpec, PatchStemSpec, StemSpec, TransformerSpec
 from coformer_compiler.profiling.table import Floats, ShapeTable
 
 TERMS = (
     "one inference",
-    "pixels",
-    "patch products",
+    "input elements",
+    "stem products",
     "sub-blocks",
     "stream elements",
     "attention products",
@@ -31,19 +33,18 @@ PAPER = ("layers", "embed dim", "mean heads", "mean MLP width")
 
 def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     """`(rows, len(TERMS))` of members of `teacher`."""
-    stem, attention = teacher.stem, next(b.branch for b in teacher.blocks if isinstance(b.branch, AttentionSpec))
-    tokens, patches = stem.tokens, stem.tokens - stem.prefix
-    patch = stem.channels * stem.patch_size[0] * stem.patch_size[1]
-    embed, shortcuts = shapes.embed.astype(float), shapes.shortcuts
+    tokens = teacher.stem.tokens
+    head_dim = next(b.branch.head_dim for b in teacher.blocks if isinstance(b.branch, AttentionSpec))
+    embed, shortcuts = shapes.embed.astype(float), shapes.shortcuts | int(teacher.post_norm)
     heads, neurons = shapes.heads.sum(1).astype(float), shapes.neurons.sum(1).astype(float)
-    inner = heads * attention.head_dim
+    inner = heads * head_dim
     blocks = (shapes.heads > 0).sum(1) + (shapes.neurons > 0).sum(1)
-    mix = embed**2 if stem.mix is not None else 0.0 * embed
-    weights = 4 * embed * inner + 2 * embed * neurons + (shortcuts * blocks) * embed**2 + patch * embed + mix
+    stem_products, stem_weights = _stem(teacher.stem, embed)
+    weights = 4 * embed * inner + 2 * embed * neurons + (shortcuts * blocks) * embed**2 + stem_weights
     columns = (
         np.ones(len(shapes)),
-        np.full(len(shapes), float(stem.channels * stem.image_size[0] * stem.image_size[1])),
-        patches * patch * embed + tokens * mix,
+        np.full(len(shapes), float(math.prod(teacher.stem.input.shape))),
+        stem_products,
         blocks,
         (blocks + 2) * tokens * embed,
         4 * tokens * embed * inner,
@@ -57,6 +58,16 @@ def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
         weights,
     )
     return np.stack([np.asarray(column, float) for column in columns], axis=1)
+
+
+def _stem(stem: StemSpec, embed: Floats) -> tuple[Floats, Floats]:
+    """Multiply-accumulates and weights of stems that end in `embed` `(rows,)`; tables of words do not count."""
+    inner = embed if stem.norm is None else np.minimum(embed, stem.embed)
+    mix = 0.0 * embed if stem.norm is None else inner * embed
+    patch, places = 0, 0
+    if isinstance(stem, PatchStemSpec):
+        patch, places = stem.channels * stem.patch_size[0] * stem.patch_size[1], stem.tokens - stem.prefix
+    return places * patch * inner + stem.tokens * mix, patch * inner + mix
 
 
 PRODUCTS = tuple(n for n, term in enumerate(TERMS) if term.endswith("products"))

@@ -152,8 +152,8 @@ def reference_of(pack: Pack) -> Point:
 def _feeds(pack: Pack) -> Dict[str, Array]:
     import numpy
 
-    pixels = numpy.random.RandomState(0).randint(0, 256, pack.input_shape)
-    return {pack.input_name: pixels.astype(numpy.uint8)}
+    values = numpy.random.RandomState(0).randint(0, pack.input_below, pack.input_shape)
+    return {pack.input_name: values.astype(pack.input_dtype)}
 
 
 def _append(csv_path: str, point: MeasuredPoint) -> None:

@@ -41,7 +41,8 @@ class Pack(NamedTuple):
         model: name of the teacher.
         model_sha256: digest of its shapes.
         spec: the teacher's shapes, as the compiler wrote them; nothing here reads them.
-        input_name, input_shape: of every graph; the elements are uint8 pixels, cast where a graph wants float32.
+        input_name, input_dtype, input_shape: of every graph's input.
+        input_below: its elements are whole numbers smaller than that.
         recipe: path of the recipe, None where the engine needs none.
         points: what is to be measured.
         sha256s: path → SHA-256 of every file.
@@ -57,7 +58,9 @@ class Pack(NamedTuple):
     model_sha256: str
     spec: Dict[str, Any]
     input_name: str
+    input_dtype: str
     input_shape: Tuple[int, ...]
+    input_below: int
     recipe: Optional[str]
     points: Tuple[Point, ...]
     sha256s: Dict[str, str]
@@ -125,7 +128,9 @@ def _pack_from_json(text: str, directory: str, sha256: str) -> Pack:
         model.matching("sha256", _SHA256, "a SHA-256 in lower-case hex"),
         model.take("spec"),
         given.text("name"),
+        given.dtype("dtype"),
         given.shape("shape", MAX_RANK),
+        given.integer("below", 1),
         top.path("recipe") if top.has("recipe") else None,
         tuple(_point(each) for each in top.sections("points")),
         _sha256s(files),
