@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MaybeShape
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.compute import compute_model
+from coformer_compiler.evaluator.wire import OVERHEAD_BYTES, input_bytes
 from coformer_compiler.model.spec import HeadSpec, TransformerSpec
-from coformer_compiler.profiling.table import Floats, Integers, ShapeTable, table_of_shapes
-from coformer_runtime.wire import HEADER
+from coformer_compiler.profiling.table import Booleans, Floats, Integers, ShapeTable, table_of_shapes
 
-FRAME_BYTES: int = HEADER.size
 FEATURE_BYTES = 4
 
 
@@ -72,6 +70,7 @@ def request_latencies(
     input_bytes: int,
     aggregate_ms: Floats,
     network: Network,
+    present: Booleans | None = None,
 ) -> Latencies:
     """T = max_n(t1 + t2) + t3 over one shared link, first come, first served.
 
@@ -82,29 +81,32 @@ def request_latencies(
     Args:
         central: index of the device that aggregates.
         compute_ms: t1, `(members, rows)`.
-        feature_bytes: what each member sends, header included, `(members, rows)`.
-        input_bytes: what each member is sent, header included.
+        feature_bytes: what each member sends, headers included, `(members, rows)`.
+        input_bytes: what each member is sent, headers included.
         aggregate_ms: t3, `(rows,)`.
         network: the link.
+        present: which members take part, `(members, rows)`, the central one always; all of them where none. Those that
+            do not have t1 and arrival 0.
     """
-    members, rows = compute_ms.shape
-    sent = network.input == "sent"
-    input_ms = input_bytes * 8e-3 / network.mbps if sent else 0.0
-    others = [n for n in range(members) if n != central]
-    ready = compute_ms.copy()
-    for place, n in enumerate(others, 1):
-        ready[n] += place * input_ms + (network.rtt_ms / 2 if sent else 0.0)
+    travels = np.ones(compute_ms.shape, bool) if present is None else present.copy()
+    compute = np.where(travels, compute_ms, 0.0)
+    travels[central] = False
+    way_ms = network.rtt_ms / 2
+    ready = compute.copy()
+    free = np.zeros(compute.shape[1])
+    if network.input == "sent":
+        turns = np.cumsum(travels, axis=0)
+        input_ms = input_bytes * 8e-3 / network.mbps
+        ready += np.where(travels, turns * input_ms + way_ms, 0.0)
+        free = turns[-1] * input_ms
     arrival = ready.copy()
-    free = np.full(rows, len(others) * input_ms)
-    order = np.argsort(ready, axis=0, kind="stable")
-    every = np.arange(rows)
+    every = np.arange(compute.shape[1])
     transfer_ms = feature_bytes * 8e-3 / network.mbps
-    for turn in range(members):
-        n = order[turn]
-        travels = n != central
-        free = np.where(travels, np.maximum(free, ready[n, every]) + transfer_ms[n, every], free)
-        arrival[n, every] = np.where(travels, free + network.rtt_ms / 2, ready[n, every])
-    return Latencies(compute_ms, arrival, aggregate_ms, arrival.max(0) + aggregate_ms)
+    for n in np.argsort(ready, axis=0, kind="stable"):
+        moves = travels[n, every]
+        free = np.where(moves, np.maximum(free, ready[n, every]) + transfer_ms[n, every], free)
+        arrival[n, every] = np.where(moves, free + way_ms, ready[n, every])
+    return Latencies(compute, arrival, aggregate_ms, arrival.max(0) + aggregate_ms)
 
 
 class LatencyModel:
@@ -126,7 +128,7 @@ class LatencyModel:
         return any(model.estimated for model in self.compute)
 
     def of_tables(self, tables: Sequence[ShapeTable]) -> Latencies:
-        """Latencies of many policies; `tables[n]` holds device n's member of each."""
+        """Latencies of many policies; `tables[n]` holds device n's member of each, of width 0 where it is left out."""
         compute = np.stack([m.latency_ms(self.teacher, t) for m, t in zip(self.compute, tables, strict=True)])
         copies = self.teacher.features // self.teacher.embed
         widths = np.stack([table.embed for table in tables]) * copies
@@ -135,22 +137,20 @@ class LatencyModel:
         return request_latencies(
             self.central,
             compute,
-            FRAME_BYTES + FEATURE_BYTES * widths,
-            FRAME_BYTES + input_bytes(self.teacher),
+            OVERHEAD_BYTES + FEATURE_BYTES * widths,
+            input_bytes(self.teacher.stem.input),
             aggregate,
             self.network,
+            widths > 0,
         )
 
-    def of_shapes(self, shapes: Sequence[MemberShape], *, shortcuts: bool) -> Latency:
-        """Latency of one policy; `shapes` in the order of the devices."""
+    def of_shapes(self, shapes: Sequence[MaybeShape], *, shortcuts: bool) -> Latency:
+        """Latency of one policy; `shapes` in the order of the devices. Tells of those that take part."""
         layers = len(self.teacher.layers)
-        return self.of_tables([table_of_shapes([shape], layers, shortcuts=shortcuts) for shape in shapes]).row(0)
-
-
-def input_bytes(teacher: TransformerSpec) -> int:
-    """Bytes of one input as it travels."""
-    given = teacher.stem.input
-    return math.prod(given.shape) * np.dtype(given.dtype).itemsize
+        found = self.of_tables([table_of_shapes([shape], layers, shortcuts=shortcuts) for shape in shapes]).row(0)
+        kept = [n for n, shape in enumerate(shapes) if shape is not None]
+        compute, arrival = ([times[n] for n in kept] for times in (found.compute_ms, found.arrival_ms))
+        return Latency(tuple(compute), tuple(arrival), found.aggregate_ms, found.total_ms)
 
 
 def head_flops(head: HeadSpec, widths: Integers) -> Floats:

@@ -58,3 +58,13 @@ def test_many_policies_at_once_are_each_as_alone() -> None:
     for row in range(50):
         alone = request(compute[:, row].tolist(), sizes[:, row].tolist(), network, input_bytes=4000)
         assert many.row(row).arrival_ms == pytest.approx(alone.arrival_ms)
+
+
+def test_a_device_that_is_left_out_is_as_if_it_were_not_there() -> None:
+    network = Network(8, 2)
+    compute, sizes = np.array([[1.0], [9.0], [2.0]]), np.array([[0], [500], [1000]])
+    present = np.array([[True], [False], [True]])
+    found = request_latencies(0, compute, sizes, 700, np.zeros(1), network, present).row(0)
+    alone = request([1.0, 2.0], [0, 1000], network, input_bytes=700)
+    assert (found.compute_ms[1], found.arrival_ms[1]) == (0.0, 0.0)
+    assert (found.arrival_ms[0], found.arrival_ms[2], found.total_ms) == (*alone.arrival_ms, alone.total_ms)
