@@ -1,31 +1,50 @@
 """The central node: one round of questions to all members, one aggregation, one answer."""
 
+import functools
 import itertools
 import threading
 import time
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Dict, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 from . import wire
 from .answer import Answer, Phases
 from .arrays import Array
+from .breaker import FAILURES, Breaker
 from .bundle import Bundle
 from .central_options import CentralOptions, check_options, split_worker, usable_aggregators
 from .engines import Engine, feature_name, open_aggregator, open_member
 from .errors import CheckFailed
+from .gather import Round, Unheards
+from .link import WorkerLink, greeting_refusal, open_link
 from .manifest import AggregatorSpec, TensorSpec
-from .members import OwnMember, Reply, WorkerLink, failed, greeting_refusal
+from .members import AWAY, BROKEN, BUSY, LATE, SPARED, OwnMember, Reply, failed
 
 FIRST_CONTACT_S = 1.0  # so that the first request after the start finds the workers that are up
 
 
 class Unanswered(CheckFailed):
-    """Too few members answered, or not in time (`late`); the request itself was right."""
+    """Too few members answered; the request itself was right.
 
-    def __init__(self, what: str, where: str, mend: str, late: bool = False) -> None:
+    Attributes:
+        cause: LATE or BUSY where that is all that is wrong with the members that are missing, AWAY otherwise.
+    """
+
+    def __init__(self, what: str, where: str, mend: str, cause: str = AWAY) -> None:
         super().__init__(what, where, mend)
-        self.late = late
+        self.cause = cause
+
+
+class CalledOff(CheckFailed):
+    """The caller has gone; nobody waits for the answer."""
+
+
+class _Asking(NamedTuple):
+    """One member of one request: its future reply, and how to tell it that nobody waits any more."""
+
+    reply: "Future[Reply]"
+    cancel: Callable[[], None]
 
 
 class Central:
@@ -51,6 +70,9 @@ class Central:
         self._aggregating, self._claiming = threading.Lock(), threading.Lock()
         self._features: Dict[int, TensorSpec] = {}
         self._own: Optional[OwnMember] = None
+        everyone = range(len(self.manifest.members))
+        self._breakers = {index: Breaker() for index in everyone}
+        self._unheard = {index: Unheards(self._breakers[index]) for index in everyone}
 
     def __enter__(self) -> "Central":
         try:
@@ -62,7 +84,7 @@ class Central:
             self._features = {member: taken[feature_name(member)] for member in everyone}
             for worker in self.options.workers:
                 expected, address = split_worker(worker)
-                self._links.append(WorkerLink(address, self.manifest, expected, self._claim))
+                self._links.append(open_link(address, self.manifest, expected, self._claim))
             until = time.monotonic() + FIRST_CONTACT_S
             for link in self._links:
                 link.tried.wait(max(0.0, until - time.monotonic()))
@@ -89,41 +111,54 @@ class Central:
             engine.close()
 
     def missing(self) -> Dict[str, str]:
-        """Return device → why it cannot be asked now, for the members that cannot."""
-        return {
-            self.manifest.members[index]: reason
-            for index, (link, reason) in self._roster().items()
-            if link is None and index != self.manifest.member
-        }
+        """Return device → why it would not be asked now, for the members that would not."""
+        self._judge()
+        away = {index: reason for index, (_, reason) in self._roster().items() if reason}
+        for index, breaker in self._breakers.items():
+            if index not in away and breaker.state() == "open":
+                away[index] = _resting(breaker)
+        return {self.manifest.members[index]: away[index] for index in sorted(away)}
+
+    def breaker_states(self) -> Dict[str, str]:
+        """Return device → "closed", "open" or "half-open"."""
+        self._judge()
+        return {self.manifest.members[index]: breaker.state() for index, breaker in self._breakers.items()}
 
     def ready(self) -> bool:
         """Whether a request could be answered now."""
         gone = {self.manifest.members.index(device) for device in self.missing()}
-        present = [index for index in range(len(self.manifest.members)) if index not in gone]
-        return self._choose(present) is not None
+        return self._choose(self._all_but(gone)) is not None
 
-    def answer(self, array: Array, budget_s: Optional[float] = None) -> Answer:
+    def answer(
+        self,
+        array: Array,
+        budget_s: Optional[float] = None,
+        on_gone: Optional[Callable[[Callable[[], None]], bool]] = None,
+    ) -> Answer:
         """Answer one input of the manifest's dtype and shape.
 
         Args:
             array: the input.
             budget_s: the caller's own limit in seconds, if shorter than the deadline.
+            on_gone: takes a function to call when the caller is gone, so that the members need not go on; returns
+                False where the caller is gone already.
 
         Raises:
             Unanswered: too few members answered; names each missing one and why.
+            CalledOff: the caller has gone.
         """
         started = time.monotonic()
         allowed_s = self.options.deadline_ms / 1e3
         allowed_s = allowed_s if budget_s is None else min(allowed_s, max(budget_s, 0.0))
-        replies = self._gather(array, started + allowed_s)
+        replies = self._gather(array, started, started + allowed_s, on_gone)
         gathered = time.monotonic()
         names = self.manifest.members
         present = [index for index in sorted(replies) if replies[index].features is not None]
-        missing = {names[index]: reply.failure for index, reply in replies.items() if reply.features is None}
+        lost = {index: reply for index, reply in replies.items() if reply.features is None and reply.cause != SPARED}
+        missing = {names[index]: reply.failure for index, reply in lost.items()}
         spec = self._choose(present)
         if spec is None:
-            late = [reply.late for reply in replies.values() if reply.features is None]
-            raise self._unanswered(missing, bool(late) and all(late))
+            raise self._unanswered(missing, [reply.cause for reply in lost.values()])
         logits = self._aggregate(spec, replies)
         ended = time.monotonic()
         answered = {names[index]: replies[index] for index in present}
@@ -137,37 +172,90 @@ class Central:
             phases=_phases(started, gathered, ended, answered),
         )
 
-    def _gather(self, array: Array, deadline: float) -> Dict[int, Reply]:
+    def _gather(
+        self,
+        array: Array,
+        started: float,
+        deadline: float,
+        on_gone: Optional[Callable[[Callable[[], None]], bool]],
+    ) -> Dict[int, Reply]:
         """Ask every member at once and return its reply by member index; all are there at the deadline."""
-        manifest, roster = self.manifest, self._roster()
-        request_id = next(self._ids)
-        futures: Dict[int, "Future[Reply]"] = {}
-        replies = {
-            index: failed(why) for index, (link, why) in roster.items() if link is None and index != manifest.member
-        }
-        reachable = [index for index in range(len(manifest.members)) if index not in replies]
-        if self._choose(reachable) is None:
+        self._judge()
+        roster, replies, probes = self._admitted()
+        if self._choose(self._all_but(replies)) is None:
             return replies
         budget_ms = max(1, int((deadline - time.monotonic()) * 1e3))
+        asked = self._ask(roster, array, deadline, budget_ms)
+        # A member on probation is waited for only where there is no answer without it.
+        needed = self._choose(self._all_but({*replies, *probes})) is None
+        awaited = {index: asking.reply for index, asking in asked.items() if needed or index not in probes}
+        round_ = Round(awaited, lambda lost: self._choose(self._all_but({*replies, *lost})) is not None)
+        if on_gone is not None and not on_gone(round_.call_off):
+            round_.call_off()
+        round_.wait(deadline - time.monotonic())
+        given_up = time.monotonic() < deadline
+        for index, asking in asked.items():
+            if asking.reply.done():
+                replies[index] = self._checked(index, asking.reply.result())
+                self._note(index, replies[index])
+                continue
+            self._unheard[index].add(asking.reply, started, started + self.options.deadline_ms / 1e3)
+            if index in probes and not needed:
+                replies[index] = failed("on probation: its answer was not waited for", AWAY)
+                continue
+            asking.cancel()
+            replies[index] = (
+                failed("not waited for: there was no answer without the others", SPARED)
+                if given_up
+                else failed("late: no answer within {} ms".format(budget_ms), LATE)
+            )
+        if round_.called_off:
+            raise CalledOff("the caller has gone", "central node '{}'".format(self.manifest.device), "ask again")
+        return replies
+
+    def _admitted(self) -> Tuple[Dict[int, Optional[WorkerLink]], Dict[int, Reply], FrozenSet[int]]:
+        """Return member index → its link (None for this node's own) of those to ask, why not the others, and probes."""
+        links: Dict[int, Optional[WorkerLink]] = {}
+        replies, probes = {}, set()
+        for index, (link, reason) in self._roster().items():
+            breaker = self._breakers[index]
+            resting = breaker.state() != "closed"
+            if reason:
+                replies[index] = failed(reason, AWAY)
+            elif breaker.admit():
+                links[index] = link
+                probes |= {index} if resting else set()
+            else:
+                replies[index] = failed(_resting(breaker), AWAY)
+        return links, replies, frozenset(probes)
+
+    def _ask(
+        self, roster: Dict[int, Optional[WorkerLink]], array: Array, deadline: float, budget_ms: int
+    ) -> Dict[int, _Asking]:
+        """Send the input to these members and start this node's own, last: the others need not wait for it."""
+        manifest, request_id = self.manifest, next(self._ids)
         frame = wire.tensor_frame(wire.REQUEST, request_id, manifest.build, array, budget_ms, manifest.member)
         data = wire.encode_frame(frame)
-        for index, (link, _) in roster.items():
-            if link is not None:
-                futures[index] = link.ask(request_id, data)
-        assert self._own is not None
-        futures[manifest.member] = self._own.ask(array, deadline)
-        wait(list(futures.values()), max(0.0, deadline - time.monotonic()))
-        for index, future in futures.items():
-            if future.done():
-                replies[index] = self._checked(index, future.result())
-            else:
-                replies[index] = failed("late: no answer within {} ms".format(budget_ms), late=True)
-                link = roster[index][0]
-                if link is not None:
-                    link.forget(request_id)
-                else:
-                    future.cancel()
-        return replies
+        asked = {
+            index: _Asking(link.ask(request_id, data, deadline), functools.partial(link.cancel, request_id))
+            for index, link in roster.items()
+            if link is not None
+        }
+        if manifest.member in roster:
+            assert self._own is not None
+            asked[manifest.member] = _Asking(self._own.ask(array, deadline), lambda: None)
+        return asked
+
+    def _note(self, index: int, reply: Reply) -> None:
+        if reply.features is not None:
+            self._breakers[index].succeeded()
+        elif reply.broken:
+            self._breakers[index].failed(reply.arrived)
+
+    def _judge(self) -> None:
+        now = time.monotonic()
+        for unheard in self._unheard.values():
+            unheard.judge(now)
 
     def _checked(self, index: int, reply: Reply) -> Reply:
         """Return the reply, or a failure where its features are not finite numbers of the right shape."""
@@ -181,11 +269,12 @@ class Central:
             return failed(
                 "its features are {} of shape {}, not {} of shape {}".format(
                     features.dtype.name, list(features.shape), wanted.dtype, list(wanted.shape)
-                )
+                ),
+                BROKEN,
             )
         finite = int(numpy.isfinite(features).sum())
         if finite != features.size:
-            return failed("{} of its {} features are not finite".format(features.size - finite, features.size))
+            return failed("{} of its {} features are not finite".format(features.size - finite, features.size), BROKEN)
         return reply
 
     def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
@@ -203,6 +292,10 @@ class Central:
             )
         return logits
 
+    def _all_but(self, gone: Iterable[int]) -> List[int]:
+        """Return the indices of the members that are not among these."""
+        return [index for index in range(len(self.manifest.members)) if index not in set(gone)]
+
     def _choose(self, present: Sequence[int]) -> Optional[AggregatorSpec]:
         """Return the best aggregator that the present members can feed, or None."""
         usable = usable_aggregators(self.manifest, self.options.min_members)
@@ -210,10 +303,13 @@ class Central:
         return max(fed, key=lambda spec: (len(spec.members), spec.expected_accuracy)) if fed else None
 
     def _roster(self) -> Dict[int, Tuple[Optional[WorkerLink], str]]:
-        """Return member index → its link that can be asked now, or None and why not."""
+        """Return member index → its link that can be asked now, or why not ("" where it can); no link for this node."""
         roster: Dict[int, Tuple[Optional[WorkerLink], str]] = {}
         seen = [(link, link.member, link.problem) for link in self._links]  # other threads write to them
         for index, device in enumerate(self.manifest.members):
+            if index == self.manifest.member:
+                roster[index] = (None, "")
+                continue
             asked = [link for link, member, problem in seen if problem is None and member == index]
             reasons = [
                 problem
@@ -244,7 +340,7 @@ class Central:
             link.member, link.claimed = greeting.member, True
         return None
 
-    def _unanswered(self, missing: Dict[str, str], late: bool) -> Unanswered:
+    def _unanswered(self, missing: Dict[str, str], causes: List[str]) -> Unanswered:
         names, least = self.manifest.members, self.options.min_members
         needed = "all {}".format(len(names)) if least is None else "at least {} of {}".format(least, len(names))
         reasons = ", ".join("{} ({})".format(name, missing[name]) for name in names if name in missing)
@@ -255,8 +351,12 @@ class Central:
             "{} members are needed; missing: {}".format(needed, reasons),
             "central node '{}'".format(self.manifest.device),
             mend,
-            late,
+            causes[0] if causes and set(causes) in ({LATE}, {BUSY}) else AWAY,
         )
+
+
+def _resting(breaker: Breaker) -> str:
+    return "not asked: it failed {} times in a row; it is asked again in {:.0f} s".format(FAILURES, breaker.wait_s())
 
 
 def _phases(started: float, gathered: float, ended: float, answered: Dict[str, Reply]) -> Phases:

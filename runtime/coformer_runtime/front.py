@@ -6,12 +6,13 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from . import __version__
 from .answer import Answer, parameters_from_answer
 from .arrays import Array
-from .central import Central, Unanswered
+from .central import CalledOff, Central, Unanswered
 from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .failures import report
 from .listen import open_server, serve_until_stopped
 from .manifest import Manifest, TensorSpec
+from .members import BUSY, LATE
 from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
 
 CONCURRENCY = 32
@@ -78,7 +79,7 @@ class Front:
         """Answer one input within the deadline and the caller's own."""
         self._check_model(request.model_name, request.model_version)
         array = array_from_request(request, self._manifest)
-        return self._response(request.id, self._central.answer(array, context.time_remaining()))
+        return self._response(request.id, self._central.answer(array, context.time_remaining(), context.add_callback))
 
     def _check_model(self, name: str, version: str) -> None:
         if name != MODEL or version not in ("", self.version):
@@ -137,7 +138,10 @@ def _status(error: CoformerError) -> Tuple[Any, CoformerError]:
     from grpc import StatusCode
 
     if isinstance(error, Unanswered):
-        return (StatusCode.DEADLINE_EXCEEDED if error.late else StatusCode.UNAVAILABLE), error
+        codes = {LATE: StatusCode.DEADLINE_EXCEEDED, BUSY: StatusCode.RESOURCE_EXHAUSTED}
+        return codes.get(error.cause, StatusCode.UNAVAILABLE), error
+    if isinstance(error, CalledOff):
+        return StatusCode.CANCELLED, error
     if isinstance(error, CheckFailed):
         return _masked(error)
     return (StatusCode.NOT_FOUND if isinstance(error, UnknownModel) else StatusCode.INVALID_ARGUMENT), error

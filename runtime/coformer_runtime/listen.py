@@ -17,12 +17,14 @@ CHANNEL_OPTIONS: List[Tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.enable_http_proxy", 0),
 ]
-SERVER_OPTIONS: List[Tuple[str, int]] = CHANNEL_OPTIONS[:2] + [
+SERVER_OPTIONS: List[Tuple[str, int]] = CHANNEL_OPTIONS[:4] + [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10000),
+    ("grpc.server_handshake_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 GRACE_S = 0.25
+HANDSHAKE_S = 5.0
 
 
 def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:

@@ -2,7 +2,7 @@
 
     offset size field
          0    4 magic "CoF1" (the format's version is its last byte)
-         4    1 kind: 1 hello, 2 request, 3 features, 4 failure
+         4    1 kind: 1 hello, 2 request, 3 features, 4 failure, 5 cancel
          5    1 dtype code (dtypes.py; 0: the payload is text)
          6    1 rank, 0 to 8
          7    1 status (0 in all kinds but failure)
@@ -17,7 +17,8 @@
         96      payload, row-major, little-endian
 
 The conversation: the central node sends hello, the worker answers hello (its payload says who it is), then
-every request is answered by features or failure with the same request id. No protobuf.
+every request is answered by exactly one features or failure with the same request id. A cancel has the id of a
+request that nobody waits for any more; where it has not begun, failure "cancelled" answers it. No protobuf.
 """
 
 import json
@@ -42,9 +43,11 @@ MAX_RANK = 8
 NO_MEMBER = 65535
 MAX_BUDGET_MS = (1 << 32) - 1
 
-HELLO, REQUEST, FEATURES, FAILURE = 1, 2, 3, 4
-BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED = 1, 2, 3, 4
-STATUSES = (BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED)
+HELLO, REQUEST, FEATURES, FAILURE, CANCEL = 1, 2, 3, 4, 5
+BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED, CANCELLED = 1, 2, 3, 4, 5
+STATUSES = (BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED, CANCELLED)
+BUDGET = struct.Struct("<I")
+BUDGET_AT = 48
 MEND = "run the same coformer-runtime version on every device"
 
 
@@ -52,7 +55,7 @@ class Frame(NamedTuple):
     """One message on the device edge.
 
     Attributes:
-        kind: HELLO, REQUEST, FEATURES or FAILURE.
+        kind: HELLO, REQUEST, FEATURES, FAILURE or CANCEL.
         request_id: chosen by the central node, 0 in a hello.
         build: the sender's build digest, 64 hex digits.
         payload: a tensor's bytes, or UTF-8 text where `dtype` is None.
@@ -157,7 +160,7 @@ def _dtype_coded(code: int) -> Optional[Dtype]:
 def _check(frame: Frame, size_bytes: int) -> None:
     if size_bytes > MAX_FRAME_BYTES:
         raise _malformed("{:,} bytes, the cap is {:,}".format(size_bytes, MAX_FRAME_BYTES))
-    if frame.kind not in (HELLO, REQUEST, FEATURES, FAILURE):
+    if frame.kind not in (HELLO, REQUEST, FEATURES, FAILURE, CANCEL):
         raise _malformed("unknown kind {}".format(frame.kind))
     if (frame.kind == FAILURE) != (frame.status in STATUSES) or (frame.kind != FAILURE and frame.status):
         raise _malformed("status {} in a frame of kind {}".format(frame.status, frame.kind))
@@ -202,6 +205,11 @@ def tensor_frame(
         member,
         min(compute_us, MAX_BUDGET_MS),
     )
+
+
+def with_budget(data: bytes, budget_ms: int) -> bytes:
+    """Return an encoded frame with another budget."""
+    return data[:BUDGET_AT] + BUDGET.pack(budget_ms) + data[BUDGET_AT + BUDGET.size :]
 
 
 def frame_tensor(frame: Frame) -> "Array":

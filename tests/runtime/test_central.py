@@ -1,16 +1,19 @@
 """One round over real sockets: answers, and every way in which a member can fail."""
 
+import contextlib
 import re
 import time
 from pathlib import Path
 from typing import Any, Iterator, List
 
+import grpc
 import numpy as np
 import pytest
 
-from coformer_runtime import wire
+from coformer_runtime import breaker, exchange, wire
 from coformer_runtime.answer import answer_from_parameters, parameters_from_answer
-from coformer_runtime.central import Central, Unanswered
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.central import CalledOff, Central, Unanswered
 from coformer_runtime.listen import open_server
 from tests.runtime import bundles
 from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
@@ -61,7 +64,7 @@ def test_worker_down_then_up(cluster_dirs: List[str]) -> None:
             assert "hall" not in error.what
             assert error.where == "central node 'attic'"
             assert error.mend.endswith("or start the central node with --min-members to answer without them")
-            assert not error.late and not central.ready()
+            assert error.cause == "away" and not central.ready()
             with serving(cluster_dirs[2], desk):
                 settled(central.ready)
                 assert central.answer(PIXELS).members == bundles.DEVICES
@@ -128,10 +131,10 @@ def test_late_member(cluster_dirs: List[str], tmp_path: Path) -> None:
             started = time.monotonic()
             error = unanswered(central)
             assert 0.1 <= time.monotonic() - started < 0.4
-            assert error.late
+            assert error.cause == "late"
             assert re.search(r"missing: desk \(late: no answer within (99|100) ms\)", error.what)
             again = unanswered(central)
-            assert again.late and "desk (late: " in again.what
+            assert again.cause == "late" and "desk (late: " in again.what
         with gathering(cluster_dirs[0], [hall, desk], deadline_ms=100, min_members=1) as central:
             settled(lambda: not central.missing())
             assert central.answer(PIXELS).members == ("attic", "hall")
@@ -144,8 +147,6 @@ def test_no_address_for_a_member(cluster_dirs: List[str]) -> None:
 
 
 def test_a_server_that_is_no_worker(cluster_dirs: List[str]) -> None:
-    import grpc
-
     def babble(frames: Any, context: Any) -> Iterator[bytes]:
         yield b"hello"
 
@@ -154,4 +155,85 @@ def test_a_server_that_is_no_worker(cluster_dirs: List[str]) -> None:
     with gathering(cluster_dirs[0], ["hall=" + address, "desk=127.0.0.1:9"], wait=False) as central:
         settled(lambda: "does not speak" in central.missing()["hall"])
         assert "(malformed frame: 5 bytes, the header alone has 96)" in central.missing()["hall"]
+    server.stop(0).wait()
+
+
+def test_breaker_spares_a_slow_member_and_lets_it_back(
+    cluster_dirs: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times late: then answers come at once without it; on probation it is asked but not waited for."""
+    monkeypatch.setattr(breaker, "OPEN_S", 0.5)
+    infer, slow = exchange.Exchange._run, [True]
+
+    def run(self: Any, frame: wire.Frame) -> bytes:
+        if slow[0] and self._manifest.device == "desk":
+            time.sleep(0.15)
+        return infer(self, frame)
+
+    monkeypatch.setattr(exchange.Exchange, "_run", run)
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[2]) as desk,
+        gathering(cluster_dirs[0], [hall, desk], deadline_ms=100, min_members=2) as central,
+    ):
+        settled(lambda: len(central.missing()) == 0)
+        for _ in range(3):
+            assert central.answer(PIXELS).missing["desk"].startswith("late: ")
+            time.sleep(0.2)
+        assert central.breaker_states()["desk"] == "open"
+        assert central.missing() == {"desk": "not asked: it failed 3 times in a row; it is asked again in 0 s"}
+        started = time.monotonic()
+        answer = central.answer(PIXELS)
+        assert time.monotonic() - started < 0.09 and answer.members == ("attic", "hall")
+        slow[0] = False
+        settled(lambda: central.breaker_states()["desk"] == "half-open")
+        probed = central.answer(PIXELS)
+        assert probed.members == ("attic", "hall") or probed.members == bundles.DEVICES
+        settled(lambda: central.answer(PIXELS).members == bundles.DEVICES, 3)
+        assert central.breaker_states()["desk"] == "closed"
+
+
+def test_callers_in_a_hurry_open_no_breaker(cluster_dirs: List[str]) -> None:
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[2]) as desk,
+        gathering(cluster_dirs[0], [hall, desk]) as central,
+    ):
+        for _ in range(20):
+            with contextlib.suppress(Unanswered):
+                central.answer(PIXELS, budget_s=0.0)
+        time.sleep(0.1)
+        assert central.answer(PIXELS).members == bundles.DEVICES
+        assert set(central.breaker_states().values()) == {"closed"}
+
+
+def test_gone_caller_is_not_answered_and_members_are_told(cluster_dirs: List[str]) -> None:
+    with (
+        serving(cluster_dirs[1]) as hall,
+        serving(cluster_dirs[2]) as desk,
+        gathering(cluster_dirs[0], [hall, desk]) as central,
+    ):
+        with pytest.raises(CalledOff):
+            central.answer(PIXELS, on_gone=lambda call_off: False)
+        assert central.answer(PIXELS, on_gone=lambda call_off: True).members == bundles.DEVICES
+
+
+def test_error_names_only_who_failed(cluster_dirs: List[str], tmp_path: Path) -> None:
+    """One member's features are broken at once, another is slow: the slow one is not waited for, nor blamed."""
+    slow = bundles.make_bundle(tmp_path / "slow", 1, graph=bundles.member_graph(1, slow=3000))
+
+    def leave(frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        next(frames)
+        yield wire.encode_frame(wire.hello_frame(open_bundle(cluster_dirs[2]).manifest, "0"))
+        next(frames)
+        context.abort(grpc.StatusCode.INTERNAL, "gone")
+
+    methods = {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(leave)}
+    server, desk = open_server(wire.SERVICE, methods, "127.0.0.1:0", False, 4)
+    with serving(slow) as hall, gathering(cluster_dirs[0], [hall, desk]) as central:
+        started = time.monotonic()
+        error = unanswered(central)
+        assert time.monotonic() - started < 0.5
+    assert "desk (unreachable: {} (gone))".format(desk) in error.what and "hall (" not in error.what
+    assert error.cause == "away"
     server.stop(0).wait()

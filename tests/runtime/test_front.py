@@ -227,7 +227,7 @@ def test_missing_member_and_internal_error(
             assert not client.ready()
             with pytest.raises(CheckFailed, match="all 3 members are needed; missing: hall "):
                 client.infer(PIXELS)
-            monkeypatch.setattr(central, "answer", lambda array, budget_s: 1 / 0)
+            monkeypatch.setattr(central, "answer", lambda array, budget_s, on_gone: 1 / 0)
             with pytest.raises(CheckFailed, match=r"internal error [0-9a-f]{12}") as caught:
                 client.infer(PIXELS)
         server.stop(0).wait()

@@ -5,15 +5,20 @@ import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import numpy as np
 import pytest
 
+from coformer_runtime import link as links
 from coformer_runtime import members, wire
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.engines import Engine
+from coformer_runtime.link import WorkerLink, open_link
 from coformer_runtime.listen import open_server
 from coformer_runtime.manifest import Manifest
-from coformer_runtime.members import OwnMember, WorkerLink
+from coformer_runtime.members import LATE, OwnMember, Reply
 from tests.runtime.nodes import PIXELS, settled
+
+SOON = float("inf")
 
 
 @pytest.fixture
@@ -34,20 +39,20 @@ def served(exchange: Any) -> Tuple[Any, str]:
 
 
 def test_silent_address(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(links, "HANDSHAKE_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)
         address = "127.0.0.1:{}".format(silent.getsockname()[1])
-        link = WorkerLink(address, manifest, None, accept)
+        link = open_link(address, manifest, None, accept)
         assert link.tried.wait(5)
         assert link.problem == "unreachable: {} sent no hello within 0.2 s".format(address)
-        assert link.ask(1, b"").result(0).failure == link.problem
+        assert link.ask(1, b"", SOON).result(0).failure == link.problem
         link.close()
 
 
 def test_overloaded_worker(cluster_dirs: List[str], manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(links, "MAX_IN_FLIGHT", 3)
     hello = wire.encode_frame(wire.hello_frame(open_bundle(cluster_dirs[1]).manifest, "0"))
     release = threading.Event()
 
@@ -56,16 +61,16 @@ def test_overloaded_worker(cluster_dirs: List[str], manifest: Manifest, monkeypa
         release.wait(10)
 
     server, address = served(exchange)
-    link = WorkerLink(address, manifest, None, accept)
+    link = open_link(address, manifest, None, accept)
     settled(lambda: link.problem is None)
-    waiting = [link.ask(number, b"") for number in range(3)]
-    assert link.ask(3, b"").result(0).failure == "busy: 3 requests wait for it"
-    link.forget(0)  # a worker that stalls still has it to do
-    assert link.ask(4, b"").result(0).failure == "busy: 3 requests wait for it"
+    waiting = [link.ask(number, b"", SOON) for number in range(3)]
+    assert link.ask(3, b"", SOON).result(0).failure == "busy: 3 requests wait for it"
+    link.cancel(0)  # a worker that stalls still has it to do
+    assert link.ask(4, b"", SOON).result(0).failure == "busy: 3 requests wait for it"
     assert not any(future.done() for future in waiting)
     release.set()
     assert waiting[1].result(5).failure == "unreachable: {} ended the conversation".format(address)
-    assert waiting[2].result(5).features is None and not waiting[0].done()
+    assert waiting[2].result(5).features is None and waiting[0].result(5).broken
     link.close()
     server.stop(0).wait()
 
@@ -97,6 +102,67 @@ def test_own_engine_fails_or_is_late(
     engine.go.set()
     assert "its engine failed, look for " in first.result(5).failure
     assert "secret" not in first.result().failure
-    assert second.result(5).late
+    assert second.result(5).cause == LATE
     own.close()
     assert "ZeroDivisionError: secret" in capsys.readouterr().err
+
+
+def test_asked_a_second_time_when_the_stream_breaks(cluster_dirs: List[str], manifest: Manifest) -> None:
+    """Twice at most: the second stream's end is final."""
+    hall = open_bundle(cluster_dirs[1]).manifest
+    seen: List[Tuple[int, int]] = []
+    answers = [False, True, False, False]
+
+    def exchange(frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        import grpc
+
+        next(frames)
+        yield wire.encode_frame(wire.hello_frame(hall, "0"))
+        request = wire.decode_frame(next(frames))
+        seen.append((request.request_id, request.budget_ms))
+        if answers.pop(0):
+            features = np.ones(hall.output.shape, np.float32)
+            yield wire.encode_frame(wire.tensor_frame(wire.FEATURES, request.request_id, hall.build, features))
+            seen.append((wire.decode_frame(next(frames)).request_id, 0))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "going")
+
+    server, address = served(exchange)
+    link = open_link(address, manifest, None, accept)
+    settled(lambda: link.problem is None)
+
+    def ask(number: int, for_s: float) -> Reply:
+        frame = wire.tensor_frame(wire.REQUEST, number, manifest.build, PIXELS, 60000)
+        return link.ask(number, wire.encode_frame(frame), time.monotonic() + for_s).result(5)
+
+    assert ask(1, 5).features is not None
+    assert [number for number, _ in seen] == [1, 1] and seen[0][1] == 60000 and 4000 < seen[1][1] <= 5000
+    reply = ask(2, 5)
+    assert reply.broken and reply.failure == "unreachable: {} (going)".format(address)
+    assert [number for number, _ in seen[2:]] == [2, 2] and link.retried == 2
+    link.close()
+    server.stop(0).wait()
+
+
+def test_not_asked_again_without_time_or_for_another_status(cluster_dirs: List[str], manifest: Manifest) -> None:
+    hall = open_bundle(cluster_dirs[1]).manifest
+    codes: List[Any] = []
+    seen: List[int] = []
+
+    def exchange(frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        next(frames)
+        yield wire.encode_frame(wire.hello_frame(hall, "0"))
+        seen.append(wire.decode_frame(next(frames)).request_id)
+        context.abort(codes.pop(0), "going")
+
+    import grpc
+
+    server, address = served(exchange)
+    link = open_link(address, manifest, None, accept)
+    data = wire.encode_frame(wire.tensor_frame(wire.REQUEST, 1, manifest.build, PIXELS, 60000))
+    for code, deadline in ((grpc.StatusCode.INTERNAL, SOON), (grpc.StatusCode.UNAVAILABLE, 0.0)):
+        settled(lambda: link.problem is None)
+        codes.append(code)
+        assert link.ask(1, data, deadline).result(5).broken
+    assert seen == [1, 1] and link.retried == 0
+    link.close()
+    server.stop(0).wait()

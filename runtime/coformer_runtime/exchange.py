@@ -1,0 +1,201 @@
+"""The worker's end of the device edge: reads ahead on each stream, so that what is cancelled is never begun."""
+
+import collections
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional
+
+from . import __version__, wire
+from .arrays import Array
+from .errors import CoformerError
+from .failures import report
+from .listen import HANDSHAKE_S
+from .manifest import Manifest
+
+MAX_WAITING = 64  # twice what a central node has in flight, so that its cancels are read while requests wait
+
+
+class Item(NamedTuple):
+    """A frame that was received, or why it is none; `arrived` in time.monotonic() seconds."""
+
+    arrived: float
+    frame: Optional[wire.Frame]
+    error: Optional[CoformerError] = None
+    cancelled: bool = False
+
+
+class Inbox:
+    """What one stream has brought and is not done yet, in order, at most `MAX_WAITING` items.
+
+    A full inbox is not read into: HTTP/2's flow control then stops the sender.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items: Deque[Item] = collections.deque()
+        self._closed = False
+
+    def fill(self, frames: Iterator[bytes]) -> None:
+        """Read the stream to its end, to its first malformed frame, or until the inbox is closed."""
+        try:
+            for data in frames:
+                arrived = time.monotonic()
+                try:
+                    frame = wire.decode_frame(data)
+                except CoformerError as error:
+                    self._put(Item(arrived, None, error))
+                    return
+                if frame.kind == wire.CANCEL:
+                    self._cancel(frame.request_id)
+                elif not self._put(Item(arrived, frame)):
+                    return
+        except Exception as error:  # noqa: BLE001 - grpc raises a bare Exception when the peer is gone
+            if not self._closed:
+                report("a stream broke while it was read", error)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Take in nothing more; what is there can still be taken out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items as they come, until the stream's end."""
+        while True:
+            with self._changed:
+                while not self._items and not self._closed:
+                    self._changed.wait()
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def _put(self, item: Item) -> bool:
+        with self._changed:
+            while len(self._items) >= MAX_WAITING and not self._closed:
+                self._changed.wait()
+            self._items.append(item)
+            self._changed.notify_all()
+            return not self._closed
+
+    def _cancel(self, request_id: int) -> None:
+        with self._changed:
+            for place, item in enumerate(self._items):
+                if item.frame is not None and item.frame.request_id == request_id:
+                    self._items[place] = item._replace(cancelled=True)
+
+
+class Exchange:
+    """Answers features = f(input) on any number of streams, one inference at a time.
+
+    Args:
+        manifest: of the bundle that is served.
+        infer: maps the input array to the features.
+        free: the lock of the engine.
+    """
+
+    def __init__(self, manifest: Manifest, infer: Callable[[Array], Array], free: threading.Lock) -> None:
+        self._manifest, self._infer, self._free = manifest, infer, free
+
+    def methods(self) -> Dict[str, Any]:
+        """Return method name → gRPC handler."""
+        import grpc
+
+        return {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(self.converse)}
+
+    def converse(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Answer one central node's stream: hello for hello, then features or a failure per request."""
+        inbox, greeted = Inbox(), False
+        context.add_callback(inbox.close)
+        late = threading.Timer(HANDSHAKE_S, context.cancel)
+        late.daemon = True
+        late.start()
+        threading.Thread(target=inbox.fill, args=(frames,), name="inbox", daemon=True).start()
+        try:
+            for item in inbox:
+                frame, error = item.frame, item.error
+                if frame is not None and frame.kind == wire.HELLO:
+                    late.cancel()
+                    greeted = True
+                    yield wire.encode_frame(wire.hello_frame(self._manifest, __version__))
+                elif frame is not None and frame.kind == wire.REQUEST and greeted:
+                    yield self._answer(item, frame)
+                else:
+                    # The peer does not speak the protocol: there may be no request id to answer to.
+                    due = CoformerError("a request was due", self._manifest.device, wire.MEND)
+                    yield self._failure(0, wire.BAD_REQUEST, error or due)
+                    return
+        finally:
+            late.cancel()
+            inbox.close()
+
+    def _answer(self, item: Item, frame: wire.Frame) -> bytes:
+        """Return the encoded FEATURES or FAILURE frame for one request."""
+        refused = self._refusal(frame)
+        if refused is not None:
+            return refused
+        if item.cancelled:
+            return self._failure(
+                frame.request_id,
+                wire.CANCELLED,
+                CoformerError("the request was cancelled", self._manifest.device, "nothing is to be done"),
+            )
+        left_s = item.arrived + frame.budget_ms / 1e3 - time.monotonic() if frame.budget_ms else threading.TIMEOUT_MAX
+        if left_s <= 0 or not self._free.acquire(timeout=left_s):
+            error = CoformerError(
+                "the budget of {} ms was over before the engine was free".format(frame.budget_ms),
+                self._manifest.device,
+                "allow more time, or send fewer requests at once",
+            )
+            return self._failure(frame.request_id, wire.LATE, error)
+        try:
+            return self._run(frame)
+        finally:
+            self._free.release()
+
+    def _run(self, frame: wire.Frame) -> bytes:
+        """Run the engine, whose lock is held; no text of an exception leaves the device."""
+        manifest = self._manifest
+        started = time.monotonic()
+        try:
+            features = self._infer(wire.frame_tensor(frame))
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed member
+            incident = report("the engine failed", error)
+            said = CoformerError(
+                "its engine failed, look for {} in its log".format(incident), manifest.device, "mend the device"
+            )
+            return self._failure(frame.request_id, wire.ENGINE_FAILED, said)
+        compute_us = int((time.monotonic() - started) * 1e6)
+        answer = wire.tensor_frame(
+            wire.FEATURES, frame.request_id, manifest.build, features, member=manifest.member, compute_us=compute_us
+        )
+        return wire.encode_frame(answer)
+
+    def _refusal(self, frame: wire.Frame) -> Optional[bytes]:
+        """Return the FAILURE for a request of another build, dtype or shape, or None."""
+        manifest = self._manifest
+        if frame.build != manifest.build:
+            error = CoformerError(
+                "the request is of build {}..., this device serves {}...".format(frame.build[:12], manifest.build[:12]),
+                manifest.device,
+                "ship the bundles of one build to all devices",
+            )
+            return self._failure(frame.request_id, wire.OTHER_BUILD, error)
+        if (frame.dtype, frame.shape) != (manifest.input.dtype, manifest.input.shape):
+            error = CoformerError(
+                "the request holds {} of shape {}, the input is {} of shape {}".format(
+                    frame.dtype, list(frame.shape), manifest.input.dtype, list(manifest.input.shape)
+                ),
+                manifest.device,
+                "send what the manifest says",
+            )
+            return self._failure(frame.request_id, wire.BAD_REQUEST, error)
+        return None
+
+    def _failure(self, request_id: int, status: int, error: CoformerError) -> bytes:
+        manifest = self._manifest
+        frame = wire.failure_frame(request_id, manifest.build, status, error, manifest.member)
+        return wire.encode_frame(frame)

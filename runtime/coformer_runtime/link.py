@@ -1,0 +1,264 @@
+"""One worker as the central node sees it: a persistent stream, opened again whenever it breaks."""
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+
+from . import __version__, wire
+from .errors import CoformerError
+from .failures import report
+from .listen import CHANNEL_OPTIONS, HANDSHAKE_S
+from .manifest import Manifest, TensorSpec
+from .members import AWAY, BROKEN, BUSY, LATE, MAX_IN_FLIGHT, Reply, failed, resolved
+
+RETRY_S = 0.1
+LINK_OPTIONS = CHANNEL_OPTIONS + [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+class _Asked(NamedTuple):
+    """A request that waits for its reply; `data` is the encoded frame, to be sent again if the stream breaks."""
+
+    future: "Future[Reply]"
+    data: bytes
+    deadline: float
+    again: bool = False
+
+
+class WorkerLink:
+    """One worker's stream: opened, greeted, and opened again whenever it breaks, until `close`.
+
+    What waits for a reply when a stream breaks as UNAVAILABLE is asked a second time if the worker can be reached
+    again at once, and fails otherwise.
+
+    Args:
+        channel: a gRPC channel to the worker; the link closes it.
+        address: HOST:PORT of the worker, for messages.
+        manifest: the central node's.
+        expected: the device that must answer there, or None for any of the others.
+        claim: called with (link, greeting): sets `member` and `claimed`, or returns why the worker is refused.
+
+    Attributes:
+        member: index of the member that answers there; None until the first accepted hello.
+        claimed: whether that member is this link's and no other's now.
+        tried: set once the first conversation has begun or failed.
+        problem: why it cannot be asked now; None while it can.
+        retried: how many requests were sent a second time.
+    """
+
+    def __init__(
+        self,
+        channel: Any,
+        address: str,
+        manifest: Manifest,
+        expected: Optional[str],
+        claim: Callable[["WorkerLink", wire.Greeting], Optional[str]],
+    ) -> None:
+        self.address, self.expected = address, expected
+        self.member: Optional[int] = None
+        self.claimed = False
+        self.tried = threading.Event()
+        self.problem: Optional[str] = "not reached yet at {}".format(address)
+        self.retried = 0
+        self._manifest, self._claim = manifest, claim
+        self._lock = threading.Lock()
+        self._pending: Dict[int, _Asked] = {}
+        self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
+        self._closing = threading.Event()
+        self._call: Any = None
+        self._channel = channel
+        self._thread = threading.Thread(target=self._keep, name="link " + address, daemon=True)
+        self._thread.start()
+
+    def ask(self, request_id: int, data: bytes, deadline: float) -> "Future[Reply]":
+        """Send one encoded REQUEST frame.
+
+        The future resolves when the worker answers or the stream breaks; it counts as in flight until then, also
+        when it was cancelled: the backlog of a stalled worker stays bounded.
+
+        Args:
+            request_id: the frame's.
+            data: the encoded frame.
+            deadline: time.monotonic() seconds until which asking again makes sense.
+        """
+        with self._lock:
+            if self.problem is not None:
+                return resolved(failed(self.problem, AWAY))
+            if len(self._pending) >= MAX_IN_FLIGHT:
+                return resolved(failed("busy: {} requests wait for it".format(MAX_IN_FLIGHT), BUSY))
+            future: "Future[Reply]" = Future()
+            self._pending[request_id] = _Asked(future, data, deadline)
+            self._outgoing.put(data)
+        return future
+
+    def cancel(self, request_id: int) -> None:
+        """Tell the worker that nobody waits for this request any more."""
+        frame = wire.Frame(wire.CANCEL, request_id, self._manifest.build, member=self._manifest.member)
+        with self._lock:
+            if request_id in self._pending and self.problem is None:
+                self._outgoing.put(wire.encode_frame(frame))
+
+    def in_flight(self) -> int:
+        """Return how many requests wait for a reply."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        """End the conversation and its thread."""
+        self._closing.set()
+        with self._lock:
+            call = self._call
+        if call is not None:
+            call.cancel()
+        self._thread.join()
+        self._channel.close()
+
+    def _keep(self) -> None:
+        while not self._closing.is_set():
+            try:
+                problem, unavailable = self._converse()
+            except Exception as error:  # noqa: BLE001 - the thread goes on, the log has the trace
+                problem, unavailable = "internal error {}".format(report("link " + self.address, error)), False
+            if not self._break_off(problem, unavailable):
+                self._closing.wait(RETRY_S)
+
+    def _break_off(self, problem: str, unavailable: bool) -> bool:
+        """Fail what waits, but for what may be asked a second time; return whether there is any such."""
+        now = time.monotonic()
+        with self._lock:
+            self.problem, self.claimed = problem, False
+            self.tried.set()
+            pending, self._pending = self._pending, {}
+            if unavailable and not self._closing.is_set():
+                self._pending = {
+                    request_id: asked._replace(again=True)
+                    for request_id, asked in pending.items()
+                    if not asked.again and asked.deadline > now
+                }
+            again = bool(self._pending)
+            lost = [asked for request_id, asked in pending.items() if request_id not in self._pending]
+        reply = failed(problem, BROKEN)
+        for asked in lost:
+            asked.future.set_result(reply)
+        return again
+
+    def _take_up(self, outgoing: "queue.Queue[Optional[bytes]]") -> None:
+        """Begin to ask on a stream that was greeted, first of all what the last one left."""
+        with self._lock:
+            self.problem, self._outgoing = None, outgoing
+            self.tried.set()
+            now = time.monotonic()
+            for asked in self._pending.values():
+                outgoing.put(wire.with_budget(asked.data, max(1, int((asked.deadline - now) * 1e3))))
+                self.retried += 1
+
+    def _converse(self) -> Tuple[str, bool]:
+        """Hold one conversation to its end; return why it ended, and whether it was that the worker is unavailable."""
+        import grpc
+
+        outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
+        outgoing.put(wire.encode_frame(wire.hello_frame(self._manifest, __version__)))
+        requests: Iterator[Optional[bytes]] = iter(outgoing.get, None)
+        call = self._channel.stream_stream(wire.METHOD)(requests)
+        with self._lock:
+            self._call = call
+        if self._closing.is_set():
+            call.cancel()
+        timer = threading.Timer(HANDSHAKE_S, call.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            greeting = wire.frame_greeting(wire.decode_frame(next(call)))
+            timer.cancel()
+            refusal = self._claim(self, greeting)
+            if refusal is not None:
+                return refusal, False
+            self._take_up(outgoing)
+            for data in call:
+                self._receive(wire.decode_frame(data))
+            return "unreachable: {} ended the conversation".format(self.address), False
+        except StopIteration:
+            return "unreachable: {} answered no hello".format(self.address), False
+        except grpc.RpcError as error:
+            return self._broken(error), error.code() == grpc.StatusCode.UNAVAILABLE
+        except CoformerError as error:
+            return "{} does not speak this protocol ({})".format(self.address, error.what), False
+        finally:
+            timer.cancel()
+            outgoing.put(None)
+            call.cancel()
+
+    def _broken(self, error: Any) -> str:
+        import grpc
+
+        if error.code() == grpc.StatusCode.CANCELLED and self.problem is not None:
+            return "unreachable: {} sent no hello within {:g} s".format(self.address, HANDSHAKE_S)
+        return "unreachable: {} ({})".format(self.address, _short(error.details() or str(error.code())))
+
+    def _receive(self, frame: wire.Frame) -> None:
+        arrived = time.monotonic()
+        if frame.kind == wire.FAILURE:
+            error = wire.frame_error(frame)
+            reply = failed(error.what, LATE if frame.status in (wire.LATE, wire.CANCELLED) else BROKEN)
+            if frame.request_id == 0:
+                raise error
+        elif frame.kind != wire.FEATURES or frame.build != self._manifest.build:
+            raise CoformerError("a frame of kind {}".format(frame.kind), self.address, wire.MEND)
+        else:
+            reply = Reply(wire.frame_tensor(frame), "", "", frame.compute_us / 1e3, arrived)
+        with self._lock:
+            asked = self._pending.pop(frame.request_id, None)
+        if asked is not None:
+            asked.future.set_result(reply)
+
+
+def open_link(
+    address: str,
+    manifest: Manifest,
+    expected: Optional[str],
+    claim: Callable[[WorkerLink, wire.Greeting], Optional[str]],
+) -> WorkerLink:
+    """Return a link to the worker at HOST:PORT; see WorkerLink."""
+    import grpc
+
+    channel = grpc.insecure_channel(address, options=LINK_OPTIONS)
+    return WorkerLink(channel, address, manifest, expected, claim)
+
+
+def greeting_refusal(
+    greeting: wire.Greeting, link: WorkerLink, manifest: Manifest, features: Dict[int, TensorSpec]
+) -> Optional[str]:
+    """Return why a worker's hello is not that of a member of this cluster, or None.
+
+    Args:
+        greeting: what the worker said.
+        link: where it said so.
+        manifest: the central node's.
+        features: member index → the tensor that the aggregator takes from that member.
+    """
+    if greeting.build != manifest.build:
+        return "another build: {} serves '{}' of build {}..., this cluster is build {}...".format(
+            link.address, greeting.device, greeting.build[:12], manifest.build[:12]
+        )
+    if greeting.member >= len(manifest.members) or manifest.members[greeting.member] != greeting.device:
+        return "{} serves '{}' as member {}, which this cluster does not have".format(
+            link.address, greeting.device, greeting.member
+        )
+    if greeting.member == manifest.member:
+        return "{} serves '{}', which is this node itself".format(link.address, greeting.device)
+    if link.expected is not None and greeting.device != link.expected:
+        return "another member: {} serves '{}', not '{}'".format(link.address, greeting.device, link.expected)
+    taken = features[greeting.member]
+    wanted: Tuple[Any, ...] = (manifest.input, taken.dtype, taken.shape)
+    if (greeting.input, greeting.output.dtype, greeting.output.shape) != wanted:
+        return "{} maps {} to {}, the aggregator wants {}".format(link.address, greeting.input, greeting.output, taken)
+    return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."
