@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _add_build(commands)
     targets = _command(commands, "targets", _targets, "list the targets, or print all that is known of one")
     targets.add_argument("name", nargs="?", help="a target")
+    targets.add_argument("--target-file", type=Path, metavar="FILE", help="a target of your own, in place of a name")
     _add_legalize(commands)
     _add_profile(commands)
     inspect = _command(commands, "inspect", _inspect, "describe a build, bundle, policy, graph or checkpoint")
@@ -74,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     )
     validate = _command(commands, "validate", _validate, "check a build: files, graphs, numerics, the assembled system")
     validate.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
+    validate.add_argument(
+        "--old-python", type=Path, metavar="PYTHON", help="a Python 3.6 with onnx 1.8.1 (default: python3.6 on PATH)"
+    )
     validate.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit XML file")
     run = _command(commands, "run", _run, "answer an input with a cluster of local processes")
     run.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
@@ -108,6 +112,15 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="a device of this target; repeatable"
     )
+    build.add_argument(
+        "--target-file",
+        action="append",
+        type=Path,
+        dest="target",
+        metavar="FILE",
+        help="a device of a target of your own; repeatable",
+    )
+    build.add_argument("--precision", metavar="NAME", help="what engines compute in: float32, float16 or int8")
     build.add_argument("--model", metavar="LIBRARY:NAME", help="the teacher: timm:NAME or hf:FOLDER")
     build.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights: safetensors, pth or a hub folder")
     build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from")
@@ -215,6 +228,7 @@ def _build(options: argparse.Namespace) -> int:
         tuple(_options(options.model_option)),
         options.data,
         tuple(options.target),
+        options.precision,
         options.strategy,
         options.seed,
         options.steps,
@@ -262,10 +276,13 @@ def _targets(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from coformer_compiler.commands.show import target_text, targets_text
-    from coformer_targets import load_target, target_names
+    from coformer_targets import load_target, load_target_file, target_names
 
-    if options.name is not None:
-        target = asdict(load_target(options.name))
+    if options.name is not None and options.target_file is not None:
+        raise CoformerError("two targets are named", "targets", "give one of NAME and --target-file")
+    if options.name is not None or options.target_file is not None:
+        found = load_target(options.name) if options.name is not None else load_target_file(options.target_file)
+        target = asdict(found)
         _print(target, options.json, lambda: target_text(target))
     else:
         targets = [load_target(name) for name in target_names()]
@@ -294,7 +311,7 @@ def _validate(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.show import checks_text
     from coformer_compiler.commands.validate import validate_build, write_junit
 
-    checks = validate_build(options.out)
+    checks = validate_build(options.out, options.old_python)
     if options.junit is not None:
         write_junit(options.junit, checks)
     failed = any(check.failure is not None for check in checks)

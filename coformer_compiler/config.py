@@ -19,7 +19,7 @@ from coformer_compiler.frontends import ModelSource
 from coformer_compiler.profiling.predictor import Predictor, load_predictor, mismatch
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest_rules import DEVICE_NAME
-from coformer_targets import Target, load_target, load_target_file
+from coformer_targets import Target, load_target, load_target_file, with_precision
 from coformer_targets.nearest import suggestion
 from coformer_targets.toml import read_toml
 
@@ -103,6 +103,9 @@ class DeviceSection(_Section):
     gflops: float | None = Field(default=None, gt=0, description="sustained FP32 throughput, 10⁹ operations a second")
     memory_mb: float | None = Field(default=None, gt=0, description="what the member may use, engine library included")
     max_gflop: float | None = Field(default=None, gt=0, description="most work per inference, 10⁹ operations")
+    precision: Literal["float32", "float16", "int8"] | None = Field(
+        default=None, description="what its engine computes in; the file's `precision`, or else the target's first"
+    )
     central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")
     predictor: Path | None = Field(default=None, description="of its latency, from `coformerc profile fit`")
 
@@ -112,6 +115,9 @@ class ConfigSection(_Section):
 
     title: str | None = Field(default=None, description="of the report")
     seed: int = Field(default=0, ge=0, description="of everything that is drawn at random")
+    precision: Literal["float32", "float16", "int8"] | None = Field(
+        default=None, description="what the engines compute in where a device does not say; the target's first"
+    )
     model: ModelSection
     data: DataSection
     policy: PolicySection = PolicySection()
@@ -143,14 +149,15 @@ class BuildConfig:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says over, or in place of, a file."""
+    """What the command line says over, or in place of, a file; of `targets`, texts are names and paths are files."""
 
     model: str | None = None
     checkpoint: Path | None = None
     weights: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     data: str | None = None
-    targets: tuple[str, ...] = ()
+    targets: tuple[str | Path, ...] = ()
+    precision: str | None = None
     strategy: str | None = None
     seed: int | None = None
     steps: int | None = None
@@ -170,7 +177,7 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
     for section, what, flag in (
         ("model", "model", "--model LIBRARY:NAME"),
         ("data", "data set", "--data KIND:PATH"),
-        ("devices", "device", "--target NAME"),
+        ("devices", "device", "--target NAME or --target-file FILE"),
     ):
         if not merged.get(section):
             table = "[[devices]]" if section == "devices" else f"[{section}]"
@@ -211,6 +218,11 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         policy["strategy"] = given.strategy
     if given.targets:
         merged["devices"] = _devices_of_targets(given.targets)
+    if given.precision is not None:
+        merged["precision"] = given.precision
+        merged["devices"] = [
+            {key: value for key, value in device.items() if key != "precision"} for device in merged.get("devices", [])
+        ]
     if given.seed is not None:
         merged["seed"] = given.seed
     if given.steps is not None:
@@ -221,12 +233,14 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
     return merged
 
 
-def _devices_of_targets(targets: Sequence[str]) -> list[dict[str, Any]]:
+def _devices_of_targets(targets: Sequence[str | Path]) -> list[dict[str, Any]]:
+    names = [target.stem if isinstance(target, Path) else target.replace("@", "-") for target in targets]
     devices = []
-    for i, target in enumerate(targets):
-        same = targets.count(target)
-        number = f"-{targets[: i + 1].count(target)}" if same > 1 else ""
-        devices.append({"name": target.replace("@", "-") + number, "target": target})
+    for i, (name, target) in enumerate(zip(names, targets, strict=True)):
+        number = f"-{names[: i + 1].count(name)}" if names.count(name) > 1 else ""
+        key = "target_file" if isinstance(target, Path) else "target"
+        place = str(target.expanduser().resolve()) if isinstance(target, Path) else target
+        devices.append({"name": name + number, key: place})
     return devices
 
 
@@ -289,7 +303,7 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         policy,
         section.search,
         section.network,
-        _devices(section.devices, folder, where),
+        _devices(section.devices, section.precision, folder, where),
         _booster(section.booster, section.seed, where),
     )
 
@@ -318,7 +332,7 @@ def _absolute(path: Path, folder: Path) -> Path:
     return folder / path.expanduser()
 
 
-def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tuple[Device, ...]:
+def _devices(sections: Sequence[DeviceSection], precision: str | None, folder: Path, where: str) -> tuple[Device, ...]:
     names = [section.name for section in sections]
     for name in names:
         if not DEVICE_NAME.fullmatch(name):
@@ -346,11 +360,7 @@ def _devices(sections: Sequence[DeviceSection], folder: Path, where: str) -> tup
                 f"{where}, devices",
                 "set target to a name of `coformerc targets`",
             )
-        target = (
-            load_target(section.target)
-            if section.target is not None
-            else load_target_file(_absolute(Path(str(section.target_file)), folder))
-        )
+        target = _target(section, precision, folder, where)
         devices.append(
             Device(
                 section.name,
@@ -378,6 +388,21 @@ def _predictor(section: DeviceSection, target: Target, folder: Path, where: str)
             "measure a pack for this target, on the device, and name the predictor that is fitted to it",
         )
     return predictor
+
+
+def _target(section: DeviceSection, precision: str | None, folder: Path, where: str) -> Target:
+    """The device's target, computing in its precision."""
+    target = (
+        load_target(section.target)
+        if section.target is not None
+        else load_target_file(_absolute(Path(str(section.target_file)), folder))
+    )
+    try:
+        return with_precision(target, section.precision or precision or target.precision)
+    except CoformerError as error:
+        raise CoformerError(
+            error.what, f"{where}, device '{section.name}', {error.where}", f"precision: {error.mend}"
+        ) from error
 
 
 def _booster(content: dict[str, Any], seed: int, where: str) -> BoosterOptions:

@@ -49,7 +49,7 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
                 "flops": cost.flops,
                 "flops_share": cost.flops / whole.flops,
                 "params": cost.params,
-                "memory_mb": memory_mb(cost, device.target, device.target.precisions[0]),
+                "memory_mb": memory_mb(cost, device.target, device.target.precision),
                 "memory_limit_mb": device.memory_mb,
             }
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coformer_passes.graph_files import random_inputs, read_graph, save_graph
+from coformer_passes.quantise_gently import legalise_int8
 from coformer_passes.runner import PassRecord, legalise
 from coformer_runtime.errors import CoformerError
 from coformer_targets import engine_from_onnx, load_target, load_target_file, with_precision
@@ -36,7 +37,8 @@ def legalize_graph(
         target = with_precision(target, precision)
     model = read_graph(path, shapes)
     records: list[PassRecord] = []
-    legal = legalise(model, target, random_inputs(model), record=records.append)
+    lower = legalise_int8 if target.precision == "int8" else legalise
+    legal = lower(model, target, random_inputs(model), record=records.append)
     save_graph(legal, out)
     engine = engine_from_onnx(target, out)
     return {

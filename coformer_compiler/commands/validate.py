@@ -1,7 +1,8 @@
 """`coformerc validate`: is this build what it says it is? Needs no GPU and trusts nothing that it can check.
 
-Per device: every file against the manifest, the graph against onnx.checker and against torch. For the whole: members
-and aggregators together against torch for every subset, and, where all engines run here, the same over real sockets.
+Per device: every file against the manifest, the graph against onnx.checker and against torch, the engine as far as
+this machine goes (see engine_checks.py). For the whole: members and aggregators together against torch for every
+subset, and, where all engines run here, the same over real sockets.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import torch
 
 from coformer_compiler.artifact import file_digest, load_artifact
 from coformer_compiler.commands.build_folder import BuildFolder, open_build
+from coformer_compiler.commands.engine_checks import check_structure, engine_checks
 from coformer_compiler.decomposer.policy import read_policy
 from coformer_compiler.model.system import System, load_system
 from coformer_compiler.stages.decompose import POLICY
-from coformer_compiler.stages.lower import MEMBER, TOLERANCE, run_graph, verify_graph
+from coformer_compiler.stages.lower import (
+    MEMBER,
+    TOLERANCE,
+    run_graph,
+    verify_graph,
+)
 from coformer_compiler.stages.measure import HOST_ENGINE
-from coformer_passes.check_operators import check_operators
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CheckFailed, CoformerError
-from coformer_runtime.golden import check_bundle, load_golden
+from coformer_runtime.golden import load_golden
 from coformer_runtime.manifest import MANIFEST_NAME
-from coformer_targets import load_target, target_names
-from coformer_targets.tensorrt_rtx import parser_problems, rtx_is_installed
 
 WHOLE = "whole system"
 
@@ -46,8 +50,12 @@ class Check:
     skipped: str | None = None
 
 
-def validate_build(out: Path) -> list[Check]:
+def validate_build(out: Path, old_python: Path | None = None) -> list[Check]:
     """All checks of a build, the failed ones included.
+
+    Args:
+        out: the build's folder.
+        old_python: a Python with onnx 1.8.1 for the graphs of old boards; `python3.6` on PATH where None.
 
     Raises:
         CoformerError: if `out` holds no build at all.
@@ -59,7 +67,7 @@ def validate_build(out: Path) -> list[Check]:
         found = _attempt(checks, device, "files", functools.partial(open_bundle, str(path)))
         same = _attempt(checks, device, "manifest", functools.partial(_check_manifest, build, number))
         if isinstance(found, Bundle):
-            checks += _bundle_checks(found)
+            checks += _bundle_checks(found, old_python)
             bundles += [found] if same else []
     _attempt(checks, WHOLE, "policy", lambda: _check_policy(build, bundles))
     return checks + _system_checks(build, bundles)
@@ -132,57 +140,18 @@ def _attempt(checks: list[Check], device: str, name: str, check: Callable[[], An
     return True if result is None else result
 
 
-def _bundle_checks(bundle: Bundle) -> list[Check]:
+def _bundle_checks(bundle: Bundle, old_python: Path | None) -> list[Check]:
     device = bundle.manifest.device
     checks: list[Check] = []
-    if not _attempt(checks, device, "graph structure", lambda: _check_structure(bundle)):
+    if not _attempt(checks, device, "graph structure", lambda: check_structure(bundle)):
         return checks
     _attempt(checks, device, "graph on golden vectors", lambda: _check_graph(bundle))
-    if bundle.manifest.engine.kind == HOST_ENGINE:
-        _attempt(checks, device, "engine on golden vectors", lambda: check_bundle(bundle))
-    else:
-        why = f"{bundle.manifest.engine.kind} does not run on this machine; `coformer-node` checks it on the board"
-        checks.append(Check(device, "engine on golden vectors", skipped=why))
-        checks += _foreign_engine_checks(bundle)
+    for name, check in engine_checks(bundle, old_python):
+        if isinstance(check, str):
+            checks.append(Check(device, name, skipped=check))
+        else:
+            _attempt(checks, device, name, check)
     return checks
-
-
-def _foreign_engine_checks(bundle: Bundle) -> list[Check]:
-    """What can be said here of graphs for an engine that does not run here."""
-    device, target = bundle.manifest.device, bundle.manifest.target
-    legal, parser = "operators of the target", "NVIDIA's parser"
-    checks: list[Check] = []
-    if target.partition("@")[0] in target_names():
-        _attempt(checks, device, legal, lambda: _check_operators(bundle))
-    else:
-        checks.append(Check(device, legal, skipped=f"'{target}' is a target of your own"))
-    if rtx_is_installed():
-        _attempt(checks, device, parser, lambda: _check_parser(bundle))
-    else:
-        checks.append(Check(device, parser, skipped="tensorrt_rtx is not installed (pip install tensorrt-rtx-cu12)"))
-    return checks
-
-
-def _check_operators(bundle: Bundle) -> None:
-    """Every node of every graph against the target's operator table."""
-    import onnx_ir as ir
-
-    target = load_target(bundle.manifest.target)
-    for path in _graphs(bundle):
-        check_operators(ir.load(path), target)
-
-
-def _check_parser(bundle: Bundle) -> None:
-    """TensorRT-RTX knows the operators of TensorRT 11, so this is a check of types and structure."""
-    for path in _graphs(bundle):
-        problems = parser_problems(path)
-        if problems:
-            told = "; ".join(str(problem) for problem in problems[:3])
-            raise CheckFailed(f"it refuses {len(problems)} nodes: {told}", f"graph {path.name}", "build again")
-
-
-def _graphs(bundle: Bundle) -> list[Path]:
-    return [Path(bundle.file(spec.path)) for spec in bundle.manifest.files if spec.path.endswith(".onnx")]
 
 
 def _check_manifest(build: BuildFolder, number: int) -> None:
@@ -227,22 +196,18 @@ def _check_trained(build: BuildFolder) -> None:
         raise CheckFailed("the cache entry is not what the build wrote", str(build.system), "build again")
 
 
-def _check_structure(bundle: Bundle) -> None:
-    import onnx
-
-    for spec in bundle.manifest.files:
-        if spec.path.endswith(".onnx"):
-            try:
-                onnx.checker.check_model(bundle.file(spec.path), full_check=True)
-            except Exception as error:  # its own kinds, and protobuf's for a file that is no graph
-                raise CheckFailed(f"onnx.checker: {error}", bundle.file(spec.path), "build again") from error
-
-
 def _check_graph(bundle: Bundle) -> None:
     """The golden vectors are torch's; the file's graph has to give them whatever engine will run it."""
     manifest = bundle.manifest
     inputs, outputs = _golden(bundle)
-    verify_graph(Path(bundle.file(MEMBER)), {manifest.input.name: inputs}, manifest.output.name, outputs)
+    verify_graph(
+        Path(bundle.file(MEMBER)),
+        {manifest.input.name: inputs},
+        manifest.output.name,
+        outputs,
+        manifest.engine.precision,
+        manifest.golden.tolerance,
+    )
 
 
 def _golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
@@ -256,16 +221,36 @@ def _check_subsets(bundles: Sequence[Bundle], system: System) -> None:
     """Graphs of the members, wire and graph of the aggregator, against the trained system in torch."""
     central = next(bundle for bundle in bundles if bundle.manifest.is_central)
     pixels, _ = _golden(central)
-    wanted = system.features(torch.from_numpy(pixels))
-    _check_answer(central, system.aggregator(wanted).numpy())
-    sent = {
-        n: run_graph(Path(bundle.file(MEMBER)), {bundle.manifest.input.name: pixels}, bundle.manifest.output.name)
-        for n, bundle in enumerate(bundles)
-    }
+    _check_answer(central, system.aggregator(system.features(torch.from_numpy(pixels))).numpy())
+    sent, due = _features(bundles, system, pixels)
     for spec in central.manifest.aggregators:
-        answer = system.aggregator({n: wanted[n] for n in spec.members}).numpy()
+        answer = system.aggregator({n: due[n] for n in spec.members}).numpy()
         feed = {f"features_{n}": sent[n] for n in spec.members}
         verify_graph(Path(central.file(spec.file)), feed, central.manifest.answer.name, answer)
+
+
+def _features(
+    bundles: Sequence[Bundle], system: System, pixels: np.ndarray
+) -> tuple[dict[int, np.ndarray], dict[int, torch.Tensor]]:
+    """What the members' graphs send, and what an aggregator is due to get.
+
+    That is what torch computes; of a member in less than float32, whose own rounding is checked beside its graph, it is
+    what it sends: an aggregator may amplify that, and is to be held to float32 nevertheless.
+    """
+    sent = {
+        n: run_graph(
+            Path(bundle.file(MEMBER)),
+            {bundle.manifest.input.name: pixels},
+            bundle.manifest.output.name,
+            bundle.manifest.engine.precision,
+        )
+        for n, bundle in enumerate(bundles)
+    }
+    due = system.features(torch.from_numpy(pixels))
+    for n, bundle in enumerate(bundles):
+        if bundle.manifest.engine.precision != "float32":
+            due[n] = torch.from_numpy(sent[n])
+    return sent, due
 
 
 def _check_answer(central: Bundle, wanted: np.ndarray) -> None:
@@ -283,7 +268,7 @@ def _check_answer(central: Bundle, wanted: np.ndarray) -> None:
 @torch.no_grad()
 def _check_sockets(bundles: Sequence[Bundle], system: System) -> None:
     pixels, _ = _golden(bundles[0])
-    wanted = system.aggregator(system.features(torch.from_numpy(pixels))).numpy()
+    wanted = system.aggregator(_features(bundles, system, pixels)[1]).numpy()
     with (
         LocalCluster([bundle.directory for bundle in bundles], deadline_ms=5000) as cluster,
         cluster.client() as client,

@@ -46,7 +46,7 @@ def excess(teacher: TransformerSpec, shape: MemberShape, device: Device, *, shor
             "GFLOP",
             f"raise max_gflop of '{device.name}' or give it a smaller share",
         )
-    needed = memory_mb(cost, device.target, device.target.precisions[0])
+    needed = memory_mb(cost, device.target, device.target.precision)
     if needed > device.memory_mb:
         return Excess(
             "C6",

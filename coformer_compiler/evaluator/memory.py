@@ -5,9 +5,11 @@ from __future__ import annotations
 from coformer_compiler.model.cost import Cost
 from coformer_targets.target import Target
 
-BYTES = {"float32": 4, "float16": 2}
+BYTES = {"float32": (4, 4), "float16": (2, 2), "int8": (1, 4)}
+"""Precision → bytes of a weight, bytes of an activation; with int8 only linear layers compute in integers."""
 
 
 def memory_mb(cost: Cost, target: Target, precision: str = "float32") -> float:
     """Megabytes (10⁶ bytes) for weights, peak activations and the engine library's own constant."""
-    return (cost.params + cost.peak_elements) * BYTES[precision] / 1e6 + target.runtime_mb
+    weight, activation = BYTES[precision]
+    return (cost.params * weight + cost.peak_elements * activation) / 1e6 + target.runtime_mb

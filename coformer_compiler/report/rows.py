@@ -26,6 +26,7 @@ class Row:
         params: weights of all that take part.
         wire_bytes: features that a request brings to the central device; None for the teacher.
         timing: measured latency.
+        lowered: accuracy as built; None where all engines compute in float32.
     """
 
     kind: RowKind
@@ -37,6 +38,7 @@ class Row:
     params: int
     wire_bytes: int | None
     timing: Timing | None
+    lowered: float | None = None
 
 
 def rows_from_report(report: Report) -> list[Row]:
@@ -120,6 +122,7 @@ def _member_row(report: Report, n: int) -> Row:
         cost.params,
         wire_bytes(report, (n,)),
         report.latency_ms.members[n],
+        None if report.accuracy.lowered is None else report.accuracy.lowered.members[n],
     )
 
 
@@ -139,6 +142,7 @@ def _together(report: Report, members: tuple[int, ...]) -> Row:
         sum(c.params for c in costs) + (extra.params if extra else 0),
         wire_bytes(report, members),
         report.latency_ms.aggregated if everybody else None,
+        None if accuracy.lowered is None else accuracy.lowered.subsets.get(name),
     )
 
 

@@ -32,6 +32,7 @@ class Device:
         memory_mb: memory that the build may count on.
         gflops: sustained FP32 throughput, 10^9 operations a second.
         central: whether it gathers the features and answers.
+        precision: what its engine computes in.
     """
 
     name: str
@@ -40,6 +41,20 @@ class Device:
     memory_mb: float
     gflops: float
     central: bool = False
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Accuracy of what was built, where an engine computes in less than float32; of the same samples.
+
+    Attributes:
+        members: each member alone.
+        subsets: "0-2" → the members 0 and 2 together, for every subset that has an aggregator.
+    """
+
+    members: tuple[float, ...]
+    subsets: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Accuracy:
         subsets: "0-2" → the calibrated members 0 and 2 together, for every subset that has an aggregator.
         subsets_untrained: the same before any training.
         samples: how many samples all of this was measured on.
+        lowered: the calibrated system as its engines compute it; None where all of them compute in float32.
     """
 
     teacher: float | None
@@ -65,6 +81,7 @@ class Accuracy:
     subsets: Mapping[str, float]
     subsets_untrained: Mapping[str, float] = field(default_factory=dict)
     samples: int | None = None
+    lowered: Lowered | None = None
 
 
 @dataclass(frozen=True)
@@ -290,10 +307,13 @@ def _disagreements(report: Report) -> list[str]:
         "latency_ms.members": len(report.latency_ms.members),
         "policy.members": len(report.policy.get("members", ())),
     }
+    if report.accuracy.lowered is not None:
+        lengths["accuracy.lowered.members"] = len(report.accuracy.lowered.members)
     found = [f"'{key}' has {size} entries for {count} devices" for key, size in lengths.items() if size != count]
     for key, subsets in (
         ("subsets", report.accuracy.subsets),
         ("subsets_untrained", report.accuracy.subsets_untrained),
+        ("lowered.subsets", {} if report.accuracy.lowered is None else report.accuracy.lowered.subsets),
     ):
         found += [
             f"'accuracy.{key}' names '{name}', which is no subset of {count} members"

@@ -108,6 +108,7 @@ def _columns(report: Report, rows: list[Row]) -> list[Column]:
         Column("\ntarget", lambda row: targets[row.members[0]] if row.kind == "member" else "", True, justify="left"),
         Column("trans-\nplanted", lambda row: _cell(row, percent_text(row.untrained)), style="dim"),
         Column("cali-\nbrated", lambda row: percent_text(row.calibrated)),
+        *([Column("as\nbuilt", lambda row: _cell(row, percent_text(row.lowered)))] if report.accuracy.lowered else []),
         Column("vs\nteacher", lambda row: _cell(row, points_text(row.calibrated, teacher)), True),
         Column(f"{flops.unit}\nFLOPs".strip(), lambda row: flops.number(row.flops)),
         Column("% of\nteacher", lambda row: percent_text(row.flops / whole) if whole else NONE, True),

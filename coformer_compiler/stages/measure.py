@@ -22,6 +22,7 @@ from coformer_passes.graph_files import save_graph
 from coformer_passes.runner import legalise
 from coformer_runtime.answer import Phases
 from coformer_runtime.cluster import LocalCluster
+from coformer_targets import with_precision
 
 RUNS, WARM_UP = 50, 1  # as in the paper, section IV-A
 RESULT = "latency.json"
@@ -55,7 +56,9 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         inputs = np.load(bundles / config.devices[0].name / GOLDEN_INPUT)[:1]
         runs_here = [device.target.engine == HOST_ENGINE for device in config.devices]
         graph = work / "teacher.onnx"
-        host = next((d.target for d in config.devices if d.target.engine == HOST_ENGINE), None)
+        on_host = [device.target for device in config.devices if device.target.engine == HOST_ENGINE]
+        hosts = [target for target in on_host if "float32" in target.precisions]
+        host = with_precision(hosts[0], "float32") if hosts else None
         lowered = teacher.lower("teacher", with_head=True)
         save_graph(lowered if host is None else legalise(lowered, host, {teacher.spec.stem.input.name: inputs}), graph)
         members = [

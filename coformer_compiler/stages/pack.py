@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,10 @@ from coformer_compiler.stages.lower import (
     GOLDEN_OUTPUT,
     MEMBER,
     RECIPE,
-    TOLERANCE,
     aggregator_file,
     copy_graphs,
 )
+from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_runtime.manifest import (
     MANIFEST_NAME,
     AggregatorSpec,
@@ -55,14 +56,14 @@ def pack_bundles(
 
     def make(folder: Path, _work: Path) -> None:
         build = build_digest(graphs, policy)
-        calibrated = accuracies_of(accuracy).calibrated
+        expected = lowered_accuracy_of(graphs) or accuracies_of(accuracy).calibrated
         for n, device in enumerate(config.devices):
             bundle = folder / device.name
             copy_graphs(graphs, device, bundle)
             if data.tokenizer is not None and n == config.central:
                 (bundle / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
             facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
-            manifest = _manifest(bundle, n, config, data, policy, build, facts, calibrated)
+            manifest = _manifest(bundle, n, config, data, policy, build, facts, expected)
             (bundle / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
 
     return store.stage("pack", (graphs, accuracy), options, make)
@@ -80,7 +81,7 @@ def _manifest(
     data: DataSet,
     policy: Policy,
     build: str,
-    facts: Mapping[str, str],
+    facts: Mapping[str, Any],
     accuracy: SystemAccuracy,
 ) -> Manifest:
     device = config.devices[n]
@@ -103,7 +104,7 @@ def _manifest(
         input=TensorSpec(facts["input"], inputs.dtype.name, (1, *inputs.shape[1:])),
         output=TensorSpec(FEATURES_NAME, "float32", (1, *features.shape[1:])),
         answer=AnswerSpec(LOGITS_NAME, "float32", (1, len(data.class_names)), tuple(data.class_names)),
-        golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, TOLERANCE, GOLDEN_ANSWER if central else None),
+        golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, facts["tolerance"], GOLDEN_ANSWER if central else None),
         aggregators=tuple(sorted(aggregators)),
         wire_bytes=4 * int(np.prod(features.shape[1:])),
         files=tuple(

@@ -24,6 +24,7 @@ from coformer_compiler.stages.boost import history_of
 from coformer_compiler.stages.decompose import notes_of, policy_of
 from coformer_compiler.stages.evaluate import accuracies_of
 from coformer_compiler.stages.lower import MEMBER
+from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
 from coformer_compiler.stages.pack import build_digest
 from coformer_compiler.stages.transplant import transplant_result
@@ -66,12 +67,18 @@ def report_from_artifacts(
         versions={"coformer": __version__, "python": platform.python_version(), **versions()},
         devices=tuple(
             schema.Device(
-                d.name, d.target.name, f"{d.target.engine} {d.target.engine_version}", d.memory_mb, d.gflops, d.central
+                d.name,
+                d.target.name,
+                f"{d.target.engine} {d.target.engine_version}",
+                d.memory_mb,
+                d.gflops,
+                d.central,
+                d.target.precision,
             )
             for d in config.devices
         ),
         policy=json.loads(policy_json(policy)),
-        accuracy=_accuracy(made.accuracy),
+        accuracy=_accuracy(made.accuracy, made.graphs),
         cost=_cost(made, config, teacher),
         latency_ms=schema.Latency(
             _timing(latencies.teacher), _timing(latencies.aggregated), tuple(_timing(m) for m in latencies.members)
@@ -83,13 +90,16 @@ def report_from_artifacts(
         history=_phases(history),
         timeline=_spans(latencies.timeline, config),
         stages=tuple(schema.Stage(artifact.kind, artifact.seconds, artifact.cached) for artifact in used),
-        notes=_notes([*data.notes, *notes_of(made.policy)], losses, basis, history),
+        notes=(
+            *_notes([*data.notes, *notes_of(made.policy)], losses, basis, history),
+            *_precision_notes(made, config),
+        ),
         absent=absent,
     )
 
 
-def _accuracy(artifact: Artifact) -> schema.Accuracy:
-    found = accuracies_of(artifact)
+def _accuracy(artifact: Artifact, graphs: Artifact) -> schema.Accuracy:
+    found, lowered = accuracies_of(artifact), lowered_accuracy_of(graphs)
     return schema.Accuracy(
         found.teacher,
         found.calibrated.aggregated,
@@ -99,6 +109,7 @@ def _accuracy(artifact: Artifact) -> schema.Accuracy:
         found.calibrated.subsets,
         found.untrained.subsets,
         found.samples,
+        None if lowered is None else schema.Lowered(lowered.members, lowered.subsets),
     )
 
 
@@ -118,7 +129,7 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
                 (bundle / MEMBER).stat().st_size if built else None,
                 0 if device.central else 4 * member.spec.features,
                 0 if device.central else _bytes_of(member.stem.spec.input),
-                int(memory_mb(cost, device.target, device.target.precisions[0]) * 1e6),
+                int(memory_mb(cost, device.target, device.target.precision) * 1e6),
             )
         )
     aggregator = system.aggregator.cost()
@@ -190,6 +201,23 @@ def _notes(
         kept = "kept" if history.joint.kept else "not kept"
         notes.append(schema.Note("note", f"joint phase {kept}: {history.joint.reason}"))
     return tuple(notes)
+
+
+def _precision_notes(made: Artifacts, config: BuildConfig) -> tuple[schema.Note, ...]:
+    """What each device that computes in less than float32 loses by it."""
+    lowered, before = lowered_accuracy_of(made.graphs), accuracies_of(made.accuracy).calibrated.members
+    if lowered is None:
+        return ()
+    return tuple(
+        schema.Note(
+            "note",
+            f"{device.name} computes in {device.target.precision}: {100 * lowered.members[n]:.1f} % as built, "
+            f"{100 * before[n]:.1f} % in float32"
+            + (" (float16 by rounding every value here)" if device.target.precision == "float16" else ""),
+        )
+        for n, device in enumerate(config.devices)
+        if device.target.precision != "float32"
+    )
 
 
 def _absences(config: BuildConfig, latencies: Latencies, history: History, matches: Sequence[Match]) -> dict[str, str]:

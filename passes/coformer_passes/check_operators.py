@@ -52,15 +52,22 @@ def check_operators(model: ir.Model, target: Target) -> bool:
     Raises:
         CoformerError: naming each node, the version, the rule and the cure.
     """
-    found = violations(model, target)
     table = operator_table(target)
-    if table is None or not found:
-        return False
+    if table is not None:
+        check_against(model, table, target.name)
+    return False
+
+
+def check_against(model: ir.Model, table: OperatorTable, target_name: str) -> None:
+    """Raise `check_operators`' error where the graph breaks a rule of the table."""
+    found = violations_of(model, table)
+    if not found:
+        return
     count = "1 node is" if len(found) == 1 else f"{len(found)} nodes are"
     listed = "; ".join(f"'{each.node}' ({each.op_type}): {each.problem}" for each in found)
     cures = dict.fromkeys((each.op_type, each.cure) for each in found)
     raise CoformerError(
-        f"{count} not legal in {table.title} ({target.name}): {listed}",
+        f"{count} not legal in {table.title} ({target_name}): {listed}",
         "check_operators",
         "; ".join(f"{op_type}: {cure}" for op_type, cure in cures),
     )
@@ -69,8 +76,11 @@ def check_operators(model: ir.Model, target: Target) -> bool:
 def violations(model: ir.Model, target: Target) -> list[Violation]:
     """Everything in the graph that the target's engine refuses, sorted by operator and node."""
     table = operator_table(target)
-    if table is None:
-        return []
+    return [] if table is None else violations_of(model, table)
+
+
+def violations_of(model: ir.Model, table: OperatorTable) -> list[Violation]:
+    """Everything in the graph that breaks a rule of the table, sorted by operator and node."""
     found = [
         Violation(node.op_type, name_of(node), problem, cure)
         for node in model.graph.all_nodes()

@@ -10,6 +10,7 @@ from coformer_passes.linear import Linear, linear_from_product
 from coformer_passes.rewriting import (
     add_initializer,
     add_node,
+    array_of,
     drop_unused_initializers,
     graph_of,
     is_op,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LEAST_WEIGHTS = 1024
 """Smaller layers gain nothing: finding the scale costs a pass over the input."""
+PRECISION, FLOAT32 = "coformer.precision", "float32"
+"""Key and value in a node's metadata: this layer stays as it is."""
 
 
 def quantise_linears(model: ir.Model, target: Target) -> bool:
@@ -40,7 +43,8 @@ def quantise_linears(model: ir.Model, target: Target) -> bool:
         y = Add(Mul(product, Mul(x_scale, w)), b)
 
     Layers that read the same value share its quantisation. The patch convolution, attention's products of two
-    computed values, norms and softmax stay in float32.
+    computed values, norms and softmax stay in float32, and so does a layer that reads the residual stream itself,
+    before a norm: one outlier there sets the scale for everything, and the error goes into every later layer.
 
     Why: integer products are faster where the processor has dot products of bytes (VNNI, NEON's SDOT), and weights
     take a quarter of the memory.
@@ -50,12 +54,17 @@ def quantise_linears(model: ir.Model, target: Target) -> bool:
     if target.engine != "onnxruntime" or target.precisions[0] != "int8":
         return False
     known: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
-    found = [linear for node in model.graph if (linear := _fit(node)) is not None]
+    found = [linear for node in quantisable(model) if (linear := linear_from_product(node)) is not None]
     for linear in found:
         _quantise(linear, known)
     if found:
         drop_unused_initializers(model.graph)
     return bool(found)
+
+
+def quantisable(model: ir.Model) -> list[ir.Node]:
+    """The products that int8 would replace."""
+    return [node for node in model.graph if _fits(node)]
 
 
 def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -67,11 +76,19 @@ def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
 
 
-def _fit(node: ir.Node) -> Linear | None:
-    linear = linear_from_product(node) if is_op(node, "MatMul") else None
-    if linear is None or linear.weight.size < LEAST_WEIGHTS:
-        return None
-    return linear
+def _fits(node: ir.Node) -> bool:
+    if not is_op(node, "MatMul") or node.metadata_props.get(PRECISION) == FLOAT32 or _is_stream(node.inputs[0]):
+        return False
+    linear = linear_from_product(node)
+    return linear is not None and linear.weight.size >= LEAST_WEIGHTS
+
+
+def _is_stream(value: ir.Value | None) -> bool:
+    """Whether the value is the sum of two computed ones, as the residual stream is."""
+    producer = None if value is None else value.producer()
+    if producer is None or not is_op(producer, "Add"):
+        return False
+    return all(each is not None and array_of(each) is None for each in producer.inputs)
 
 
 def _quantise(linear: Linear, known: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]]) -> None:

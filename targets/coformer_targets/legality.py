@@ -82,15 +82,18 @@ def operator_table(target: Target) -> OperatorTable | None:
     Raises:
         CoformerError: there is no table for that version of the engine.
     """
-    if target.engine == "onnxruntime":
+    return operator_table_of(target.engine, target.engine_version, f"target '{target.name}'")
+
+
+def operator_table_of(engine: str, version: str, where: str) -> OperatorTable | None:
+    """The table of an engine's version; `where` names it in errors. See `operator_table`."""
+    if engine == "onnxruntime":
         return None
     folder = Path(__file__).parent / "operators"
-    name = f"{target.engine}-{target.engine_version}"
+    name = f"{engine}-{version}"
     known = sorted(path.stem for path in folder.glob("*.toml"))
     if name not in known:
-        raise CoformerError(
-            f"there is no operator table '{name}'", f"target '{target.name}'", suggestion(name, known, noun="table")
-        )
+        raise CoformerError(f"there is no operator table '{name}'", where, suggestion(name, known, noun="table"))
     return _table_from_content(read_toml(folder / f"{name}.toml", f"operator table {name}"))
 
 

@@ -76,6 +76,11 @@ class Target:
     jetpack: str | None = None
     jetpacks: tuple[str, ...] = ()
 
+    @property
+    def precision(self) -> str:
+        """What the engine will compute in."""
+        return self.precisions[0]
+
 
 def target_names() -> tuple[str, ...]:
     """The names of the targets that come with the toolchain, sorted; each Jetson under the JetPack that it means."""

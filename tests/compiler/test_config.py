@@ -281,7 +281,10 @@ def test_the_command_line_says_what_it_lacks() -> None:
     assert refusal(None).startswith("command line: names no model; give --model LIBRARY:NAME, or [model] in a conf")
     assert refusal(None, model).startswith("command line: names no data set; give --data KIND:PATH, or [data] in a")
     told = refusal(None, Overrides(model=model.model, weights="random", data="digits"))
-    assert told == "command line: names no device; give --target NAME, or [[devices]] in a configuration file"
+    assert told == (
+        "command line: names no device; "
+        "give --target NAME or --target-file FILE, or [[devices]] in a configuration file"
+    )
 
 
 # The user guide's table of keys is made from the models; where it is stale, the failure prints what it should be.

@@ -69,6 +69,18 @@ checkpoint_every = 1
 device = "cpu"
 """
 MIXED = TINY.replace('name = "desk"\ntarget = "cpu"\ngflops = 10.0', 'name = "desk"\ntarget = "jetson-nano"')
+# The example's teacher, since members of the tiny one are too small for int8 to gain anything; cut out, not trained.
+LOW = (
+    MIXED.replace("seed = 0", 'seed = 0\nprecision = "int8"')
+    .replace('target = "jetson-nano"', 'target = "jetson-nano"\nprecision = "float16"')
+    .replace("teacher.safetensors", str(ROOT / "examples" / "digits" / "teacher.safetensors"))
+    .replace(
+        "patch_size = 4\nembed_dim = 24\ndepth = 2\nnum_heads = 3",
+        "patch_size = 2\nembed_dim = 96\ndepth = 6\nnum_heads = 6",
+    )
+    .replace("[booster]", '[policy]\nmethod = "index"\n\n[booster]')
+    .replace("steps = 2", "steps = 0")
+)
 
 
 @dataclass(frozen=True)
@@ -127,12 +139,13 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
 
 
 def write_inputs(folder: Path) -> Path:
-    """The teacher's checkpoint and the configurations `tiny.toml` and `mixed.toml`; returns the first one's path."""
+    """The teacher's checkpoint and the configurations `tiny`, `mixed` and `low`; returns the first one's path."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(teacher_tensors(), folder / "teacher.safetensors")
     (folder / "mixed.toml").write_text(MIXED)
+    (folder / "low.toml").write_text(LOW)
     (folder / "tiny.toml").write_text(TINY)
     return folder / "tiny.toml"
 
@@ -173,7 +186,7 @@ def inputs() -> Path:
 
 @functools.cache
 def built(name: str = "tiny") -> Path:
-    """The output folder of `tiny.toml` or `mixed.toml`, built once; tests that change it take a copy."""
+    """The output folder of `tiny.toml`, `mixed.toml` or `low.toml`, built once; tests that change it take a copy."""
     out = inputs() / name
     outcome = coformerc("build", inputs() / f"{name}.toml", "-o", out)
     assert outcome.code == 0, outcome.err

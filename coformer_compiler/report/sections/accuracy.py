@@ -11,12 +11,9 @@ from coformer_compiler.report.rows import Row, absences, rows_from_report
 from coformer_compiler.report.schema import Report, members_of
 
 ROW_HEIGHT = 28
-HEADINGS = (
-    Heading("who answers", class_=""),
-    Heading("transplanted", "%"),
-    Heading("calibrated", "%"),
-    Heading("against teacher", "points", class_="n roomy"),
-)
+BEFORE = (Heading("who answers", class_=""), Heading("transplanted", "%"), Heading("calibrated", "%"))
+BUILT = Heading("as built", "%")
+AFTER = Heading("against teacher", "points", class_="n roomy")
 
 
 def accuracy_html(report: Report) -> Markup:
@@ -32,7 +29,10 @@ def accuracy_html(report: Report) -> Markup:
         f"Top-1 accuracy on the {report.split} split{_uncertainty(report)} Filled squares: the devices that take "
         "part. In the plot, open: transplanted, before any training; filled: calibrated; upright line: the teacher."
     )
-    head = head_row(HEADINGS, _axis(low, high))
+    if report.accuracy.lowered is not None:
+        caption += " As built: what the engines compute in the devices' precision."
+    headings = (*BEFORE, *([BUILT] if report.accuracy.lowered is not None else []), AFTER)
+    head = head_row(headings, _axis(low, high))
     table = element("table", caption_html(caption), head, element("tbody", joined(body)), class_="wide")
     return section("Accuracy", _lead(report), table, *remarks)
 
@@ -71,11 +71,16 @@ def _row_html(report: Report, row: Row, low: float, high: float, first: bool) ->
     cells = (
         element("td", "" if row.kind == "teacher" else percent_text(row.untrained), class_="n was"),
         element("td", percent_text(row.calibrated), class_="n"),
+        *([element("td", _built_text(row), class_="n")] if report.accuracy.lowered is not None else []),
         element("td", "" if row.kind == "teacher" else points_text(row.calibrated, teacher), class_="n roomy"),
         element("td", _plot(row, teacher, low, high), class_="plot"),
     )
     class_ = "sum" if row.kind == "all" else "first" if first else None
     return element("tr", element("th", name, scope="row"), *cells, class_=class_)
+
+
+def _built_text(row: Row) -> str:
+    return "" if row.kind == "teacher" else percent_text(row.lowered)
 
 
 def _is_first(rows: list[Row], index: int) -> bool:

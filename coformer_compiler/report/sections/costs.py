@@ -87,7 +87,7 @@ def _devices(report: Report) -> Markup:
         planned = None if cost.memory_bytes is None else cost.memory_bytes / 1e6
         cells = (
             device.target,
-            device.engine,
+            device.engine if device.precision == "float32" else f"{device.engine}, {device.precision}",
             f"{device.gflops:,.1f}" if device.gflops < 100 else f"{device.gflops:,.0f}",
             f"{device.memory_mb:,.0f}",
             NONE if planned is None else f"{planned:,.1f}" if planned < 100 else f"{planned:,.0f}",

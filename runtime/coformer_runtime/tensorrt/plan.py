@@ -5,9 +5,9 @@ Given a verified graph of static shapes and its recipe:
     network_from_onnx → config_from_recipe → plan_from_network
 
 Every attribute outside the range that all versions share stands behind a `hasattr` (see api.py). Precision:
-up to 10.16 types are weak, and flags choose the kernels' types; for a graph that says its types itself (it has float16
-tensors) the layers that it leaves in float32 are pinned there. From 11 on the graph's types are all there is. TF32
-is switched off: its ten bits of mantissa are outside what golden vectors allow.
+up to 10.16 types are weak, and flags choose the kernels' types; the layers that a float16 graph leaves in float32 are
+pinned there, and a graph without any float16 tensor (an aggregator) is built in float32. From 11 on the graph's types
+are all there is. TF32 is switched off: its ten bits of mantissa are outside what golden vectors allow.
 """
 
 from typing import TYPE_CHECKING, Any, List, NamedTuple, Tuple
@@ -130,10 +130,12 @@ def _lower_precision(
     where: str,
 ) -> None:
     if hasattr(trt.BuilderFlag, "FP16"):
-        flag = trt.BuilderFlag.FP16 if recipe.precision == "float16" else trt.BuilderFlag.INT8
-        config.set_flag(flag)
-        if _pin_float32(trt, network):
-            config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        if recipe.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+        elif _has_halves(trt, network):
+            config.set_flag(trt.BuilderFlag.FP16)
+            if _pin_float32(trt, network):
+                config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     else:
         raise CoformerError(
             "{} by flags is asked for, TensorRT {} takes it from the graph's types only".format(
@@ -144,17 +146,15 @@ def _lower_precision(
         )
 
 
-def _pin_float32(trt: Any, network: "tensorrt.INetworkDefinition") -> int:
-    """Pin the float32 layers of a graph that says its types itself; return how many.
-
-    A layer counts as float32 if it has float32 inputs and all its outputs are.
-    """
-    single, half = trt.DataType.FLOAT, trt.DataType.HALF
+def _has_halves(trt: Any, network: "tensorrt.INetworkDefinition") -> bool:
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    if not any(dtype == half for layer in layers for dtype in _output_dtypes(layer)):
-        return 0
-    pinned = 0
-    for layer in layers:
+    return any(dtype == trt.DataType.HALF for layer in layers for dtype in _output_dtypes(layer))
+
+
+def _pin_float32(trt: Any, network: "tensorrt.INetworkDefinition") -> int:
+    """Pin the float32 layers; return how many. One counts if it has float32 inputs and all its outputs are."""
+    single, pinned = trt.DataType.FLOAT, 0
+    for layer in [network.get_layer(index) for index in range(network.num_layers)]:
         inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
         takes = any(tensor is not None and tensor.dtype == single for tensor in inputs)
         if takes and all(dtype == single for dtype in _output_dtypes(layer)):

@@ -1,0 +1,81 @@
+"""Accuracy of what was lowered to less than float32: the graphs themselves answer the test split.
+
+A float32 graph is proved equal to torch, so that torch's accuracy is its own. Where a device computes in float16 or
+int8, the figure has to be measured: its graph runs in ONNX Runtime, for float16 with every value rounded. Heads and
+aggregators are float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coformer_compiler.artifact import Artifact
+from coformer_compiler.data.dataset import Split
+from coformer_compiler.device import Device
+from coformer_compiler.model.aggregator import subset_name
+from coformer_compiler.model.system import System
+from coformer_compiler.progress import Progress
+from coformer_compiler.stages.batches import batches_of
+from coformer_compiler.stages.evaluate import SystemAccuracy
+
+RESULT = "accuracy.json"
+
+Features = Callable[[int, np.ndarray], np.ndarray]
+
+
+def measure_lowered(
+    folder: Path,
+    system: System,
+    devices: Sequence[Device],
+    split: Split,
+    features_of: Features,
+    says: Progress,
+) -> None:
+    """Write the accuracies into the folder; nothing where all devices compute in float32.
+
+    Args:
+        folder: of the stage's artifact.
+        system: computes in torch what is float32.
+        devices: in member order; their targets say the precisions.
+        split: the test samples.
+        features_of: (member, inputs `(batch, …)`) → its features, by its graph.
+        says: told how far it is.
+    """
+    if all(device.target.precision == "float32" for device in devices):
+        return
+    right_alone = np.zeros(len(devices), int)
+    right = dict.fromkeys(system.aggregator.subsets, 0)
+    with torch.no_grad(), says.stage("accuracy as built", total=len(split), unit="sample") as stage:
+        for inputs, labels in batches_of(split):
+            features = {
+                n: system.members[n].features(inputs)
+                if device.target.precision == "float32"
+                else torch.from_numpy(features_of(n, inputs.numpy()))
+                for n, device in enumerate(devices)
+            }
+            for n, member in enumerate(system.members):
+                right_alone[n] += int((member.head(features[n]).argmax(-1) == labels).sum())
+            for subset in right:
+                answer = system.aggregator({n: features[n] for n in subset})
+                right[subset] += int((answer.argmax(-1) == labels).sum())
+            stage.advance(len(labels))
+    result = SystemAccuracy(
+        tuple(int(count) / len(split) for count in right_alone),
+        {subset_name(subset): count / len(split) for subset, count in right.items()},
+    )
+    (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
+
+
+def lowered_accuracy_of(graphs: Artifact) -> SystemAccuracy | None:
+    """The figures of a lowered system, None where all of it is float32."""
+    path = graphs.path / RESULT
+    if not path.exists():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return SystemAccuracy(tuple(data["members"]), data["subsets"])
