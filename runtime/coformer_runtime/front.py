@@ -1,6 +1,7 @@
 """The central node's face to clients: Open Inference Protocol v2 over gRPC."""
 
 import json
+import threading
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import __version__
@@ -10,12 +11,15 @@ from .central import CalledOff, Central, Unanswered
 from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .failures import report
+from .health import SERVICE as HEALTH
+from .health import Health
 from .listen import open_server, serve_until_stopped
 from .manifest import Manifest, TensorSpec
 from .members import BUSY, LATE
-from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
+from .oip import CONFIG_TYPES, ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
 
-CONCURRENCY = 32
+CONCURRENCY = 32  # inferences at a time
+CALLS = CONCURRENCY + 16  # the rest is for health, metadata, and requests that are refused
 SERVER = "coformer-node"
 PLATFORM = "coformer"
 
@@ -24,11 +28,16 @@ class UnknownModel(CoformerError):
     """The request names a model or version that is not served here."""
 
 
+class Crowded(CheckFailed):
+    """More requests at a time than are admitted."""
+
+
 class Front:
     """Turns protocol messages into inputs for a Central and its answers into messages."""
 
     def __init__(self, central: Central) -> None:
         self._central, self._manifest = central, central.manifest
+        self._admitted = threading.BoundedSemaphore(CONCURRENCY)
         self.version = central.manifest.build[:12]
 
     def methods(self) -> Dict[str, Any]:
@@ -42,6 +51,7 @@ class Front:
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
+            "ModelConfig": self.model_config,
         }
         return {
             name: grpc.unary_unary_rpc_method_handler(answering(METHODS[name][0], method))
@@ -75,11 +85,32 @@ class Front:
             field.add(name=spec.name, datatype=dtype_named(spec.dtype, "manifest").oip, shape=spec.shape)
         return response
 
+    def model_config(self, request: Any, context: Any) -> Any:
+        """Say the same as the metadata in Triton's words, for its perf_analyzer; no batching: dims are whole shapes."""
+        self._check_model(request.name, request.version)
+        manifest = self._manifest
+        answer = TensorSpec(manifest.answer.name, manifest.answer.dtype, manifest.answer.shape)
+        response = messages()["ModelConfigResponse"]()
+        config = response.config
+        config.name, config.platform, config.backend, config.max_batch_size = MODEL, PLATFORM, PLATFORM, 0
+        for field, spec in ((config.input, manifest.input), (config.output, answer)):
+            data_type = CONFIG_TYPES[dtype_named(spec.dtype, "manifest").oip]
+            field.add(name=spec.name, data_type=data_type, dims=spec.shape)
+        return response
+
     def model_infer(self, request: Any, context: Any) -> Any:
         """Answer one input within the deadline and the caller's own."""
         self._check_model(request.model_name, request.model_version)
         array = array_from_request(request, self._manifest)
-        return self._response(request.id, self._central.answer(array, context.time_remaining(), context.add_callback))
+        if not self._admitted.acquire(blocking=False):
+            raise Crowded(
+                "{} requests are being answered".format(CONCURRENCY), "central node", "send it again in a moment"
+            )
+        try:
+            answer = self._central.answer(array, context.time_remaining(), context.add_callback)
+        finally:
+            self._admitted.release()
+        return self._response(request.id, answer)
 
     def _check_model(self, name: str, version: str) -> None:
         if name != MODEL or version not in ("", self.version):
@@ -103,6 +134,7 @@ def answering(request_type: str, method: Callable[[Any, Any], Any]) -> Callable[
     """Return the handler that parses, calls `method` and serialises; errors become gRPC statuses.
 
     INVALID_ARGUMENT or NOT_FOUND: the request is wrong. UNAVAILABLE or DEADLINE_EXCEEDED: too few members.
+    RESOURCE_EXHAUSTED: too many requests at a time. CANCELLED: nobody is there to read the answer.
     INTERNAL: our fault; the client gets an id, the log has the rest.
     """
 
@@ -142,6 +174,8 @@ def _status(error: CoformerError) -> Tuple[Any, CoformerError]:
         return codes.get(error.cause, StatusCode.UNAVAILABLE), error
     if isinstance(error, CalledOff):
         return StatusCode.CANCELLED, error
+    if isinstance(error, Crowded):
+        return StatusCode.RESOURCE_EXHAUSTED, error
     if isinstance(error, CheckFailed):
         return _masked(error)
     return (StatusCode.NOT_FOUND if isinstance(error, UnknownModel) else StatusCode.INVALID_ARGUMENT), error
@@ -233,7 +267,14 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
     return array.reshape(spec.shape)
 
 
+def open_front(central: Central, listen: str, insecure: bool) -> Tuple[Any, str]:
+    """Start to serve clients at `listen`; return the server and its address."""
+    health = Health((SERVICE, MODEL), central.ready)
+    services = {SERVICE: Front(central).methods(), HEALTH: health.methods()}
+    return open_server(services, listen, insecure, CALLS)
+
+
 def serve_front(central: Central, listen: str, insecure: bool, exit_with_stdin: bool) -> None:
     """Serve clients at `listen` until this process is told to stop."""
-    server, address = open_server(SERVICE, Front(central).methods(), listen, insecure, CONCURRENCY)
+    server, address = open_front(central, listen, insecure)
     serve_until_stopped(server, address, exit_with_stdin)

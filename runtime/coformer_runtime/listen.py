@@ -57,14 +57,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def open_server(
-    service: str, methods: Dict[str, Any], address: str, insecure: bool, concurrency: int
-) -> Tuple[Any, str]:
-    """Start a gRPC server with one generic service.
+def open_server(services: Dict[str, Dict[str, Any]], address: str, insecure: bool, concurrency: int) -> Tuple[Any, str]:
+    """Start a gRPC server with generic services.
 
     Args:
-        service: full service name.
-        methods: method name → grpc method handler.
+        services: full service name → method name → grpc method handler.
         address: HOST:PORT to listen on; port 0 picks a free one.
         insecure: whether an address other than loopback is allowed.
         concurrency: calls served at once; one more is refused with RESOURCE_EXHAUSTED.
@@ -80,7 +77,8 @@ def open_server(
     # The pool is larger than what is admitted: a refused call needs a thread for a moment as well.
     pool = ThreadPoolExecutor(max_workers=concurrency + 2, thread_name_prefix="call")
     server = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=concurrency)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    for service, methods in services.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     shown = "[{}]".format(host) if ":" in host else host
     try:
         bound = server.add_insecure_port("{}:{}".format(shown, port))

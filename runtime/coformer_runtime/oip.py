@@ -1,12 +1,13 @@
-"""The messages of the Open Inference Protocol v2, built at run time.
+"""The messages of the Open Inference Protocol v2, and of Triton's that its clients ask for besides.
 
-Names, numbers and types are those of open_inference_grpc.proto (package inference). They are made in a
-private descriptor pool, so that neither generated code nor another package's copy of the same messages
-matters, and work on protobuf 3.19 to 7.
+Names, numbers and types are those of open_inference_grpc.proto, grpc_service.proto and model_config.proto (package
+inference).
 """
 
 import functools
 from typing import Any, Dict, Tuple
+
+from .messages import ONEOF, Fields, message_classes
 
 PACKAGE = "inference"
 MODEL = "coformer"  # the one model that a central node serves
@@ -19,10 +20,9 @@ METHODS = {
     "ServerMetadata": ("ServerMetadataRequest", "ServerMetadataResponse"),
     "ModelMetadata": ("ModelMetadataRequest", "ModelMetadataResponse"),
     "ModelInfer": ("ModelInferRequest", "ModelInferResponse"),
+    "ModelConfig": ("ModelConfigRequest", "ModelConfigResponse"),
 }
 
-# Fields are (name, number, type, how): the type is a scalar of protobuf or a message; "*" repeats it, "map"
-# maps strings to it, "one" puts it into the message's only oneof.
 _TENSOR = (
     ("name", 1, "string", ""),
     ("datatype", 2, "string", ""),
@@ -32,7 +32,7 @@ _TENSOR_WITH_DATA = _TENSOR + (
     ("parameters", 4, "InferParameter", "map"),
     ("contents", 5, "InferTensorContents", ""),
 )
-MESSAGES: Dict[str, Tuple[Tuple[str, int, str, str], ...]] = {
+MESSAGES: Dict[str, Tuple[Fields, ...]] = {
     "ServerLiveRequest": (),
     "ServerLiveResponse": (("live", 1, "bool", ""),),
     "ServerReadyRequest": (),
@@ -94,62 +94,27 @@ MESSAGES: Dict[str, Tuple[Tuple[str, int, str, str], ...]] = {
         ("raw_output_contents", 6, "bytes", "*"),
     ),
     "ModelInferResponse.InferOutputTensor": _TENSOR_WITH_DATA,
+    "ModelConfigRequest": (("name", 1, "string", ""), ("version", 2, "string", "")),
+    "ModelConfigResponse": (("config", 1, "ModelConfig", ""),),
+    "ModelConfig": (
+        ("name", 1, "string", ""),
+        ("platform", 2, "string", ""),
+        ("max_batch_size", 4, "int32", ""),
+        ("input", 5, "ModelInput", "*"),
+        ("output", 6, "ModelOutput", "*"),
+        ("backend", 17, "string", ""),
+    ),
+    # data_type is an enum, which travels as an int32 does.
+    "ModelInput": (("name", 1, "string", ""), ("data_type", 2, "int32", ""), ("dims", 4, "int64", "*")),
+    "ModelOutput": (("name", 1, "string", ""), ("data_type", 2, "int32", ""), ("dims", 3, "int64", "*")),
 }
-ONEOF = "parameter_choice"
+CONFIG_TYPES = {"UINT8": 2, "INT8": 6, "INT32": 8, "INT64": 9, "FP16": 10, "FP32": 11}  # inference.DataType
 
 
 @functools.lru_cache(maxsize=None)
 def messages() -> Dict[str, Any]:
     """Return message name → message class; built on the first call."""
-    from google.protobuf import descriptor_pool, message_factory
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file_descriptor().SerializeToString())
-    descriptors = {name: pool.FindMessageTypeByName(PACKAGE + "." + name) for name in MESSAGES}
-    if hasattr(message_factory, "GetMessageClass"):  # since protobuf 4.22; GetPrototype is gone in 5
-        return {name: message_factory.GetMessageClass(found) for name, found in descriptors.items()}
-    factory = message_factory.MessageFactory(pool)
-    return {name: factory.GetPrototype(found) for name, found in descriptors.items()}
-
-
-def file_descriptor() -> Any:
-    """Return the FileDescriptorProto of MESSAGES."""
-    from google.protobuf import descriptor_pb2
-
-    proto = descriptor_pb2.FileDescriptorProto(name="open_inference_grpc.proto", package=PACKAGE, syntax="proto3")
-    made: Dict[str, Any] = {}
-    for name, fields in MESSAGES.items():
-        parent, _, own = name.rpartition(".")
-        message = made[parent].nested_type.add(name=own) if parent else proto.message_type.add(name=own)
-        made[name] = message
-        for field in fields:
-            _add_field(message, name, field)
-    return proto
-
-
-def _add_field(message: Any, owner: str, field: Tuple[str, int, str, str]) -> None:
-    from google.protobuf import descriptor_pb2
-
-    kinds = descriptor_pb2.FieldDescriptorProto
-    name, number, type_name, how = field
-    added = message.field.add(name=name, number=number)
-    added.label = kinds.LABEL_REPEATED if how in ("*", "map") else kinds.LABEL_OPTIONAL
-    if how == "one":
-        if not message.oneof_decl:
-            message.oneof_decl.add(name=ONEOF)
-        added.oneof_index = 0
-    if type_name not in MESSAGES:
-        added.type = getattr(kinds, "TYPE_" + type_name.upper())
-        return
-    added.type = kinds.TYPE_MESSAGE
-    added.type_name = ".{}.{}".format(PACKAGE, type_name)
-    if how == "map":
-        entry_name = name.title().replace("_", "") + "Entry"
-        entry = message.nested_type.add(name=entry_name)
-        entry.options.map_entry = True
-        _add_field(entry, entry_name, ("key", 1, "string", ""))
-        _add_field(entry, entry_name, ("value", 2, type_name, ""))
-        added.type_name = ".{}.{}.{}".format(PACKAGE, owner, entry_name)
+    return message_classes(PACKAGE, MESSAGES)
 
 
 def parameter_value(parameter: Any) -> Any:

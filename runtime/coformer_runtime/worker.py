@@ -9,9 +9,11 @@ from .arrays import Array
 from .bundle import Bundle
 from .engines import Engine, open_member
 from .exchange import Exchange
+from .health import SERVICE as HEALTH
+from .health import Health
 from .listen import open_server
 
-CONCURRENCY = 8
+CALLS = 24  # streams of central nodes, and health
 
 
 class Worker:
@@ -38,9 +40,9 @@ class Worker:
         self._engine = open_member(self._bundle, self._threads)
         exchange = Exchange(self._bundle.manifest, self._infer, threading.Lock())
         try:
-            self.server, self.address = open_server(
-                wire.SERVICE, exchange.methods(), self._listen, self._insecure, CONCURRENCY
-            )
+            health = Health((wire.SERVICE,), lambda: True)
+            services = {wire.SERVICE: exchange.methods(), HEALTH: health.methods()}
+            self.server, self.address = open_server(services, self._listen, self._insecure, CALLS)
         except BaseException:
             self._engine.close()
             raise

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import grpc
 import numpy as np
@@ -36,6 +36,11 @@ class Gate:
         return bundles.features_of(1, array)
 
 
+def served(manifest: Manifest, gate: Gate) -> Tuple[Any, str]:
+    methods = Exchange(manifest, gate.infer, threading.Lock()).methods()
+    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
+
+
 def request(manifest: Manifest, number: int, budget_ms: int = 0) -> bytes:
     return wire.encode_frame(wire.tensor_frame(wire.REQUEST, number, manifest.build, PIXELS, budget_ms))
 
@@ -47,7 +52,7 @@ def cancel(manifest: Manifest, number: int) -> bytes:
 def test_cancelled_and_over_budget_are_not_begun(manifest: Manifest) -> None:
     gate = Gate()
     server, address = open_server(
-        wire.SERVICE, Exchange(manifest, gate.infer, threading.Lock()).methods(), "127.0.0.1:0", False, 4
+        {wire.SERVICE: Exchange(manifest, gate.infer, threading.Lock()).methods()}, "127.0.0.1:0", False, 4
     )
     hello = wire.encode_frame(wire.hello_frame(manifest, "0"))
 
@@ -103,7 +108,7 @@ def test_closed_inbox_lets_its_reader_go(manifest: Manifest) -> None:
 def test_silent_peer_is_hung_up_on(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchanges, "HANDSHAKE_S", 0.2)
     server, address = open_server(
-        wire.SERVICE, Exchange(manifest, Gate().infer, threading.Lock()).methods(), "127.0.0.1:0", False, 4
+        {wire.SERVICE: Exchange(manifest, Gate().infer, threading.Lock()).methods()}, "127.0.0.1:0", False, 4
     )
     over = threading.Event()
 

@@ -1,6 +1,8 @@
 """Clients that speak Open Inference Protocol: metadata, answers, and a clear status for every wrong request."""
 
 import json
+import threading
+import time
 from typing import Any, Callable, Iterator, List, Tuple
 
 import grpc
@@ -11,11 +13,10 @@ from hypothesis import strategies as st
 
 from coformer_runtime.client import Client
 from coformer_runtime.errors import CheckFailed, CoformerError
-from coformer_runtime.front import CONCURRENCY, Front
-from coformer_runtime.listen import open_server
+from coformer_runtime.front import CONCURRENCY, open_front
 from coformer_runtime.oip import METHODS, SERVICE, messages, parameter_value
 from tests.runtime import bundles
-from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving
+from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def address(cluster_dirs: List[str]) -> Iterator[str]:
         serving(cluster_dirs[2]) as desk,
         gathering(cluster_dirs[0], [hall, desk]) as central,
     ):
-        server, address = open_server(SERVICE, Front(central).methods(), "127.0.0.1:0", False, CONCURRENCY)
+        server, address = open_front(central, "127.0.0.1:0", False)
         yield address
         server.stop(0).wait()
 
@@ -58,6 +59,72 @@ def test_server_and_model(address: str) -> None:
     assert list(metadata.versions) == ["b" * 12]
     assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [("pixels", "UINT8", [1, 1, 4, 4])]
     assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [("logits", "FP32", [1, 5])]
+
+
+def test_model_config_in_tritons_words(address: str) -> None:
+    config = call(address, "ModelConfig", name="coformer").config
+    assert (config.name, config.backend, config.max_batch_size) == ("coformer", "coformer", 0)
+    assert [(t.name, t.data_type, list(t.dims)) for t in config.input] == [("pixels", 2, [1, 1, 4, 4])]
+    assert [(t.name, t.data_type, list(t.dims)) for t in config.output] == [("logits", 11, [1, 5])]
+    data = messages()["ModelConfigResponse"](config=config).SerializeToString()
+    assert data.startswith(b"\x0a") and b"\x8a\x01\x08coformer" in data  # field 17: the backend
+
+
+def test_health_of_the_cluster(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"", timeout=5) == check(b"\x0a\x08coformer", timeout=5) == b"\x08\x01"
+
+
+def test_crowd_is_refused_at_once_and_health_is_not(cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """More requests than are admitted: the rest hears so at once, while health is still told."""
+    with gathering(cluster_dirs[0], [], min_members=1) as central:
+        server, address = open_front(central, "127.0.0.1:0", False)
+        go, really, begun = threading.Event(), central.answer, []
+
+        def hesitant(*arguments: Any) -> Any:
+            begun.append(time.monotonic())
+            assert go.wait(10)
+            return really(*arguments)
+
+        monkeypatch.setattr(central, "answer", hesitant)
+        with grpc.insecure_channel(address) as channel:
+            infer = channel.unary_unary("/{}/ModelInfer".format(SERVICE))
+            data = infer_request().SerializeToString()
+            first = [infer.future(data, timeout=20) for _ in range(CONCURRENCY)]
+            settled(lambda: len(begun) == CONCURRENCY)
+            more = [infer.future(data, timeout=20) for _ in range(5)]
+            refused = [call.exception(10) for call in more]
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert check(b"", timeout=5) == b"\x08\x01"
+            go.set()
+            answered = [call for call in first if call.exception(20) is None]
+        server.stop(0).wait()
+    assert len(answered) == CONCURRENCY
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert refused[0].details() == "central node: 32 requests are being answered; send it again in a moment"
+
+
+def test_client_that_hangs_up_frees_its_place(cluster_dirs: List[str]) -> None:
+    """A caller that cancels while a member is silent is noticed at once, not at the deadline."""
+    seen: List[bool] = []
+    with gathering(cluster_dirs[0], [], min_members=1) as central:
+        gather = central._gather
+
+        def stuck(array: Any, started: float, deadline: float, on_gone: Any) -> Any:
+            gone = threading.Event()
+            on_gone(gone.set)
+            seen.append(gone.wait(10))
+            return gather(array, started, deadline, on_gone)
+
+        central._gather = stuck
+        server, address = open_front(central, "127.0.0.1:0", False)
+        with grpc.insecure_channel(address) as channel:
+            call_ = channel.unary_unary("/{}/ModelInfer".format(SERVICE)).future(infer_request().SerializeToString())
+            time.sleep(0.1)
+            call_.cancel()
+            settled(lambda: seen == [True])
+        server.stop(0).wait()
 
 
 @pytest.mark.parametrize("typed", [False, True])
@@ -222,7 +289,7 @@ def test_missing_member_and_internal_error(
     cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     with gathering(cluster_dirs[0], ["127.0.0.1:9", "127.0.0.1:10"], wait=False) as central:
-        server, address = open_server(SERVICE, Front(central).methods(), "127.0.0.1:0", False, CONCURRENCY)
+        server, address = open_front(central, "127.0.0.1:0", False)
         with Client(address) as client:
             assert not client.ready()
             with pytest.raises(CheckFailed, match="all 3 members are needed; missing: hall "):

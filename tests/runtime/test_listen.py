@@ -35,10 +35,10 @@ def test_no_address(address: str) -> None:
 
 
 def test_taken_port() -> None:
-    server, address = open_server("a.B", {}, "127.0.0.1:0", False, 1)
+    server, address = open_server({}, "127.0.0.1:0", False, 1)
     try:
         with pytest.raises(CoformerError, match="cannot be listened on"):
-            open_server("a.B", {}, address, False, 1)
+            open_server({}, address, False, 1)
     finally:
         server.stop(0).wait()
 

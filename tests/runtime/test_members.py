@@ -35,7 +35,7 @@ def served(exchange: Any) -> Tuple[Any, str]:
     import grpc
 
     methods = {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(exchange)}
-    return open_server(wire.SERVICE, methods, "127.0.0.1:0", False, 4)
+    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
 
 
 def test_silent_address(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
