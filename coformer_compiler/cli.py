@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--min-members", type=int, metavar="K", help="answer with at least K members (default: all)")
     bench = _command(commands, "bench", _bench, "measure a build's latency on this machine")
     bench.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
+    _add_shipping(commands)
     return top
 
 
@@ -135,6 +136,34 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
     )
+
+
+def _add_shipping(commands: Any) -> None:
+    push = _command(commands, "push", _push, "push a build's bundles, signed, into an OCI registry or a layout folder")
+    push.add_argument("out", type=Path, metavar="OUT", help="output folder of a build")
+    push.add_argument("reference", metavar="REF", help="oci://HOST/NAME:TAG, or oci-layout:DIR:TAG")
+    push.add_argument("--key", type=Path, metavar="FILE", help="private key to sign with; `coformerc keygen` makes one")
+    push.add_argument("--unsigned", action="store_true", help="push without a signature")
+    push.add_argument("--name", help="what is released (default: the name of OUT)")
+    push.add_argument("--version", type=int, metavar="N", help="larger than all before (default: the time as a number)")
+    push.add_argument("--days", type=int, default=365, metavar="N", help="until the release expires (default 365)")
+    _add_registry(push)
+    keygen = _command(commands, "keygen", _keygen, "make the pair of keys that releases are signed with")
+    keygen.add_argument("stem", type=Path, metavar="NAME", help="writes NAME.key and NAME.pub")
+    keygen.add_argument("--algorithm", choices=("ed25519", "ecdsa-p256"), default="ed25519", help="default ed25519")
+    rollout = _command(commands, "rollout", _rollout, "bring a release onto a fleet of boards, or onto none of them")
+    rollout.add_argument("reference", metavar="REF", help="a release that was pushed")
+    rollout.add_argument("--hosts", type=Path, required=True, metavar="FILE.toml", help="the boards")
+    rollout.add_argument(
+        "--key", type=Path, action="append", default=[], metavar="FILE", help="public key that is trusted; repeatable"
+    )
+    rollout.add_argument("--allow-unsigned", action="store_true", help="read a release that nobody signed")
+    _add_registry(rollout)
+
+
+def _add_registry(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--plain-http", action="store_true", help="talk to the registry without TLS")
+    command.add_argument("--ca", metavar="FILE", help="certificates to trust in place of the system's")
 
 
 def _add_legalize(commands: Any) -> None:
@@ -338,6 +367,41 @@ def _bench(options: argparse.Namespace) -> int:
     found = bench_build(options.out)
     _print(found, options.json, lambda: bench_text(found))
     return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.push import PushOptions, push_build, pushed_text
+    from coformer_runtime.shipping.http import HttpOptions
+
+    http = HttpOptions(options.plain_http, options.ca)
+    chosen = PushOptions(options.name, options.version, options.days, options.key, options.unsigned, http)
+    found = push_build(options.out, options.reference, chosen, _say)
+    _print(found, options.json, lambda: pushed_text(found))
+    return 0
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.keygen import generate_keys, keys_text
+
+    found = generate_keys(options.stem, options.algorithm)
+    _print(found, options.json, lambda: keys_text(found))
+    return 0
+
+
+def _rollout(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.rollout import roll_out, rollout_text
+    from coformer_runtime.shipping.http import HttpOptions
+
+    http = HttpOptions(options.plain_http, options.ca)
+    found = roll_out(
+        options.reference, options.hosts, options.key, _say, allow_unsigned=options.allow_unsigned, http=http
+    )
+    _print(found, options.json, lambda: rollout_text(found))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _print(value: Any, as_json: bool, text: Callable[[], str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coformer_compiler.artifact import Artifact, NotCached, Store, file_digest, first_process, tree_digest
+from coformer_compiler.commands.build_folder import BUILD_FORMAT, BUILD_NAME
 from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data, load_texts
@@ -33,8 +34,6 @@ from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import MANIFEST_NAME
 
 STAGES = ("import", "calibrate", "decompose", "transplant", "boost", "evaluate", "lower", "pack", "measure")
-BUILD_FORMAT = "coformer-build/1"
-BUILD_NAME = "build.json"
 
 
 @dataclass(frozen=True)

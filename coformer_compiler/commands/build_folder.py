@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from coformer_compiler.compile import BUILD_FORMAT, BUILD_NAME
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import MANIFEST_NAME
+
+BUILD_FORMAT = "coformer-build/1"
+BUILD_NAME = "build.json"
 
 
 @dataclass(frozen=True)

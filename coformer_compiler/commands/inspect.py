@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coformer_compiler.compile import BUILD_NAME
+from coformer_compiler.commands.build_folder import BUILD_NAME
 from coformer_compiler.decomposer.policy import FORMAT as POLICY_FORMAT
 from coformer_compiler.decomposer.policy import MemberPolicy, read_policy
 from coformer_compiler.report.write import JSON_NAME, read_report

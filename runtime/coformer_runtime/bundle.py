@@ -57,6 +57,8 @@ def open_bundle(bundle_dir: str, target: Optional[str] = None, engines_dir: Opti
             "--cache {}".format(engines_dir),
             "name a directory outside of it",
         )
+    if os.path.islink(directory):  # it may point at another release before the engine is open
+        directory = os.path.realpath(directory)
     manifest = load_manifest(directory)
     if target is not None and manifest.target != target:
         raise CoformerError(

@@ -6,6 +6,7 @@ from typing import List, Optional
 
 from . import __version__
 from .errors import CoformerError
+from .shipping.commands import add_commands as add_shipping
 
 DESCRIPTION = "Runs one device's share of a decomposed transformer."
 
@@ -87,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks, and how to mend it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
+
+    add_shipping(commands)
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)

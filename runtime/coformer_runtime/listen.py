@@ -37,7 +37,7 @@ def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise CoformerError("'{}' is not an address".format(address), where, "write HOST:PORT")
-    if not insecure and not _is_loopback(host):
+    if not insecure and not is_loopback(host):
         raise CoformerError(
             "'{}' can be reached from other machines, and the connection is neither encrypted nor authenticated".format(
                 address
@@ -48,7 +48,8 @@ def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches the host."""
     if host == "localhost":
         return True
     try:

@@ -17,11 +17,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 
 from ..arrays import Array
 from ..bundle import Bundle
+from ..durable import replace_file
 from ..engines import Engine, check_aggregator, check_member
 from ..errors import CheckFailed, CoformerError
 from ..golden import check_golden, load_golden
 from ..manifest import AggregatorSpec
-from .cache import Cached, Key, any_built, find_plan, publish, remove_leftovers, replace_file
+from .cache import Cached, Key, any_built, find_plan, publish, remove_leftovers
 from .child import PLAN, REPORT, TIMING
 from .cuda import open_cuda
 from .library import import_tensorrt

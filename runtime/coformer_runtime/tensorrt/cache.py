@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import re
-from typing import Any, List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 from ..bundle import file_sha256
+from ..durable import replace_file, sync_file
 from ..errors import CoformerError
 from ..manifest_fields import Fields, parse_json
 from .board import Board
@@ -217,31 +218,6 @@ def remove_leftovers(cache_dir: str) -> None:
     for name in os.listdir(cache_dir):
         if name.endswith(".part") or (name.endswith(".plan") and name not in named):
             os.unlink(os.path.join(cache_dir, name))
-
-
-def replace_file(path: str, content: Any) -> None:
-    """Write a file so that there is always the whole old one or the whole new one; `content` is a buffer."""
-    part = path + ".part"
-    try:
-        with open(part, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise
-    sync_file(os.path.dirname(path))
-
-
-def sync_file(path: str) -> None:
-    """Have a file or a directory written to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_or_empty(path: str) -> bytes:

@@ -13,9 +13,10 @@ import sys
 import time
 from typing import Any, Dict
 
+from ..durable import replace_file
 from ..errors import CheckFailed, CoformerError
 from .board import board_here
-from .cache import Key, find_plan, key_of, read_or_empty, replace_file
+from .cache import Key, find_plan, key_of, read_or_empty
 from .cuda import open_cuda
 from .library import import_tensorrt
 from .memory import check_memory
