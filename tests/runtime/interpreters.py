@@ -68,7 +68,7 @@ def _install(home: Path, python: str, version: str, base: str) -> None:
     leave = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
     shutil.copytree(str(RUNTIME), str(sources), ignore=leave)  # building writes beside the sources
     _run([*pip, "uninstall", "--yes", "coformer-runtime"])
-    _run([*pip, "install", *pins, str(sources) + "[onnxruntime]"])
+    _run([*pip, "install", *pins, str(sources) + "[onnxruntime,signing]"])
 
 
 def _run(command: List[str]) -> None:

@@ -8,6 +8,7 @@ messages, never a reason to trust.
 import base64
 import binascii
 import hashlib
+import warnings
 from typing import Any, NamedTuple, Sequence, Tuple
 
 from ..errors import CheckFailed, CoformerError
@@ -136,9 +137,11 @@ def _load(path: str, private: bool) -> Any:
     wanted = "private" if private else "public"
     mend = "name the {} of `coformerc keygen NAME`".format("NAME.key" if private else "NAME.pub")
     try:
-        from cryptography.hazmat.backends import default_backend
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+        with warnings.catch_warnings():  # its last versions for an old Python say at every start that they are the last
+            warnings.simplefilter("ignore")
+            from cryptography.hazmat.backends import default_backend
+            from cryptography.hazmat.primitives import serialization
+            from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     except ImportError as error:
         raise CoformerError("signatures need the package cryptography", "key {}".format(path), INSTALL) from error
     kinds: Tuple[Any, ...] = (ed25519.Ed25519PublicKey, ec.EllipticCurvePublicKey)

@@ -6,6 +6,7 @@ from 3.6 on with the runtime alone. Prints one JSON object: how often each step 
 
 `steps` interrupts before every step of the tables; `calls` before every single call that changes the disk.
 """
+# ruff: noqa: BLE001, PT017, PTH118, PTH208 - the child may fail in any way; Python 3.6 and the runtime's own way with paths
 
 import builtins
 import errno
