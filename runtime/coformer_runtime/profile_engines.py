@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from typing import Any, ContextManager, Dict, Iterator
 
+from .durable import replace_file
 from .engines import Engine
 from .errors import CoformerError
 from .profile_pack import WRITE_AGAIN, Pack, Point
 from .tensorrt.build import PlanRequest, report_of_child
-from .tensorrt.cache import replace_file
 from .tensorrt.child import PLAN, TIMING
 from .tensorrt.recipe import check_board, recipe_from_json
 
