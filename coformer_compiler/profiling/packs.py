@@ -164,7 +164,7 @@ def _write_manifest(
     content = {
         "format": FORMAT,
         "target": target.name,
-        "engine": {"kind": target.engine, "version": target.engine_version, "precision": target.precisions[0]},
+        "engine": {"kind": target.engine, "version": target.engine_version, "precision": target.precision},
         "model": {"name": model, "sha256": digest, "spec": spec},
         "input": {
             "name": given.name,

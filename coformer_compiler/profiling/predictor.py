@@ -140,7 +140,7 @@ def mismatch(predictor: Predictor, target: Target) -> str | None:
     for what, measured, wanted in (
         ("target", origin.target, target.name),
         ("engine", origin.engine, target.engine),
-        ("precision", origin.precision, target.precisions[0]),
+        ("precision", origin.precision, target.precision),
     ):
         if measured != wanted:
             return f"it was measured for the {what} '{measured}', the device's is '{wanted}'"

@@ -145,6 +145,33 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class MemberPrediction:
+    """t1 and arrival of eq. (3) for one member, in ms; None for a device that was left out.
+
+    Attributes:
+        compute: its engine's run.
+        arrival: when its features are with the central device.
+        estimated: whether that rests on anything but measurements of such a device and such members.
+        basis: what it rests on, as a phrase.
+    """
+
+    compute: float | None
+    arrival: float | None
+    estimated: bool
+    basis: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Latency of a request before anything was built, in ms; `estimated` where any member's is."""
+
+    total: float
+    aggregate: float
+    estimated: bool
+    members: tuple[MemberPrediction, ...]
+
+
+@dataclass(frozen=True)
 class LinearMatch:
     """How well one refitted linear of a member does the teacher's work.
 
@@ -232,6 +259,7 @@ class Report:
         devices: in the order of the members.
         policy: the document policy.json, as `json.loads` gives it.
         accuracy, cost, latency_ms: the figures.
+        predicted_ms: latency that the policy was predicted to have.
         match: one entry per refitted linear, in the order of the forward pass.
         history: the training phases, in order; empty without training.
         timeline: one request, device by device; empty where none was traced.
@@ -258,6 +286,7 @@ class Report:
     match: tuple[LinearMatch, ...] = ()
     history: tuple[Phase, ...] = ()
     timeline: tuple[Span, ...] = ()
+    predicted_ms: Prediction | None = None
     stages: tuple[Stage, ...] = ()
     notes: tuple[Note, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -305,6 +334,7 @@ def _disagreements(report: Report) -> list[str]:
         "accuracy.members_untrained": len(report.accuracy.members_untrained),
         "cost.members": len(report.cost.members),
         "latency_ms.members": len(report.latency_ms.members),
+        "predicted_ms.members": len(report.predicted_ms.members) if report.predicted_ms else count,
         "policy.members": len(report.policy.get("members", ())),
     }
     if report.accuracy.lowered is not None:

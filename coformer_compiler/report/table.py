@@ -48,7 +48,7 @@ class ReportTable:
         yield Text(f"{report.teacher}; {report.data}, {report.split} split{samples}; seed {report.seed}", style="dim")
         yield Text("")
         yield _table(report, options.max_width >= ROOMY, plain=options.ascii_only or not console.is_terminal)
-        remarks = [(line, "dim") for line in absences(report)]
+        remarks = [(line, "dim") for line in (*predictions(report), *absences(report))]
         remarks += [
             (f"{note.level}: {note.text}", "yellow" if note.level == "warning" else "dim") for note in report.notes
         ]
@@ -56,6 +56,15 @@ class ReportTable:
             yield Text("")
         for line, style in remarks:
             yield Text(line.translate(ASCII), style=style)
+
+
+def predictions(report: Report) -> list[str]:
+    """What latency was predicted, in a line; the word "estimated" stands where it rests on less than measurements."""
+    found = report.predicted_ms
+    if found is None:
+        return []
+    word = "estimated" if found.estimated else "predicted"
+    return [f"latency of a request, {word} from the policy: {scale_ms([found.total]).quantity(found.total)}"]
 
 
 def table_from_report(report: Report) -> ReportTable:

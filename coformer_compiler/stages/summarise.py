@@ -14,14 +14,16 @@ from coformer_compiler.artifact import Artifact, versions
 from coformer_compiler.booster.history import History
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
-from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.decomposer.policy import Policy, policy_json
+from coformer_compiler.decomposer.shapes import shape_of_member
+from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import InputSpec
 from coformer_compiler.model.system import load_system
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.report import schema
 from coformer_compiler.stages.boost import history_of
-from coformer_compiler.stages.decompose import notes_of, policy_of
+from coformer_compiler.stages.decompose import network_of, notes_of, policy_of
 from coformer_compiler.stages.evaluate import accuracies_of
 from coformer_compiler.stages.lower import MEMBER
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
@@ -83,6 +85,7 @@ def report_from_artifacts(
         latency_ms=schema.Latency(
             _timing(latencies.teacher), _timing(latencies.aggregated), tuple(_timing(m) for m in latencies.members)
         ),
+        predicted_ms=_prediction(config, teacher, policy, basis),
         match=tuple(
             schema.LinearMatch(m.member, m.block, "reader" if m.linear == "reader" else "writer", m.match, m.penalty)
             for m in matches
@@ -96,6 +99,19 @@ def report_from_artifacts(
         ),
         absent=absent,
     )
+
+
+def _prediction(config: BuildConfig, teacher: Transformer, policy: Policy, basis: str | None) -> schema.Prediction:
+    model = LatencyModel(teacher.spec, config.devices, network_of(config))
+    kept = {member.device: shape_of_member(member) for member in policy.members}
+    shapes = [kept.get(device.name) for device in config.devices]
+    found = model.of_shapes(shapes, shortcuts=basis == "per-norm")
+    times = iter(zip(found.compute_ms, found.arrival_ms, strict=True))
+    members = []
+    for shape, each in zip(shapes, model.compute, strict=True):
+        compute, arrival = (None, None) if shape is None else next(times)
+        members.append(schema.MemberPrediction(compute, arrival, each.estimated, each.basis))
+    return schema.Prediction(found.total_ms, found.aggregate_ms, model.estimated, tuple(members))
 
 
 def _accuracy(artifact: Artifact, graphs: Artifact) -> schema.Accuracy:

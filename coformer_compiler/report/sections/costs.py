@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from coformer_compiler.report.blocks import Heading, body_row, device_name, section, share_bar, table_html
 from coformer_compiler.report.markup import Markup, joined
-from coformer_compiler.report.numerals import NONE, Scale, bytes_text, medians, percent_text, scale_for, scale_ms
+from coformer_compiler.report.numerals import MINUS, NONE, Scale, bytes_text, medians, percent_text, scale_for, scale_ms
 from coformer_compiler.report.schema import MemberCost, ModelCost, Report, Timing
 
 
 def costs_html(report: Report) -> Markup:
     """The section."""
-    return section("Costs", _lead(report), _work(report), _devices(report))
+    return section("Costs", _lead(report), _work(report), _devices(report), _predictions(report))
 
 
 def _lead(report: Report) -> str:
@@ -98,3 +98,40 @@ def _devices(report: Report) -> Markup:
         name = joined([device_name(report, n), " (central)" if device.central else ""])
         rows.append(body_row(name, cells, headings))
     return table_html("The devices, and what a request moves over the wire.", headings, rows)
+
+
+def _predictions(report: Report) -> Markup:
+    """Predicted against measured; an error is told only where the prediction is of the machine that was measured."""
+    found = report.predicted_ms
+    if found is None:
+        return Markup("")
+    measured = report.latency_ms.members
+    scale = scale_ms([*(each.compute for each in found.members), *medians(measured)])
+    headings = (
+        Heading("device", class_=""),
+        Heading("computes, predicted", "ms"),
+        Heading("on this host", "ms"),
+        Heading("error", "%"),
+        Heading("answers, predicted", "ms"),
+        Heading("rests on", class_=""),
+    )
+    rows = []
+    for n, (each, timing) in enumerate(zip(found.members, measured, strict=True)):
+        cells = (
+            scale.number(each.compute),
+            scale.number(timing.median if timing else None),
+            NONE if each.estimated else _error(each.compute, timing),
+            scale.number(each.arrival),
+            each.basis,
+        )
+        rows.append(body_row(device_name(report, n), cells, headings))
+    word = "estimated" if found.estimated else "predicted"
+    told = f"Latency of a request, {word} before anything was built: {scale.quantity(found.total)}."
+    return table_html(told, headings, rows)
+
+
+def _error(predicted: float | None, timing: Timing | None) -> str:
+    if predicted is None or timing is None:
+        return NONE
+    error = predicted / timing.median - 1
+    return ("+" if error > 0 else MINUS if error < 0 else "") + percent_text(abs(error))

@@ -15,9 +15,11 @@ from coformer_compiler.report.schema import (
     Latency,
     LinearMatch,
     MemberCost,
+    MemberPrediction,
     ModelCost,
     Note,
     Phase,
+    Prediction,
     Report,
     Span,
     Stage,
@@ -114,6 +116,16 @@ def digits() -> Report:
             Timing(1.52, 2.07, 50),
             (Timing(0.412, 0.55, 50), Timing(0.286, 0.391, 50), Timing(0.344, 0.47, 50)),
         ),
+        predicted_ms=Prediction(
+            1.44,
+            0.02,
+            False,
+            (
+                MemberPrediction(0.405, 0.405, False, "predicted from measurements on a server, 2 cores"),
+                MemberPrediction(0.301, 1.21, False, "predicted from measurements on a server, 2 cores"),
+                MemberPrediction(0.352, 1.42, False, "predicted from measurements on a server, 2 cores"),
+            ),
+        ),
         match=matches(made, (0.03, 0.2, 0.08)),
         history=phases(3, 300, (0.95, 0.87, 0.925), joint_kept=False),
         timeline=(
@@ -187,6 +199,15 @@ def big() -> Report:
             ModelCost(2_800_000, 1_944_000),
         ),
         latency_ms=Latency(None, None, (None, None, Timing(231.5, 266.1, 50), None)),
+        predicted_ms=Prediction(
+            48.1,
+            0.01,
+            True,
+            tuple(
+                MemberPrediction(t, t + 2.0, True, f"estimated from {g:g} GFLOPS")
+                for t, g in ((15.5, 1280.0), (9.7, 1280.0), (29.4, 180.0), (46.1, 236.0))
+            ),
+        ),
         match=matches(made, (0.02, 0.05, 0.15, 0.4)),
         history=phases(4, 2000, (0.69, 0.66, 0.6, 0.52), joint_kept=True),
         stages=(Stage("import", 12.5), Stage("transplant", 341.0), Stage("boost", 15_300.0), Stage("pack", 4.0)),

@@ -226,3 +226,12 @@ def test_markup_escapes_once():
     assert element("p", inner, title='"', data_x=1.50, hidden=None) == f'<p title="&quot;" data-x="1.5">{inner}</p>'
     assert escaped(Markup("<i>")) == "<i>" and escaped("\x00\ud800") == "\ufffd\ufffd"
     assert element("br") == "<br/>" and element("i") == "<i></i>"
+
+
+def test_predictions_say_what_they_rest_on(digits_report, big_report, bare_report):
+    estimated = html_from_report(big_report)
+    assert "Latency of a request, estimated before anything was built: 48.1" in estimated
+    assert estimated.count("estimated from 1280 GFLOPS") == 2
+    measured = html_from_report(digits_report)
+    assert "Latency of a request, predicted before anything was built: 1.44" in measured and "−1.7" in measured
+    assert "before anything was built" not in html_from_report(bare_report)
