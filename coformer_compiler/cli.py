@@ -187,6 +187,7 @@ def _add_profile(commands: Any) -> None:
     pack.add_argument("--model", required=True, metavar="LIBRARY:NAME", help="whose members")
     pack.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help="constructor option")
     pack.add_argument("--target", required=True, metavar="NAME", help="whose passes the graphs go through")
+    pack.add_argument("--precision", metavar="NAME", help="what its engine computes in (default: the target's first)")
     pack.add_argument("-n", "--points", type=int, default=1000, metavar="N", help="how many graphs (default 1000)")
     pack.add_argument("--seed", type=int, default=0, metavar="N", help="of shapes and weights (default 0)")
     pack.add_argument("-o", "--out", type=Path, required=True, metavar="PACK", help="a new folder")
@@ -205,10 +206,12 @@ def _profile_pack(options: argparse.Namespace) -> int:
     from coformer_compiler.commands.show import pack_text
     from coformer_compiler.config import scalar
     from coformer_compiler.progress import RichProgress
-    from coformer_targets import load_target
+    from coformer_targets import load_target, with_precision
 
     pairs = [(key, scalar(value)) for key, value in _options(options.model_option)]
     target = load_target(options.target)
+    if options.precision is not None:
+        target = with_precision(target, options.precision)
     with RichProgress() as progress:
         found = write_profile_pack(options.model, pairs, target, options.points, options.seed, options.out, progress)
     _print(found, options.json, lambda: pack_text(found))

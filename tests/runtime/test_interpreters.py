@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.profile_points import read_points, write_csv
 from tests.runtime import bundles
 from tests.runtime.boards import FUTURE, NANO, ORIN, THOR, XAVIER, make_bundle, make_site
 from tests.runtime.boards import environment as board_environment
 from tests.runtime.interpreters import VERSIONS, environment, interpreter
 from tests.runtime.nodes import EVERYONE, PIXELS
+from tests.runtime.packs import make_pack
 
 pytestmark = [pytest.mark.slow, pytest.mark.interpreters]
 CHECKS = Path(__file__).with_name("portable_checks.py")
@@ -73,6 +75,20 @@ def test_plan_on_a_board(python: Callable[[str], str], tmp_path: Path, version: 
     other = board_environment(make_site(tmp_path / "other", board._replace(gpu="another")), sources=False)
     done = subprocess.run([node, "validate", bundle], stderr=subprocess.PIPE, env=other, check=False)
     assert done.returncode == 2 and b"made elsewhere or otherwise: for the GPU " in done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_profile(python: Callable[[str], str], tmp_path: Path, version: str) -> None:
+    """A pack measured under one Python is read, and refused where it is gone on with under another's engine."""
+    node = str(Path(python(version)).with_name("coformer-node"))
+    pack, csv = make_pack(tmp_path / "pack", 2), tmp_path / "points.csv"
+    command = [node, "profile", pack, "-o", str(csv), "--threads", "1"]
+    assert run(command).startswith("{}: 2 points, ".format(csv))
+    found = read_points(str(csv))
+    assert [point.graph for point in found.points] == ["graphs/00000.onnx", "graphs/00001.onnx"]
+    write_csv(str(csv), found.provenance._replace(engine_version="0.9"), found.points[:1])
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=clean_environment(), check=False)
+    assert done.returncode == 2 and b"the engine's version was '0.9', here it is '" in done.stderr
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -126,6 +126,14 @@ def test_halves_are_shared_too(tmp_path: Path) -> None:
     assert open_pack(str(folder)).recipe == "recipe.json"
 
 
+def test_eight_bits_keep_their_scales(tmp_path: Path) -> None:
+    target = with_precision(load_target("cpu"), "int8")
+    opened = open_pack(str(write_pack(tmp_path / "pack", "tiny", TEACHER, target, 3).folder))
+    assert opened.precision == "int8"
+    assert {path.name for path in (tmp_path / "pack" / "graphs").glob("weights.*")} >= {"weights.int8"}
+    assert profile_pack(opened, str(tmp_path / "points.csv"), 1)[0] == 3
+
+
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CoformerError, match="its engine is tensorrt-rtx, which `coformer-node profile` does not run"):
         pack(tmp_path / "pack", "rtx-ada")
