@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     targets.add_argument("name", nargs="?", help="a target")
     targets.add_argument("--target-file", type=Path, metavar="FILE", help="a target of your own, in place of a name")
     _add_legalize(commands)
+    _add_certs(commands)
     _add_profile(commands)
     inspect = _command(commands, "inspect", _inspect, "describe a build, bundle, policy, graph or checkpoint")
     inspect.add_argument(
@@ -176,6 +177,24 @@ def _add_legalize(commands: Any) -> None:
     legalize.add_argument(
         "--shape", action="append", default=[], metavar="INPUT=1,3,224,224", help="shape of a dynamic input; repeatable"
     )
+
+
+def _add_certs(commands: Any) -> None:
+    certs = _command(commands, "certs", _certs, "make the certificates of a cluster, for coformer-node --tls")
+    certs.add_argument("out", type=Path, metavar="DIR", help="the authority's folder; made if it is not there")
+    certs.add_argument(
+        "--node", action="append", default=[], metavar="DEVICE[=HOST,...]", help="a device, and how clients reach it"
+    )
+    certs.add_argument("--client", action="append", default=[], metavar="NAME", help="a client of the central node")
+    certs.add_argument("--days", type=int, default=825, help="how long they hold (default 825)")
+
+
+def _certs(options: argparse.Namespace) -> int:
+    from coformer_compiler.commands.certs import certificates_text, make_certificates
+
+    made = make_certificates(options.out, options.node, options.client, options.days)
+    _print(made, options.json, lambda: certificates_text(made))
+    return 0
 
 
 def _add_profile(commands: Any) -> None:

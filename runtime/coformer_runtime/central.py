@@ -84,7 +84,7 @@ class Central:
             self._features = {member: taken[feature_name(member)] for member in everyone}
             for worker in self.options.workers:
                 expected, address = split_worker(worker)
-                self._links.append(open_link(address, self.manifest, expected, self._claim))
+                self._links.append(open_link(address, self.manifest, expected, self._claim, self.options.security))
             until = time.monotonic() + FIRST_CONTACT_S
             for link in self._links:
                 link.tried.wait(max(0.0, until - time.monotonic()))

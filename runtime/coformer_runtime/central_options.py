@@ -3,8 +3,8 @@
 from typing import List, NamedTuple, Optional, Tuple
 
 from .errors import CoformerError
-from .listen import parse_address
 from .manifest import AggregatorSpec, Manifest
+from .security import LOOPBACK, Security, parse_address
 
 
 class CentralOptions(NamedTuple):
@@ -15,14 +15,14 @@ class CentralOptions(NamedTuple):
         deadline_ms: how long one answer may take.
         min_members: answer with at least so many members; None: all of them, or no answer.
         threads: threads of one inference of the own member.
-        insecure: allow addresses other than loopback.
+        security: how workers are reached, and who may call.
     """
 
     workers: Tuple[str, ...]
     deadline_ms: int = 1000
     min_members: Optional[int] = None
     threads: int = 1
-    insecure: bool = False
+    security: Security = LOOPBACK
 
 
 def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:
@@ -58,7 +58,7 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
     addresses, devices = [], []
     for worker in options.workers:
         device, address = split_worker(worker)
-        parse_address(address, options.insecure, "--worker " + worker)
+        parse_address(address, options.security, "--worker " + worker)
         if device is not None and (device not in manifest.members or device == manifest.device):
             raise CoformerError(
                 "'{}' is not another member of this cluster".format(device),

@@ -2,11 +2,14 @@
 
 import argparse
 import sys
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
 from . import __version__
 from .errors import CoformerError
 from .shipping.commands import add_commands as add_shipping
+
+if TYPE_CHECKING:
+    from .security import Security
 
 DESCRIPTION = "Runs one device's share of a decomposed transformer."
 
@@ -109,6 +112,12 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     _add_which(command)
     command.add_argument(
+        "--tls", metavar="DIR", help="mutual TLS on every connection: ca.pem, cert.pem and key.pem of 'coformerc certs'"
+    )
+    command.add_argument(
+        "--token-file", metavar="FILE", help="a secret that callers must present as a bearer token, in a file"
+    )
+    command.add_argument(
         "--insecure",
         action="store_true",
         help="allow addresses that other machines reach, without encryption",
@@ -137,13 +146,19 @@ def _threads(options: argparse.Namespace) -> int:
     return options.threads or run_threads()
 
 
+def _security(options: argparse.Namespace) -> "Security":
+    from .security import read_security
+
+    return read_security(options.insecure, options.tls, options.token_file)
+
+
 def _serve(options: argparse.Namespace) -> None:
     from .bundle import open_bundle
     from .listen import serve_until_stopped
     from .worker import Worker
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
-    with Worker(bundle, options.listen, _threads(options), options.insecure) as worker:
+    with Worker(bundle, options.listen, _threads(options), _security(options)) as worker:
         serve_until_stopped(worker.server, worker.address, options.exit_with_stdin)
 
 
@@ -155,10 +170,10 @@ def _central(options: argparse.Namespace) -> None:
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
     settings = CentralOptions(
-        tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), options.insecure
+        tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), _security(options)
     )
     with Central(bundle, settings) as central:
-        serve_front(central, options.listen, options.insecure, options.exit_with_stdin)
+        serve_front(central, options.listen, options.exit_with_stdin)
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ from .answer import Answer, answer_from_parameters
 from .arrays import Array
 from .dtypes import DTYPES, dtype_named
 from .errors import CheckFailed, CoformerError
-from .listen import CHANNEL_OPTIONS, parse_address
+from .listen import CHANNEL_OPTIONS
 from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, parameter_value
+from .security import LOOPBACK, Security, open_channel, parse_address
 
 
 class Client:
@@ -17,16 +18,15 @@ class Client:
 
     Args:
         address: HOST:PORT.
-        insecure: allow an address other than loopback.
+        security: how it is protected; see `read_security`.
         timeout_s: how long a call may take.
     """
 
-    def __init__(self, address: str, insecure: bool = False, timeout_s: float = 30.0) -> None:
-        import grpc
-
-        parse_address(address, insecure, "client")
+    def __init__(self, address: str, security: Security = LOOPBACK, timeout_s: float = 30.0) -> None:
+        parse_address(address, security, "client")
         self.address, self._timeout_s = address, timeout_s
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(address, security, CHANNEL_OPTIONS)
+        self._metadata = security.metadata()
         self._calls: Dict[str, Any] = {}
         self._input_name: Optional[str] = None
 
@@ -91,7 +91,7 @@ class Client:
                 response_deserializer=messages()[METHODS[method][1]].FromString,
             )
         try:
-            return self._calls[method](request, timeout=timeout_s or self._timeout_s)
+            return self._calls[method](request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _error(error, self.address) from None
 

@@ -11,6 +11,7 @@ from .errors import CoformerError
 from .failures import report
 from .listen import HANDSHAKE_S
 from .manifest import Manifest
+from .security import is_node
 
 MAX_WAITING = 64  # twice what a central node has in flight, so that its cancels are read while requests wait
 
@@ -108,6 +109,10 @@ class Exchange:
 
     def converse(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer one central node's stream: hello for hello, then features or a failure per request."""
+        if not is_node(context):
+            import grpc
+
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate is not that of a node")
         inbox, greeted = Inbox(), False
         context.add_callback(inbox.close)
         late = threading.Timer(HANDSHAKE_S, context.cancel)

@@ -267,14 +267,14 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
     return array.reshape(spec.shape)
 
 
-def open_front(central: Central, listen: str, insecure: bool) -> Tuple[Any, str]:
+def open_front(central: Central, listen: str) -> Tuple[Any, str]:
     """Start to serve clients at `listen`; return the server and its address."""
     health = Health((SERVICE, MODEL), central.ready)
     services = {SERVICE: Front(central).methods(), HEALTH: health.methods()}
-    return open_server(services, listen, insecure, CALLS)
+    return open_server(services, listen, central.options.security, CALLS, HEALTH)
 
 
-def serve_front(central: Central, listen: str, insecure: bool, exit_with_stdin: bool) -> None:
+def serve_front(central: Central, listen: str, exit_with_stdin: bool) -> None:
     """Serve clients at `listen` until this process is told to stop."""
-    server, address = open_front(central, listen, insecure)
+    server, address = open_front(central, listen)
     serve_until_stopped(server, address, exit_with_stdin)

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from . import __version__, wire
 from .errors import CoformerError
@@ -12,6 +12,7 @@ from .failures import report
 from .listen import CHANNEL_OPTIONS, HANDSHAKE_S
 from .manifest import Manifest, TensorSpec
 from .members import AWAY, BROKEN, BUSY, LATE, MAX_IN_FLIGHT, Reply, failed, resolved
+from .security import LOOPBACK, NODE_NAME, Security, open_channel
 
 RETRY_S = 0.1
 LINK_OPTIONS = CHANNEL_OPTIONS + [
@@ -43,6 +44,7 @@ class WorkerLink:
         manifest: the central node's.
         expected: the device that must answer there, or None for any of the others.
         claim: called with (link, greeting): sets `member` and `claimed`, or returns why the worker is refused.
+        metadata: what each call carries.
 
     Attributes:
         member: index of the member that answers there; None until the first accepted hello.
@@ -59,6 +61,7 @@ class WorkerLink:
         manifest: Manifest,
         expected: Optional[str],
         claim: Callable[["WorkerLink", wire.Greeting], Optional[str]],
+        metadata: Sequence[Tuple[str, str]] = (),
     ) -> None:
         self.address, self.expected = address, expected
         self.member: Optional[int] = None
@@ -66,7 +69,7 @@ class WorkerLink:
         self.tried = threading.Event()
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self.retried = 0
-        self._manifest, self._claim = manifest, claim
+        self._manifest, self._claim, self._metadata = manifest, claim, metadata
         self._lock = threading.Lock()
         self._pending: Dict[int, _Asked] = {}
         self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
@@ -164,7 +167,7 @@ class WorkerLink:
         outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
         outgoing.put(wire.encode_frame(wire.hello_frame(self._manifest, __version__)))
         requests: Iterator[Optional[bytes]] = iter(outgoing.get, None)
-        call = self._channel.stream_stream(wire.METHOD)(requests)
+        call = self._channel.stream_stream(wire.METHOD)(requests, metadata=self._metadata)
         with self._lock:
             self._call = call
         if self._closing.is_set():
@@ -222,12 +225,11 @@ def open_link(
     manifest: Manifest,
     expected: Optional[str],
     claim: Callable[[WorkerLink, wire.Greeting], Optional[str]],
+    security: Security = LOOPBACK,
 ) -> WorkerLink:
     """Return a link to the worker at HOST:PORT; see WorkerLink."""
-    import grpc
-
-    channel = grpc.insecure_channel(address, options=LINK_OPTIONS)
-    return WorkerLink(channel, address, manifest, expected, claim)
+    channel = open_channel(address, security, LINK_OPTIONS, expected or NODE_NAME)
+    return WorkerLink(channel, address, manifest, expected, claim, security.metadata())
 
 
 def greeting_refusal(

@@ -1,6 +1,5 @@
 """Addresses and gRPC servers, the same for a worker and for the central node."""
 
-import ipaddress
 import os
 import signal
 import sys
@@ -8,6 +7,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .errors import CoformerError
+from .security import Security, add_port, parse_address, token_checks
 from .wire import MAX_FRAME_BYTES
 
 CHANNEL_OPTIONS: List[Tuple[str, int]] = [
@@ -27,45 +27,17 @@ GRACE_S = 0.25
 HANDSHAKE_S = 5.0
 
 
-def parse_address(address: str, insecure: bool, where: str) -> Tuple[str, int]:
-    """Return host and port of "HOST:PORT" ("[::1]:0" for IPv6).
-
-    Raises:
-        CoformerError: it is not an address, or it leaves this machine and `insecure` is False.
-    """
-    host, colon, port = address.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise CoformerError("'{}' is not an address".format(address), where, "write HOST:PORT")
-    if not insecure and not is_loopback(host):
-        raise CoformerError(
-            "'{}' can be reached from other machines, and the connection is neither encrypted nor authenticated".format(
-                address
-            ),
-            where,
-            "use a loopback address such as 127.0.0.1, or pass --insecure on a network that you trust",
-        )
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches the host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def open_server(services: Dict[str, Dict[str, Any]], address: str, insecure: bool, concurrency: int) -> Tuple[Any, str]:
+def open_server(
+    services: Dict[str, Dict[str, Any]], address: str, security: Security, concurrency: int, open_to_all: str = ""
+) -> Tuple[Any, str]:
     """Start a gRPC server with generic services.
 
     Args:
         services: full service name → method name → grpc method handler.
         address: HOST:PORT to listen on; port 0 picks a free one.
-        insecure: whether an address other than loopback is allowed.
+        security: who may call.
         concurrency: calls served at once; one more is refused with RESOURCE_EXHAUSTED.
+        open_to_all: a service that needs no token.
 
     Returns:
         The started server and the address that it is bound to.
@@ -74,15 +46,16 @@ def open_server(services: Dict[str, Dict[str, Any]], address: str, insecure: boo
 
     import grpc
 
-    host, port = parse_address(address, insecure, "--listen")
+    host, port = parse_address(address, security, "--listen")
     # The pool is larger than what is admitted: a refused call needs a thread for a moment as well.
     pool = ThreadPoolExecutor(max_workers=concurrency + 2, thread_name_prefix="call")
-    server = grpc.server(pool, options=SERVER_OPTIONS, maximum_concurrent_rpcs=concurrency)
+    checks = token_checks(security, open_to_all)
+    server = grpc.server(pool, interceptors=checks, options=SERVER_OPTIONS, maximum_concurrent_rpcs=concurrency)
     for service, methods in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     shown = "[{}]".format(host) if ":" in host else host
     try:
-        bound = server.add_insecure_port("{}:{}".format(shown, port))
+        bound = add_port(server, "{}:{}".format(shown, port), security)
     except RuntimeError:  # grpcio from 1.60; older ones return 0
         bound = 0
     if bound == 0:

@@ -12,6 +12,7 @@ from .exchange import Exchange
 from .health import SERVICE as HEALTH
 from .health import Health
 from .listen import open_server
+from .security import LOOPBACK, Security
 
 CALLS = 24  # streams of central nodes, and health
 
@@ -23,15 +24,15 @@ class Worker:
         bundle: a verified bundle.
         listen: HOST:PORT, port 0 for a free one.
         threads: threads of one inference.
-        insecure: allow an address other than loopback.
+        security: who may call.
 
     Attributes:
         address: where it listens, once entered.
         server: the gRPC server, once entered.
     """
 
-    def __init__(self, bundle: Bundle, listen: str, threads: int, insecure: bool = False) -> None:
-        self._bundle, self._listen, self._threads, self._insecure = bundle, listen, threads, insecure
+    def __init__(self, bundle: Bundle, listen: str, threads: int, security: Security = LOOPBACK) -> None:
+        self._bundle, self._listen, self._threads, self._security = bundle, listen, threads, security
         self._engine: Optional[Engine] = None
         self.address = ""
         self.server: Any = None
@@ -42,7 +43,7 @@ class Worker:
         try:
             health = Health((wire.SERVICE,), lambda: True)
             services = {wire.SERVICE: exchange.methods(), HEALTH: health.methods()}
-            self.server, self.address = open_server(services, self._listen, self._insecure, CALLS)
+            self.server, self.address = open_server(services, self._listen, self._security, CALLS, HEALTH)
         except BaseException:
             self._engine.close()
             raise

@@ -15,6 +15,7 @@ from coformer_runtime.answer import answer_from_parameters, parameters_from_answ
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.central import CalledOff, Central, Unanswered
 from coformer_runtime.listen import open_server
+from coformer_runtime.security import LOOPBACK
 from tests.runtime import bundles
 from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
 
@@ -151,7 +152,7 @@ def test_a_server_that_is_no_worker(cluster_dirs: List[str]) -> None:
         yield b"hello"
 
     methods = {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(babble)}
-    server, address = open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
+    server, address = open_server({wire.SERVICE: methods}, "127.0.0.1:0", LOOPBACK, 4)
     with gathering(cluster_dirs[0], ["hall=" + address, "desk=127.0.0.1:9"], wait=False) as central:
         settled(lambda: "does not speak" in central.missing()["hall"])
         assert "(malformed frame: 5 bytes, the header alone has 96)" in central.missing()["hall"]
@@ -229,7 +230,7 @@ def test_error_names_only_who_failed(cluster_dirs: List[str], tmp_path: Path) ->
         context.abort(grpc.StatusCode.INTERNAL, "gone")
 
     methods = {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(leave)}
-    server, desk = open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
+    server, desk = open_server({wire.SERVICE: methods}, "127.0.0.1:0", LOOPBACK, 4)
     with serving(slow) as hall, gathering(cluster_dirs[0], [hall, desk]) as central:
         started = time.monotonic()
         error = unanswered(central)

@@ -14,6 +14,7 @@ from coformer_runtime.bundle import open_bundle
 from coformer_runtime.exchange import MAX_WAITING, Exchange, Inbox
 from coformer_runtime.listen import open_server
 from coformer_runtime.manifest import Manifest
+from coformer_runtime.security import LOOPBACK
 from tests.runtime import bundles
 from tests.runtime.nodes import PIXELS, settled
 
@@ -38,7 +39,7 @@ class Gate:
 
 def served(manifest: Manifest, gate: Gate) -> Tuple[Any, str]:
     methods = Exchange(manifest, gate.infer, threading.Lock()).methods()
-    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
+    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", LOOPBACK, 4)
 
 
 def request(manifest: Manifest, number: int, budget_ms: int = 0) -> bytes:
@@ -51,9 +52,7 @@ def cancel(manifest: Manifest, number: int) -> bytes:
 
 def test_cancelled_and_over_budget_are_not_begun(manifest: Manifest) -> None:
     gate = Gate()
-    server, address = open_server(
-        {wire.SERVICE: Exchange(manifest, gate.infer, threading.Lock()).methods()}, "127.0.0.1:0", False, 4
-    )
+    server, address = served(manifest, gate)
     hello = wire.encode_frame(wire.hello_frame(manifest, "0"))
 
     def frames() -> Iterator[bytes]:
@@ -107,9 +106,7 @@ def test_closed_inbox_lets_its_reader_go(manifest: Manifest) -> None:
 
 def test_silent_peer_is_hung_up_on(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchanges, "HANDSHAKE_S", 0.2)
-    server, address = open_server(
-        {wire.SERVICE: Exchange(manifest, Gate().infer, threading.Lock()).methods()}, "127.0.0.1:0", False, 4
-    )
+    server, address = served(manifest, Gate())
     over = threading.Event()
 
     def silence() -> Iterator[bytes]:

@@ -26,7 +26,7 @@ def address(cluster_dirs: List[str]) -> Iterator[str]:
         serving(cluster_dirs[2]) as desk,
         gathering(cluster_dirs[0], [hall, desk]) as central,
     ):
-        server, address = open_front(central, "127.0.0.1:0", False)
+        server, address = open_front(central, "127.0.0.1:0")
         yield address
         server.stop(0).wait()
 
@@ -79,7 +79,7 @@ def test_health_of_the_cluster(address: str) -> None:
 def test_crowd_is_refused_at_once_and_health_is_not(cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """More requests than are admitted: the rest hears so at once, while health is still told."""
     with gathering(cluster_dirs[0], [], min_members=1) as central:
-        server, address = open_front(central, "127.0.0.1:0", False)
+        server, address = open_front(central, "127.0.0.1:0")
         go, really, begun = threading.Event(), central.answer, []
 
         def hesitant(*arguments: Any) -> Any:
@@ -118,7 +118,7 @@ def test_client_that_hangs_up_frees_its_place(cluster_dirs: List[str]) -> None:
             return gather(array, started, deadline, on_gone)
 
         central._gather = stuck
-        server, address = open_front(central, "127.0.0.1:0", False)
+        server, address = open_front(central, "127.0.0.1:0")
         with grpc.insecure_channel(address) as channel:
             call_ = channel.unary_unary("/{}/ModelInfer".format(SERVICE)).future(infer_request().SerializeToString())
             time.sleep(0.1)
@@ -289,7 +289,7 @@ def test_missing_member_and_internal_error(
     cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     with gathering(cluster_dirs[0], ["127.0.0.1:9", "127.0.0.1:10"], wait=False) as central:
-        server, address = open_front(central, "127.0.0.1:0", False)
+        server, address = open_front(central, "127.0.0.1:0")
         with Client(address) as client:
             assert not client.ready()
             with pytest.raises(CheckFailed, match="all 3 members are needed; missing: hall "):

@@ -9,6 +9,7 @@ import pytest
 from coformer_runtime import health
 from coformer_runtime.health import SERVICE, WATCHERS, Health
 from coformer_runtime.listen import open_server
+from coformer_runtime.security import LOOPBACK
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
@@ -20,7 +21,7 @@ class Site:
     def __init__(self) -> None:
         self.ready = True
         methods = Health(("a.B",), lambda: self.ready).methods()
-        self.server, self.address = open_server({SERVICE: methods}, "127.0.0.1:0", False, 24)
+        self.server, self.address = open_server({SERVICE: methods}, "127.0.0.1:0", LOOPBACK, 24)
 
 
 @pytest.fixture

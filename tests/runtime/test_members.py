@@ -16,6 +16,7 @@ from coformer_runtime.link import WorkerLink, open_link
 from coformer_runtime.listen import open_server
 from coformer_runtime.manifest import Manifest
 from coformer_runtime.members import LATE, OwnMember, Reply
+from coformer_runtime.security import LOOPBACK
 from tests.runtime.nodes import PIXELS, settled
 
 SOON = float("inf")
@@ -35,7 +36,7 @@ def served(exchange: Any) -> Tuple[Any, str]:
     import grpc
 
     methods = {wire.METHOD_NAME: grpc.stream_stream_rpc_method_handler(exchange)}
-    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", False, 4)
+    return open_server({wire.SERVICE: methods}, "127.0.0.1:0", LOOPBACK, 4)
 
 
 def test_silent_address(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

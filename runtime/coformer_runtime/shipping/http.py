@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from .. import __version__
 from ..errors import CoformerError
-from ..listen import is_loopback
+from ..security import is_loopback
 from .login import HOW, Challenge, Credentials, parse_challenges
 from .store import BROKEN
 
