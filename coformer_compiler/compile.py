@@ -25,7 +25,7 @@ from coformer_compiler.stages.calibrate import calibrate
 from coformer_compiler.stages.decompose import decompose_teacher, policy_of, require_feasible
 from coformer_compiler.stages.evaluate import evaluate
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher, tokenizer_of
-from coformer_compiler.stages.lower import lower_members
+from coformer_compiler.stages.lower import lower_members, require_builders
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
 from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
@@ -75,6 +75,7 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
 
 
 def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet]:
+    require_builders(config.devices)
     imported = import_teacher(store, config.model)
     teacher = load_teacher(imported)
     use_fitting_threads(teacher.cost(with_head=True).flops)

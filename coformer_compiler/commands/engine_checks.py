@@ -34,8 +34,10 @@ def engine_checks(bundle: Bundle, old_python: Path | None = None) -> Checks:
     if bundle.manifest.engine.kind == HOST_ENGINE:
         yield ON_GOLDEN, lambda: check_bundle(bundle)
         return
-    why_not = _why_not_here(bundle)
-    yield ON_GOLDEN, (lambda: _build_and_run(bundle)) if why_not is None else why_not
+    rtx = bundle.manifest.engine.kind == "tensorrt-rtx"
+    why_not = _why_no_card(bundle) if rtx else _why_not_here(bundle)
+    run = check_bundle if rtx else _build_and_run
+    yield ON_GOLDEN, (lambda: run(bundle)) if why_not is None else why_not
     yield "operators of the target", lambda: _check_operators(bundle)
     if any(_opset(path) <= OLD_OPSET for path in graphs_of(bundle)):
         python = _old_python(old_python)
@@ -146,6 +148,19 @@ def _why_not_here(bundle: Bundle) -> str | None:
         check_board(load_recipe(bundle), board_here(import_tensorrt(where), open_cuda(where)), where)
     except CoformerError as error:
         return f"{kind} does not run on this machine ({error.what}); `coformer-node` checks it on the board"
+    return None
+
+
+def _why_no_card(bundle: Bundle) -> str | None:
+    """Why the bundle's plans for TensorRT-RTX cannot be run on this machine, None where they can."""
+    from coformer_runtime.engines.tensorrt_rtx import import_rtx
+    from coformer_runtime.tensorrt.cuda import open_cuda
+
+    try:
+        import_rtx(bundle.directory)
+        open_cuda(bundle.directory).device()
+    except CoformerError as error:
+        return f"tensorrt-rtx does not run on this machine ({error.what}); `coformer-node` checks it on the device"
     return None
 
 

@@ -26,12 +26,20 @@ from coformer_passes.quantise_gently import legalise_int8
 from coformer_passes.runner import legalise
 from coformer_runtime.errors import CheckFailed
 from coformer_targets import Target, engine_from_onnx, recipe_for, with_precision
+from coformer_targets.tensorrt_rtx import require_rtx, write_plans
 
 GOLDEN_CASES = 8
 TOLERANCE = 1e-4  # of float32: largest |graph − torch| / (1 + |torch|), on every golden case
 LOWER_TOLERANCES = {"float16": 1e-2, "int8": 0.1}  # as a part of the output's greatest magnitude
 MEMBER, RECIPE, ENGINE = "member.onnx", "recipe.json", "engine.json"
 GOLDEN_INPUT, GOLDEN_OUTPUT, GOLDEN_ANSWER = "golden/input.npy", "golden/output.npy", "golden/answer.npy"
+
+
+def require_builders(devices: Sequence[Device]) -> None:
+    """Raise a CoformerError where a device's plan has to be made here and cannot be."""
+    for device in devices:
+        if device.target.engine == "tensorrt-rtx":
+            require_rtx(device.target)
 
 
 def lower_members(store: Store, system: Artifact, config: BuildConfig, data: DataSet) -> Artifact:
@@ -82,6 +90,8 @@ def _write_member(
         "tolerance": tolerance,
     }
     (place / ENGINE).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
+    if target.engine == "tensorrt-rtx":
+        write_plans(place / MEMBER, place, (target.sm or 0,))
     if target.engine == "tensorrt":
         recipe = json.dumps(recipe_for(target, place / MEMBER), indent=2, sort_keys=True) + "\n"
         (place / RECIPE).write_text(recipe, encoding="utf-8")
@@ -98,6 +108,8 @@ def _write_aggregators(place: Path, system: System, device: Device, features: Ma
             save_graph(legalise(system.aggregator.lower(subset), target, inputs), path)
             answer = system.aggregator({n: features[n] for n in subset}).numpy()
             verify_graph(path, inputs, LOGITS_NAME, answer)
+            if target.engine == "tensorrt-rtx":
+                write_plans(path, path.parent, (target.sm or 0,))
 
 
 def _measure_lowered(folder: Path, system: System, config: BuildConfig, data: DataSet, progress: Progress) -> None:

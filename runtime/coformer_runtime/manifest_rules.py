@@ -9,7 +9,7 @@ from .manifest_fields import unsafe_path
 if TYPE_CHECKING:
     from .manifest import Manifest
 
-ENGINE_KINDS = ("onnxruntime", "tensorrt")
+ENGINE_KINDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 MAX_TENSOR_BYTES = (8 << 20) - 4096  # messages are capped at 8 MiB; the rest is for headers
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -39,7 +39,7 @@ def _members(manifest: "Manifest") -> Optional[str]:
 
 def _engine(manifest: "Manifest") -> Optional[str]:
     if manifest.engine.kind not in ENGINE_KINDS:
-        return "'engine.kind' is '{}', known are {}".format(manifest.engine.kind, " and ".join(ENGINE_KINDS))
+        return "'engine.kind' is '{}', known are {}".format(manifest.engine.kind, ", ".join(ENGINE_KINDS))
     if (manifest.engine.recipe is not None) != (manifest.engine.kind == "tensorrt"):
         return "'engine.recipe' belongs to an engine of kind 'tensorrt' and to no other"
     return None

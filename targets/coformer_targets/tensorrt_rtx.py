@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from coformer_runtime.errors import CheckFailed, CoformerError
+from coformer_runtime.tensorrt.api import version_of
 from coformer_runtime.tensorrt.library import Log
 from coformer_runtime.tensorrt.plan import ParserProblem, network_from_onnx, plan_from_network
+from coformer_targets.target import Target
 
 ARCHITECTURES = (86, 89, 120)
 """Compute capability times ten of what plans are made for: Ampere, Ada and Blackwell cards."""
@@ -22,10 +24,31 @@ ARCHITECTURES = (86, 89, 120)
 def rtx_is_installed() -> bool:
     """Whether `tensorrt_rtx` can be imported here."""
     try:
-        _import_rtx(Path())
+        _import_rtx("")
     except CoformerError:
         return False
     return True
+
+
+def require_rtx(target: Target) -> None:
+    """Refuse early what only comes out after the training: plans for an RTX target need TensorRT-RTX here.
+
+    Raises:
+        CoformerError: it is not installed, is another version than the target's, or does not build for the target.
+    """
+    rtx, where = _import_rtx(f"target '{target.name}'"), f"target '{target.name}'"
+    if version_of(rtx.__version__) != version_of(target.engine_version):
+        raise CoformerError(
+            f"TensorRT-RTX is {rtx.__version__} here, the target's is {target.engine_version}",
+            where,
+            f"install it: pip install tensorrt-rtx-cu12=={target.engine_version}.*",
+        )
+    _check_architecture(rtx, target.sm or 0, where)
+
+
+def plan_name(graph_name: str, sm: int) -> str:
+    """File name of a graph's plan for an architecture, beside the graph: where the runtime looks for it."""
+    return f"{graph_name.removesuffix('.onnx')}.sm{sm}.plan"
 
 
 def parser_problems(graph_path: Path) -> tuple[ParserProblem, ...]:
@@ -34,7 +57,7 @@ def parser_problems(graph_path: Path) -> tuple[ParserProblem, ...]:
     Raises:
         CoformerError: TensorRT-RTX is not installed, or the file cannot be read.
     """
-    trt = _import_rtx(graph_path)
+    trt = _import_rtx(f"graph {graph_path.name}")
     log = Log(trt)
     return tuple(_parsed(trt, trt.Builder(log.logger), log, graph_path)[1])
 
@@ -50,14 +73,8 @@ def plan_from_onnx(graph_path: Path, sm: int) -> bytes:
         CoformerError: TensorRT-RTX is not installed, does not know the architecture, or the file cannot be read.
         CheckFailed: the parser or the builder refuses the graph; names the nodes.
     """
-    trt = _import_rtx(graph_path)
-    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-    if f"SM{sm}" not in known:
-        raise CoformerError(
-            f"TensorRT-RTX {trt.__version__} does not build for SM {sm / 10:g}",
-            f"graph {graph_path.name}",
-            f"choose one of {', '.join(f'{int(name[2:]) / 10:g}' for name in sorted(known))}",
-        )
+    trt = _import_rtx(f"graph {graph_path.name}")
+    _check_architecture(trt, sm, f"graph {graph_path.name}")
     log = Log(trt)
     builder = trt.Builder(log.logger)
     network, problems = _parsed(trt, builder, log, graph_path)
@@ -83,7 +100,7 @@ def write_plans(graph_path: Path, folder: Path, architectures: Sequence[int] = A
     paths = {}
     for sm in architectures:
         plan = plan_from_onnx(graph_path, sm)
-        path = folder / f"{graph_path.stem}.sm{sm}.plan"
+        path = folder / plan_name(graph_path.name, sm)
         part = path.with_suffix(".part")
         try:
             part.write_bytes(plan)
@@ -97,13 +114,23 @@ def write_plans(graph_path: Path, folder: Path, architectures: Sequence[int] = A
     return paths
 
 
-def _import_rtx(graph_path: Path) -> Any:
+def _check_architecture(trt: Any, sm: int, where: str) -> None:
+    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    if f"SM{sm}" not in known:
+        raise CoformerError(
+            f"TensorRT-RTX {trt.__version__} does not build for SM {sm / 10:g}",
+            where,
+            f"choose one of {', '.join(f'{int(name[2:]) / 10:g}' for name in sorted(known))}",
+        )
+
+
+def _import_rtx(where: str) -> Any:
     try:
         import tensorrt_rtx
     except (ImportError, OSError) as error:
         raise CoformerError(
             f"TensorRT-RTX cannot be imported ({error})",
-            f"graph {graph_path.name}",
+            where,
             "install it: pip install 'coformer-compiler[rtx]'",
         ) from error
     return tensorrt_rtx

@@ -183,9 +183,3 @@ def test_the_guide_names_every_command_as_it_is() -> None:
         )
         for option in re.findall(r"--[\w-]+", line):
             assert option in done.stdout, (line, option)
-
-
-def test_ci_examples_use_commands_that_exist() -> None:
-    lines = re.findall(r"coformerc .*", "\n".join(blocks("yaml", GUIDE)))
-    assert {line.split()[1] for line in lines} == {"build", "validate"}
-    assert "--junit validate.xml" in lines[1]

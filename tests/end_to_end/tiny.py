@@ -69,6 +69,7 @@ checkpoint_every = 1
 device = "cpu"
 """
 MIXED = TINY.replace('name = "desk"\ntarget = "cpu"\ngflops = 10.0', 'name = "desk"\ntarget = "jetson-nano"')
+RTX = MIXED.replace('target = "jetson-nano"', 'target = "rtx-ada"')
 # The example's teacher, since members of the tiny one are too small for int8 to gain anything; cut out, not trained.
 LOW = (
     MIXED.replace("seed = 0", 'seed = 0\nprecision = "int8"')
@@ -139,13 +140,14 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
 
 
 def write_inputs(folder: Path) -> Path:
-    """The teacher's checkpoint and the configurations `tiny`, `mixed` and `low`; returns the first one's path."""
+    """The teacher's checkpoint and all configurations; returns the path of `tiny.toml`."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(teacher_tensors(), folder / "teacher.safetensors")
     (folder / "mixed.toml").write_text(MIXED)
     (folder / "low.toml").write_text(LOW)
+    (folder / "rtx.toml").write_text(RTX)
     (folder / "tiny.toml").write_text(TINY)
     return folder / "tiny.toml"
 
@@ -186,7 +188,7 @@ def inputs() -> Path:
 
 @functools.cache
 def built(name: str = "tiny") -> Path:
-    """The output folder of `tiny.toml`, `mixed.toml` or `low.toml`, built once; tests that change it take a copy."""
+    """The output folder of `tiny.toml`, `mixed.toml` and so on, built once; tests that change it take a copy."""
     out = inputs() / name
     outcome = coformerc("build", inputs() / f"{name}.toml", "-o", out)
     assert outcome.code == 0, outcome.err

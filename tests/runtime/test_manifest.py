@@ -50,7 +50,10 @@ EDITS = {
     "other device": (lambda d: d.update(device="hall"), "member 0 of 'members' is not the device 'hall'"),
     "member twice": (lambda d: d.update(members=["attic", "hall", "hall"]), "'members' names 'hall' twice"),
     "central": (lambda d: d.update(central="roof"), "'central' names 'roof'"),
-    "kind": (lambda d: d["engine"].update(kind="tvm"), "'engine.kind' is 'tvm', known are onnxruntime and tensorrt"),
+    "kind": (
+        lambda d: d["engine"].update(kind="tvm"),
+        "'engine.kind' is 'tvm', known are onnxruntime, ten",
+    ),
     "recipe": (lambda d: d["engine"].update(recipe="member.onnx"), "'engine.recipe' belongs to"),
     "dtype": (lambda d: d["input"].update(dtype="float64"), "element type 'float64' is not supported"),
     "shape": (lambda d: d["input"].update(shape=[1, 0]), "'input.shape' must be 1 to 8 axis sizes"),

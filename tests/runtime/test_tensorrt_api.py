@@ -14,7 +14,7 @@ from typing import Dict, FrozenSet, Iterator, List, Optional, Tuple
 import pytest
 
 import coformer_runtime
-from coformer_runtime.tensorrt.api import API, OLDEST, VERSIONS, Since, Version, version_of
+from coformer_runtime.tensorrt.api import API, OLDEST, RTX_API, VERSIONS, Since, Version, version_of
 from tests.runtime import real_bindings
 from tests.runtime.boards import BOARDS
 from tests.runtime.fakes.fake_tensorrt import module
@@ -234,3 +234,17 @@ def test_table_against_tensorrt_rtx() -> None:
     code += "print(json.dumps({path: in_module(path, t) for path in sys.argv[1:]}))"
     done = subprocess.run([sys.executable, "-c", code, *API], stdout=subprocess.PIPE, check=True)
     assert disagreements(json.loads(done.stdout.decode()), (11, 0)) == []
+
+
+def test_what_is_touched_of_tensorrt_rtx_besides() -> None:
+    """By the names that engines/tensorrt_rtx.py gives its objects, and on the real module."""
+    classes = {"engine": "ICudaEngine", "config": "IRuntimeConfig", "_cache": "IRuntimeCache"}
+    tree = ast.parse((PACKAGE / "engines" / "tensorrt_rtx.py").read_text())
+    calls = [
+        node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    owners = [(getattr(call.value, "id", None) or getattr(call.value, "attr", ""), call.attr) for call in calls]
+    touched = {"{}.{}".format(classes[owner], name) for owner, name in owners if owner in classes}
+    assert touched == set(RTX_API)
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (pip install tensorrt-rtx-cu12)")
+    assert [path for path in RTX_API if not in_module(path, rtx)] == []

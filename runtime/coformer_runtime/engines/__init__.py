@@ -131,7 +131,14 @@ def _open_tensorrt(bundle: Bundle, path: str, threads: int) -> Engine:
     return open_plan(bundle, path)
 
 
+def _open_tensorrt_rtx(bundle: Bundle, path: str, threads: int) -> Engine:
+    from .tensorrt_rtx import open_rtx_plan
+
+    return open_rtx_plan(bundle, path)
+
+
 OPENERS: Dict[str, Callable[[Bundle, str, int], Engine]] = {
     "onnxruntime": _open_onnxruntime,
     "tensorrt": _open_tensorrt,
+    "tensorrt-rtx": _open_tensorrt_rtx,
 }

@@ -63,7 +63,7 @@ class TensorRtEngine(Engine):
         runtime = trt.Runtime(self._log.logger)
         with open(plan_path, "rb") as stream:
             engine = runtime.deserialize_cuda_engine(stream.read())
-        context = engine.create_execution_context() if engine is not None else None
+        context = self._open_context(engine) if engine is not None else None
         if engine is None or context is None:
             raise CheckFailed(
                 "TensorRT {} cannot load the plan: {}".format(trt.__version__, self._log.told()),
@@ -81,6 +81,9 @@ class TensorRtEngine(Engine):
         except CheckFailed:
             self.close()
             raise
+
+    def _open_context(self, engine: "tensorrt.ICudaEngine") -> Any:
+        return engine.create_execution_context()
 
     def _open_buffers(self) -> None:
         import numpy

@@ -97,6 +97,16 @@ API: Dict[str, Since] = {
     "Runtime.deserialize_cuda_engine": _ALWAYS,
 }
 
+RTX_API: Tuple[str, ...] = (
+    "ICudaEngine.create_execution_context",
+    "ICudaEngine.create_runtime_config",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.set_runtime_cache",
+)
+"""What engines/tensorrt_rtx.py touches beyond that, of `tensorrt_rtx` 1.7, whose interface is else that of 11."""
+
 
 def version_of(text: str) -> Version:
     """Return major and minor of a version such as "8.2.1.8"."""
