@@ -8,9 +8,10 @@ import os
 from typing import Any
 
 from ..bundle import Bundle
+from ..durable import replace_file
 from ..errors import CheckFailed, CoformerError
 from ..tensorrt.api import version_of
-from ..tensorrt.cache import read_or_empty, replace_file
+from ..tensorrt.cache import read_or_empty
 from ..tensorrt.cuda import Cuda, open_cuda
 from .tensorrt import TensorRtEngine
 
