@@ -98,9 +98,10 @@ def profile_pack(
         left = [point for point in pack.points if point.graph not in {each.graph for each in done}]
         noisy = len(done) - len(stable_points(done))
         progress = _Progress(len(pack.points), len(done), say)
+        feeds = _feeds(pack)
         with opener.open(reference_of(pack)) as engine:
             best = min([each.reference_ms for each in done] + [float("inf")])
-            reference = Reference(lambda: engine.run(_feeds(pack)), CLOCKS[clock], best if left else 1.0)
+            reference = Reference(lambda: engine.run(feeds), CLOCKS[clock], best if left else 1.0)
             for point in left:
                 measured = measure_point(pack, point, opener, reference)
                 _append(csv_path, measured)

@@ -81,6 +81,14 @@ def test_a_pack_becomes_a_csv_and_is_gone_on_with(tmp_path: Path) -> None:
     assert again.points[:2] == whole.points[:2] and len(again.points) == 4
 
 
+def test_the_reference_is_timed_like_any_other_point(tmp_path: Path) -> None:
+    """Its runs are runs of the engine, and nothing else: all three graphs are of one size."""
+    pack, csv = open_pack(make_pack(tmp_path / "pack", 3)), str(tmp_path / "points.csv")
+    profile_pack(pack, csv, 1, "cpu")
+    found = read_points(csv).points
+    assert min(point.reference_ms for point in found) < 5 * min(point.median_ms for point in found)
+
+
 def test_points_that_were_not_stable_are_measured_again(tmp_path: Path) -> None:
     pack, csv = open_pack(make_pack(tmp_path / "pack", 3)), str(tmp_path / "points.csv")
     profile_pack(pack, csv, 1)
