@@ -20,6 +20,7 @@ from .gather import Round, Unheards
 from .link import WorkerLink, greeting_refusal, open_link
 from .manifest import AggregatorSpec, TensorSpec
 from .members import AWAY, BROKEN, BUSY, LATE, SPARED, OwnMember, Reply, failed
+from .observe import Observed
 
 FIRST_CONTACT_S = 1.0  # so that the first request after the start finds the workers that are up
 
@@ -70,6 +71,8 @@ class Central:
         self._aggregating, self._claiming = threading.Lock(), threading.Lock()
         self._features: Dict[int, TensorSpec] = {}
         self._own: Optional[OwnMember] = None
+        self.observed = Observed(self.manifest.build[:12])
+        self.in_progress = 0
         everyone = range(len(self.manifest.members))
         self._breakers = {index: Breaker() for index in everyone}
         self._unheard = {index: Unheards(self._breakers[index]) for index in everyone}
@@ -124,10 +127,22 @@ class Central:
         self._judge()
         return {self.manifest.members[index]: breaker.state() for index, breaker in self._breakers.items()}
 
+    def breaker_openings(self) -> Dict[str, int]:
+        """Return device → how often its breaker has opened."""
+        return {self.manifest.members[index]: breaker.opened for index, breaker in self._breakers.items()}
+
+    def retries(self) -> Dict[str, int]:
+        """Return the workers' address → how many requests were sent to it a second time."""
+        return {link.address: link.retried for link in self._links}
+
     def ready(self) -> bool:
         """Whether a request could be answered now."""
+        return self.present() is not None
+
+    def present(self) -> Optional[AggregatorSpec]:
+        """Return the aggregator that would answer now, None where none can."""
         gone = {self.manifest.members.index(device) for device in self.missing()}
-        return self._choose(self._all_but(gone)) is not None
+        return self._choose(self._all_but(gone))
 
     def answer(
         self,
@@ -147,6 +162,20 @@ class Central:
             Unanswered: too few members answered; names each missing one and why.
             CalledOff: the caller has gone.
         """
+        with self._claiming:
+            self.in_progress += 1
+        try:
+            return self._answer(array, budget_s, on_gone)
+        finally:
+            with self._claiming:
+                self.in_progress -= 1
+
+    def _answer(
+        self,
+        array: Array,
+        budget_s: Optional[float],
+        on_gone: Optional[Callable[[Callable[[], None]], bool]],
+    ) -> Answer:
         started = time.monotonic()
         allowed_s = self.options.deadline_ms / 1e3
         allowed_s = allowed_s if budget_s is None else min(allowed_s, max(budget_s, 0.0))
@@ -158,11 +187,12 @@ class Central:
         missing = {names[index]: reply.failure for index, reply in lost.items()}
         spec = self._choose(present)
         if spec is None:
+            self.observed.unanswered(missing)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
         logits = self._aggregate(spec, replies)
         ended = time.monotonic()
         answered = {names[index]: replies[index] for index in present}
-        return Answer(
+        answer = Answer(
             logits,
             members=tuple(names[index] for index in spec.members),
             degraded=len(spec.members) < len(names),
@@ -171,6 +201,9 @@ class Central:
             build=self.manifest.build,
             phases=_phases(started, gathered, ended, answered),
         )
+        sizes = {device: reply.features.nbytes for device, reply in answered.items() if reply.features is not None}
+        self.observed.answered(answer, array.nbytes, sizes)
+        return answer
 
     def _gather(
         self,

@@ -1,6 +1,8 @@
 """The command `coformer-node`. It only parses; the work is in the modules that it calls."""
 
 import argparse
+import contextlib
+import json
 import sys
 from typing import TYPE_CHECKING, List, Optional
 
@@ -59,7 +61,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="K",
         help="answer with at least K members (default: all, or no answer)",
     )
+    central.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="also serve /metrics for Prometheus and a live page over plain HTTP",
+    )
     central.set_defaults(run=_central)
+
+    status = commands.add_parser("status", help="ask a central node how its cluster is")
+    status.add_argument("address", metavar="HOST:PORT", help="where its --metrics are")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(run=_status)
 
     validate = commands.add_parser("validate", help="check hashes and golden vectors of a bundle")
     validate.add_argument("bundle", metavar="BUNDLE")
@@ -167,13 +179,33 @@ def _central(options: argparse.Namespace) -> None:
     from .central import Central
     from .central_options import CentralOptions
     from .front import serve_front
+    from .metrics import exposition
+    from .page import OperatorPort
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
     settings = CentralOptions(
         tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), _security(options)
     )
-    with Central(bundle, settings) as central:
+    with contextlib.ExitStack() as stack:
+        central = stack.enter_context(Central(bundle, settings))
+        if options.metrics is not None:
+            port = OperatorPort(
+                options.metrics,
+                options.insecure,
+                lambda: exposition(central.observed.families(central)),
+                lambda: central.observed.status(central),
+            )
+            stack.enter_context(port)
+            sys.stderr.write("metrics and status at http://{}/\n".format(port.address))
         serve_front(central, options.listen, options.exit_with_stdin)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .status import ask_status, status_text
+
+    status = ask_status(options.address)
+    sys.stdout.write(json.dumps(status, sort_keys=True) + "\n" if options.json else status_text(status))
+    return 0 if status["ready"] else 1
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -100,6 +100,13 @@ class Front:
 
     def model_infer(self, request: Any, context: Any) -> Any:
         """Answer one input within the deadline and the caller's own."""
+        try:
+            return self._infer(request, context)
+        except Exception as error:
+            self._central.observed.refused(refusal_code(error).name)
+            raise
+
+    def _infer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
         array = array_from_request(request, self._manifest)
         if not self._admitted.acquire(blocking=False):
@@ -142,10 +149,10 @@ def answering(request_type: str, method: Callable[[Any, Any], Any]) -> Callable[
         try:
             result: bytes = method(_parsed(request_type, data), context).SerializeToString()
             return result
-        except CoformerError as error:
-            code, told = _status(error)
         except Exception as error:  # noqa: BLE001 - no exception text reaches a client
-            code, told = _masked(error)
+            code, told = refusal_code(error), error
+            if code.name == "INTERNAL" or not isinstance(told, CoformerError):
+                told = _masked(error)
         context.set_trailing_metadata(((ERROR_KEY, json.dumps([told.what, told.where, told.mend]).encode()),))
         context.abort(code, str(told))
         raise told
@@ -166,26 +173,27 @@ def _parsed(request_type: str, data: bytes) -> Any:
         ) from None
 
 
-def _status(error: CoformerError) -> Tuple[Any, CoformerError]:
+def refusal_code(error: Exception) -> Any:
+    """Return the gRPC status of a request that this error ended; INTERNAL for what is nobody's business."""
     from grpc import StatusCode
 
     if isinstance(error, Unanswered):
         codes = {LATE: StatusCode.DEADLINE_EXCEEDED, BUSY: StatusCode.RESOURCE_EXHAUSTED}
-        return codes.get(error.cause, StatusCode.UNAVAILABLE), error
+        return codes.get(error.cause, StatusCode.UNAVAILABLE)
     if isinstance(error, CalledOff):
-        return StatusCode.CANCELLED, error
+        return StatusCode.CANCELLED
     if isinstance(error, Crowded):
-        return StatusCode.RESOURCE_EXHAUSTED, error
-    if isinstance(error, CheckFailed):
-        return _masked(error)
-    return (StatusCode.NOT_FOUND if isinstance(error, UnknownModel) else StatusCode.INVALID_ARGUMENT), error
+        return StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, UnknownModel):
+        return StatusCode.NOT_FOUND
+    if isinstance(error, CheckFailed) or not isinstance(error, CoformerError):
+        return StatusCode.INTERNAL
+    return StatusCode.INVALID_ARGUMENT
 
 
-def _masked(error: Exception) -> Tuple[Any, CoformerError]:
-    from grpc import StatusCode
-
+def _masked(error: Exception) -> CoformerError:
     incident = report("request", error)
-    return StatusCode.INTERNAL, CheckFailed(
+    return CheckFailed(
         "internal error {}".format(incident), "central node", "look for this id in the central node's log"
     )
 

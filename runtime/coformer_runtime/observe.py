@@ -1,0 +1,137 @@
+"""What a central node counts of its requests, and how it says how it is."""
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Union
+
+from .answer import Answer
+from .metrics import Counter, Family, Histogram, gauge, labels
+from .power import readings
+
+if TYPE_CHECKING:
+    from .central import Central
+
+MODEL = "coformer"
+BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
+
+
+class Observed:
+    """Counts of a central node; those that Triton has too bear Triton's names."""
+
+    def __init__(self, version: str) -> None:
+        self._model = {"model": MODEL, "version": version}
+        self._started = time.time()
+        self.success = Counter("nv_inference_request_success", "Requests that were answered")
+        self.failure = Counter("nv_inference_request_failure", "Requests that were not, by gRPC status")
+        self.duration = Counter("nv_inference_request_duration_us", "Time of all requests, in microseconds")
+        self.compute = Counter("nv_inference_compute_infer_duration_us", "The slowest engine's time, in microseconds")
+        self.degraded = Counter("coformer_degraded_total", "Answers by fewer than all members")
+        self.missing = Counter("coformer_member_missing_total", "Answers and failures that a member was missing from")
+        self.bytes = Counter("coformer_member_bytes_total", "Payload to and from each member")
+        self.phases = Histogram("coformer_phase_seconds", "Phases of answered requests")
+        self.members = Histogram("coformer_member_seconds", "Engine time, and network and waiting, by member")
+
+    def answered(self, answer: Answer, input_bytes: int, feature_bytes: Mapping[str, int]) -> None:
+        """Count an answer; `feature_bytes` are by device, of those that replied."""
+        phases = answer.phases
+        self.success.add(self._model)
+        self.duration.add(self._model, phases.total_ms * 1e3)
+        self.compute.add(self._model, max(phases.compute_ms.values(), default=0.0) * 1e3)
+        if answer.degraded:
+            self.degraded.add({})
+        for device in answer.missing:
+            self.missing.add({"device": device})
+        for device, count in feature_bytes.items():
+            self.bytes.add({"device": device, "direction": "in"}, count)
+            self.bytes.add({"device": device, "direction": "out"}, input_bytes)
+        for phase, ms in (("gather", phases.gather_ms), ("aggregate", phases.aggregate_ms), ("total", phases.total_ms)):
+            self.phases.observe({"phase": phase}, ms / 1e3)
+        for phase, by_device in (("compute", phases.compute_ms), ("transfer", phases.transfer_ms)):
+            for device, ms in by_device.items():
+                self.members.observe({"phase": phase, "device": device}, ms / 1e3)
+
+    def unanswered(self, missing: Mapping[str, str]) -> None:
+        """Count who was missing from a request that failed."""
+        for device in missing:
+            self.missing.add({"device": device})
+
+    def refused(self, status: str) -> None:
+        """Count a request that ended with this gRPC status."""
+        self.failure.add(dict(self._model, reason=status))
+
+    def families(self, central: "Central") -> List[Family]:
+        """Return all metrics of a central node."""
+        away = central.missing()
+        names = central.manifest.members
+        states = central.breaker_states()
+        counted: List[Union[Counter, Histogram]] = [
+            self.success, self.failure, self.duration, self.compute, self.degraded, self.missing, self.bytes,
+            self.phases, self.members,
+        ]  # fmt: skip
+        about = {"build": central.manifest.build, "device": central.manifest.device}
+        return [each.family() for each in counted] + [
+            gauge("nv_inference_pending_request_count", "Requests in progress",
+                  {labels(self._model): central.in_progress}),
+            gauge("coformer_build_info", "What is served", {labels(about): 1}),
+            gauge("coformer_ready", "Whether a request would be answered now", {(): int(central.ready())}),
+            gauge("coformer_member_up", "Whether a member would be asked now",
+                  {labels({"device": name}): int(name not in away) for name in names}),
+            gauge("coformer_breaker_state", "0 closed, 1 half-open, 2 open",
+                  {labels({"device": name}): BREAKER_LEVELS[state] for name, state in states.items()}),
+            gauge("coformer_breaker_opened", "How often a breaker has opened",
+                  {labels({"device": name}): count for name, count in central.breaker_openings().items()}),
+            gauge("coformer_retries", "Requests that were sent a second time",
+                  {labels({"worker": worker}): count for worker, count in central.retries().items()}),
+        ] + process_families()  # fmt: skip
+
+    def status(self, central: "Central") -> Dict[str, Any]:
+        """Return what the live page and `coformer-node status` show, as JSON values."""
+        away, states = central.missing(), central.breaker_states()
+        present = central.present()
+        return {
+            "device": central.manifest.device,
+            "build": central.manifest.build,
+            "ready": present is not None,
+            "uptime_s": round(time.time() - self._started, 1),
+            "requests": {
+                "answered": int(self.success.total()),
+                "degraded": int(self.degraded.total()),
+                "failed": int(self.failure.total()),
+                "in_progress": central.in_progress,
+            },
+            "expected_accuracy": None if present is None else present.expected_accuracy,
+            "expected_of": [] if present is None else [central.manifest.members[index] for index in present.members],
+            "mean_ms": {phase: self.phases.mean_ms({"phase": phase}) for phase in ("total", "gather", "aggregate")},
+            "members": [
+                {
+                    "device": name,
+                    "up": name not in away,
+                    "reason": away.get(name, ""),
+                    "breaker": states[name],
+                    "compute_ms": self.members.mean_ms({"phase": "compute", "device": name}),
+                    "transfer_ms": self.members.mean_ms({"phase": "transfer", "device": name}),
+                }
+                for name in central.manifest.members
+            ],
+            "power": readings(),
+        }
+
+
+def process_families() -> List[Family]:
+    """Return the metrics of this process and of the board's power, where Linux tells them."""
+    families = []
+    try:
+        with open("/proc/self/statm") as stream:
+            pages = int(stream.read().split()[1])
+        families = [
+            gauge("process_resident_memory_bytes", "Resident memory", {(): pages * os.sysconf("SC_PAGE_SIZE")}),
+            gauge("process_open_fds", "Open file descriptors", {(): len(os.listdir("/proc/self/fd"))}),
+        ]
+    except OSError:
+        pass
+    told = readings()
+    for name, text in (("watts", "Power of a rail (INA3221)"), ("joules", "Energy counter of a domain (RAPL)")):
+        found = {labels({"rail": rail}): value for rail, value in told.get(name, {}).items()}
+        if found:
+            families.append(gauge("coformer_power_" + name, text, found))
+    return families
