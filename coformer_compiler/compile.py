@@ -29,6 +29,7 @@ from coformer_compiler.stages.lower import lower_members, require_builders
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
 from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
+from coformer_compiler.stages.targets import label_with_teacher
 from coformer_compiler.stages.transplant import transplant_members
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import MANIFEST_NAME
@@ -80,7 +81,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     teacher = load_teacher(imported)
     use_fitting_threads(teacher.cost(with_head=True).flops)
     require_feasible(teacher.spec, config)
-    data = load_build_data(config, imported, teacher)
+    data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
     policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
     chosen = policy_of(policy)
@@ -119,9 +120,10 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             calibration=section.calibration,
             truncate=section.truncate,
         )
-    if data.classes != classes:
+    if not data.task.labels_from_teacher and data.outputs != classes:
+        has = f"{data.classes} classes" if data.classes else "one number a sample"
         raise CoformerError(
-            f"the data has {data.classes} classes, the teacher answers with {classes}",
+            f"the data has {has}, the teacher answers with {classes}",
             f"data.source '{config.data.source}'",
             "give the data that the teacher was trained for, or a teacher fine-tuned on this data",
         )

@@ -68,6 +68,7 @@ def batch_of_step(
         Targets(
             torch.from_numpy(lessons.split.labels[picked]).to(device),
             torch.from_numpy(lessons.logits[views, picked]).to(device),
+            lessons.split.task,
         ),
         (weights[picked] * samples).float().to(device),
     )

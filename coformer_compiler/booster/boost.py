@@ -24,6 +24,8 @@ from coformer_compiler.data.dataset import Split
 from coformer_compiler.model.aggregator import Aggregator
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress, SilentProgress
+from coformer_compiler.tasks import CLASSIFICATION
+from coformer_runtime.errors import CoformerError
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -71,6 +73,12 @@ def boost(
         CoformerError: an option out of range, a loss that is not finite, no CUDA where it is asked for, a file in
             `workdir` that cannot be read.
     """
+    if options.weighting != "none" and train.task.name != CLASSIFICATION.name:
+        raise CoformerError(
+            f"'{options.weighting}' weights samples by how wrong their class is, the task is {train.task.name}",
+            "boost.weighting",
+            "set it to 'none'",
+        )
     with join_ranks(options.device) as ranks:
         if options.batch < ranks.size:
             raise out_of_range("batch", options.batch, f"give {ranks.size} or more: one for each process")

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the validation split says: share of right answers, and mean cross-entropy with the labels in nats."""
+    """What the validation split says: share of right answers, and mean cross-entropy with the labels in nats.
+
+    Of other tasks than classification: their score, and their mean loss.
+    """
 
     accuracy: float
     loss: float

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from coformer_compiler.booster.batches import in_order
 from coformer_compiler.booster.history import Verdict
@@ -24,8 +23,8 @@ def features_of(member: Transformer, split: Split, device: torch.device) -> torc
 def verdict_of(logits: torch.Tensor, split: Split) -> Verdict:
     """Verdict on the logits `(samples, classes)` of a split."""
     labels = torch.from_numpy(split.labels.copy()).to(logits.device)
-    accuracy = (logits.argmax(-1) == labels).double().mean()
-    return Verdict(float(accuracy), float(F.cross_entropy(logits.double(), labels)))
+    task = split.task
+    return Verdict(task.score.measure(logits, labels), float(task.loss(logits.double(), labels).mean()))
 
 
 @torch.no_grad()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -15,32 +15,28 @@ class Targets:
     """What a batch should come out as.
 
     Attributes:
-        labels: int64 `(batch,)`.
+        labels: `(batch,)`, or as the task has them.
         teacher: the teacher's logits `(batch, classes)`.
+        task: what the labels mean.
     """
 
     labels: torch.Tensor
     teacher: torch.Tensor
+    task: Task = CLASSIFICATION
 
 
 def hard_loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     """Eq. (14) without the weights, per sample `(batch,)`.
 
-    Half the cross-entropy with the label, half that with the teacher's hard decision.
+    Half the loss against the label, half that against the teacher's hard decision.
     """
-    label = F.cross_entropy(logits, targets.labels, reduction="none")
-    decision = F.cross_entropy(logits, targets.teacher.argmax(-1), reduction="none")
-    return (label + decision) / 2
+    task = targets.task
+    return (task.loss(logits, targets.labels) + task.loss(logits, task.decision(targets.teacher))) / 2
 
 
 def soft_loss(logits: torch.Tensor, targets: Targets, temperature: float) -> torch.Tensor:
-    """KL divergence of the student from the teacher at a temperature, per sample `(batch,)`.
-
-    Times the squared temperature, so that gradients keep their size when the temperature changes.
-    """
-    student = F.log_softmax(logits / temperature, -1)
-    teacher = F.log_softmax(targets.teacher / temperature, -1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+    """Divergence of the student from the teacher at a temperature, per sample `(batch,)`."""
+    return targets.task.soft_loss(logits, targets.teacher, temperature)
 
 
 def distillation_loss(logits: torch.Tensor, targets: Targets, options: BoosterOptions) -> torch.Tensor:

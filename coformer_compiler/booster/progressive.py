@@ -56,5 +56,5 @@ def training_losses(run: Run, member: Transformer) -> torch.Tensor:
     for rows, inputs in in_order(lessons.split, device):
         labels = torch.from_numpy(lessons.split.labels[rows].copy()).to(device)
         teacher = torch.from_numpy(lessons.logits[0, rows].copy()).to(device)
-        found.append(hard_loss(member(inputs), Targets(labels, teacher)).double().cpu())
+        found.append(hard_loss(member(inputs), Targets(labels, teacher, lessons.split.task)).double().cpu())
     return torch.cat(found)

@@ -159,7 +159,13 @@ def _read_image(path: Path, want: tuple[int, ...], mend: str) -> np.ndarray:
 
 
 def _described(answer: Answer, manifest: Manifest) -> dict[str, Any]:
-    logits = answer.logits[0].astype(np.float64)
+    return {**_answered(answer.logits[0].astype(np.float64), manifest), **_circumstances(answer)}
+
+
+def _answered(logits: np.ndarray, manifest: Manifest) -> dict[str, Any]:
+    """What the numbers say: classes where there are labels, else one number, else an embedding."""
+    if not manifest.answer.labels and manifest.input.name == "ids":
+        return {"value": float(logits[0])} if len(logits) == 1 else {"embedding": [float(each) for each in logits]}
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     best = [int(n) for n in np.argsort(-shares, kind="stable")[:5]]
@@ -168,6 +174,11 @@ def _described(answer: Answer, manifest: Manifest) -> dict[str, Any]:
         "label": labels[best[0]] if labels else str(best[0]),
         "top": [{"label": labels[n] if labels else str(n), "probability": float(shares[n])} for n in best],
         "logits": [float(number) for number in logits],
+    }
+
+
+def _circumstances(answer: Answer) -> dict[str, Any]:
+    return {
         "members": list(answer.members),
         "degraded": answer.degraded,
         "missing": dict(answer.missing),

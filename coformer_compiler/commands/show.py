@@ -185,12 +185,22 @@ def answers_text(found: dict[str, Any]) -> str:
     """One line per sample: the best labels with their shares, who took part, and how long it took."""
     rows = []
     for n, answer in enumerate(found["answers"]):
-        others = ", ".join(f"{each['label']} {percent_text(each['probability'])} %" for each in answer["top"][1:3])
-        share = f"{percent_text(answer['top'][0]['probability'])} %"
+        label, share, others = _answer_words(answer)
         missing = "".join(f"; without {device}: {why}" for device, why in answer["missing"].items())
         members = ", ".join(answer["members"]) + missing
-        rows.append((n, answer["label"], share, others, f"{answer['total_ms']:.1f}", members))
+        rows.append((n, label, share, others, f"{answer['total_ms']:.1f}", members))
     return table_text(("sample", "answer", "sure", "or", "ms", "by"), rows, right=(0, 2, 4))
+
+
+def _answer_words(answer: dict[str, Any]) -> tuple[str, str, str]:
+    """(answer, how sure, what else): of a class, of a number, of an embedding."""
+    if "value" in answer:
+        return f"{answer['value']:.4f}", "", ""
+    if "embedding" in answer:
+        first = ", ".join(f"{number:.3f}" for number in answer["embedding"][:4])
+        return f"{len(answer['embedding'])} numbers: {first} …", "", ""
+    others = ", ".join(f"{each['label']} {percent_text(each['probability'])} %" for each in answer["top"][1:3])
+    return answer["label"], f"{percent_text(answer['top'][0]['probability'])} %", others
 
 
 def bench_text(found: dict[str, Any]) -> str:

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from coformer_compiler.tasks import CLASSIFICATION, Task
+
 Images: TypeAlias = npt.NDArray[np.uint8]
 Inputs: TypeAlias = npt.NDArray[np.integer[Any]]
-Labels: TypeAlias = npt.NDArray[np.int64]
+Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Split:
     Attributes:
         inputs: images (samples, channels, height, width) uint8, or token numbers (samples, …, length) int32; an array,
             or a copy-on-write map of a file, of which `inputs[a:b]` reads no more than those rows.
-        labels: (samples,) int64.
+        labels: (samples,) int64 of classes; other tasks have float32 labels.
+        task: what the labels mean.
     """
 
     inputs: Inputs
     labels: Labels
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -81,9 +85,19 @@ class DataSet:
     notes: tuple[str, ...] = ()
 
     @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return self.train.task
+
+    @property
     def classes(self) -> int:
-        """The number of classes."""
+        """The number of classes; 0 where labels are no classes."""
         return len(self.class_names)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers an answer has."""
+        return self.classes or (1 if self.train.labels.ndim == 1 else int(self.train.labels.shape[1]))
 
 
 def stratified_order(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
@@ -105,7 +119,8 @@ def digest_of(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
     digest = hashlib.sha256(repr(class_names).encode())
     for split in splits:
         digest.update(repr(split.inputs.shape).encode())
-        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
+        kind = "<i8" if np.issubdtype(split.labels.dtype, np.integer) else "<f4"
+        digest.update(np.ascontiguousarray(split.labels, dtype=kind).tobytes())
         for start in range(0, len(split), 1024):
             digest.update(np.ascontiguousarray(split.inputs[start : start + 1024]).tobytes())
     return digest.hexdigest()

@@ -13,13 +13,16 @@ import numpy as np
 from coformer_compiler.data.cifar100 import read_cifar100
 from coformer_compiler.data.dataset import DataSet, Split, Splits, splits_of, stratified_order
 from coformer_compiler.data.digits import read_digits
+from coformer_compiler.data.glue import KINDS as GLUE_KINDS
 from coformer_compiler.data.glyphs import read_glyphs
 from coformer_compiler.data.imagefolder import read_imagefolder
 from coformer_compiler.data.npz import read_npz
 from coformer_compiler.data.request import Request
+from coformer_compiler.data.sentences import read_sentences
 from coformer_compiler.data.text import read_text
 from coformer_compiler.data.texts import Texts, TextSplits
 from coformer_compiler.data.tokenizer import Tokenizer
+from coformer_compiler.tasks import CLASSIFICATION
 from coformer_runtime.errors import CoformerError
 
 KINDS: dict[str, Callable[[str, Request], Splits]] = {
@@ -31,7 +34,11 @@ KINDS: dict[str, Callable[[str, Request], Splits]] = {
 }
 """The word before the colon of a source, and the function that reads what follows the colon: images."""
 
-TEXT_KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {"text": read_text}
+TEXT_KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {
+    "text": read_text,
+    "sentences": read_sentences,
+    **GLUE_KINDS,
+}
 """Likewise, texts: the function takes the location, what error messages name, and whether pairs are wanted."""
 
 CALIBRATION = 1024
@@ -108,7 +115,7 @@ def load_texts(
     texts = TEXT_KINDS[kind](location, where, tokenizer.rows == 2)
     encoded = [tokenizer.encode(part.first, part.second, truncate=truncate) for part in splits_of_texts(texts)]
     train, validation, test = (
-        Split(each.ids, part.labels) for each, part in zip(encoded, splits_of_texts(texts), strict=True)
+        Split(each.ids, part.labels, texts.task) for each, part in zip(encoded, splits_of_texts(texts), strict=True)
     )
     splits = splits_of(train, validation, test, texts.class_names)
     check_splits(splits, where)
@@ -138,13 +145,20 @@ def _kind_of(source: str, kinds: Mapping[str, object], others: Mapping[str, obje
 
 
 def _calibrated(source: str, splits: Splits, seed: int, calibration: int) -> DataSet:
-    chosen = stratified_order(splits.train.labels, seed)[:calibration]
-    digest = hashlib.sha256(splits.sha256.encode() + chosen.astype("<i8").tobytes()).hexdigest()
+    classes = splits.train.labels if splits.class_names else np.zeros(len(splits.train), np.int64)
+    chosen = stratified_order(classes, seed)[:calibration]
+    parts = [splits.sha256.encode(), chosen.astype("<i8").tobytes()]
+    task = splits.train.task
+    if task != CLASSIFICATION:  # what is chosen by another metric is another build
+        parts.append(repr([task.name, *(metric.name for metric in task.metrics)]).encode())
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
     return DataSet(
         name=source,
         train=splits.train,
         validation=splits.validation,
-        calibration=Split(np.asarray(splits.train.inputs[chosen]), splits.train.labels[chosen]),
+        calibration=replace(
+            splits.train, inputs=np.asarray(splits.train.inputs[chosen]), labels=splits.train.labels[chosen]
+        ),
         test=splits.test,
         class_names=splits.class_names,
         sha256=digest,
@@ -162,6 +176,8 @@ def check_splits(splits: Splits, where: str) -> None:
     for name, split in named.items():
         if len(split) == 0:
             raise CoformerError(f"the {name} split is empty", where, "add samples: each split needs some")
+        if not splits.class_names:
+            continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= classes:
             raise CoformerError(
@@ -169,6 +185,8 @@ def check_splits(splits: Splits, where: str) -> None:
                 where,
                 f"number the classes from 0 to {classes - 1}, or give a name for each",
             )
+    if not splits.class_names:
+        return
     count = np.bincount(splits.train.labels, minlength=classes)
     empty = [splits.class_names[label] for label in np.flatnonzero(count == 0)]
     if empty:

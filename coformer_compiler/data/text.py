@@ -9,6 +9,7 @@ import numpy as np
 
 from coformer_compiler.data.table import find_table, read_columns
 from coformer_compiler.data.texts import Texts, TextSplits, held_out_from
+from coformer_compiler.tasks import CLASSIFICATION, Task
 from coformer_runtime.errors import CoformerError
 
 SPLITS = {"train": ("train",), "validation": ("validation", "dev", "val"), "test": ("test",)}
@@ -57,9 +58,9 @@ def texts_from_rows(rows: Sequence[tuple[str, ...]], class_names: Sequence[str],
     return Texts(first, tuple(row[1] for row in rows) if rows and len(rows[0]) == 3 else None, labels)
 
 
-def splits_from(given: dict[str, Texts], class_names: tuple[str, ...]) -> TextSplits:
+def splits_from(given: dict[str, Texts], class_names: tuple[str, ...], task: Task = CLASSIFICATION) -> TextSplits:
     """The three splits; those that are not given are held out from the training texts."""
     missing = [name for name in ("test", "validation") if name not in given]
     *held_out, train = held_out_from(given["train"], len(missing)) if missing else [given["train"]]
     given = {**given, **dict(zip(missing, held_out, strict=True)), "train": train}
-    return TextSplits(given["train"], given["validation"], given["test"], class_names)
+    return TextSplits(given["train"], given["validation"], given["test"], class_names, task)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coformer_compiler.data.dataset import stratified_order
+from coformer_compiler.data.dataset import Labels, stratified_order
+from coformer_compiler.tasks import CLASSIFICATION, Task
 
 HELD_OUT = 0.15
 """Share of the samples that makes a split which has no file of its own."""
@@ -26,7 +27,7 @@ class Texts:
 
     first: tuple[str, ...]
     second: tuple[str, ...] | None
-    labels: npt.NDArray[np.int64]
+    labels: Labels
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -43,16 +44,22 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """The three splits of a source; see `Splits`."""
+    """The three splits of a source; see `Splits`. Tasks without classes have no class names."""
 
     train: Texts
     validation: Texts
     test: Texts
     class_names: tuple[str, ...]
+    task: Task = CLASSIFICATION
+
+
+def shuffled(samples: int) -> npt.NDArray[np.int64]:
+    """An order of samples without classes."""
+    return stratified_order(np.zeros(samples, np.int64), SPLIT_SEED)
 
 
 def held_out_from(whole: Texts, parts: int) -> list[Texts]:
     """`parts` stratified shares of `HELD_OUT` each, and the rest last."""
-    order = stratified_order(whole.labels, SPLIT_SEED)
+    order = stratified_order(whole.labels, SPLIT_SEED) if whole.labels.dtype == np.int64 else shuffled(len(whole))
     size = round(HELD_OUT * len(whole))
     return [whole.part(rows) for rows in np.split(order, [size * (n + 1) for n in range(parts)])]

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.decomposer.dealing import members_from_shapes
@@ -95,6 +94,7 @@ class Evaluator:
         self.inputs = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
         self.validation = torch.from_numpy(np.ascontiguousarray(validation.inputs))
         self.labels = torch.from_numpy(np.ascontiguousarray(validation.labels)).to(teacher.device)
+        self.task = validation.task
         self.batch = max(1, ROWS // teacher.spec.stem.tokens)
         kept = 4 * len(self.inputs) * teacher.spec.stem.tokens * teacher.spec.embed * (len(teacher.residuals) + 1)
         self.lesson = (
@@ -138,7 +138,7 @@ class Evaluator:
         def loss(subset: Sequence[int]) -> float:
             fit = readout_of(gram, [c for n in subset for c in columns[n]], subset, made.priors)
             logits = self.teacher.head.after(fit.weight, fit.bias)(torch.cat([features[n] for n in subset], 1))
-            return float(F.cross_entropy(logits, self.labels))
+            return float(self.task.loss(logits, self.labels).mean())
 
         together, alone = loss(everyone), [loss((n,)) for n in everyone]
         mean = sum(alone) / len(alone)

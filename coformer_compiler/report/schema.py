@@ -267,6 +267,7 @@ class Report:
         notes: warnings and notes.
         absent: JSON path of a value that is null or empty, or of an object around it → why it is. What is said of
             "timeline" is shown beside a timeline too (how its spans were told apart).
+        metric: what `accuracy` holds: that, or the score of a task that knows no right and wrong.
     """
 
     title: str
@@ -290,6 +291,7 @@ class Report:
     stages: tuple[Stage, ...] = ()
     notes: tuple[Note, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    metric: str = "accuracy"
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:

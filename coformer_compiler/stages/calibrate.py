@@ -24,7 +24,9 @@ def calibrate(store: Store, teacher: Artifact, model: Transformer, data: DataSet
 
     def make(folder: Path, _work: Path) -> None:
         device = computing_device()
-        statistics = statistics_from_batches(model.to(device), batches_of(data.calibration, device), importance)
+        statistics = statistics_from_batches(
+            model.to(device), batches_of(data.calibration, device), importance, data.task
+        )
         save_statistics(folder / NAME, statistics)
         model.cpu()
 

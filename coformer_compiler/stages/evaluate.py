@@ -1,12 +1,13 @@
-"""Stage "evaluate": accuracy of teacher, members and every subset on the test split."""
+"""Stage "evaluate": accuracy, or the task's own score, of teacher, members and every subset on the test split."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from coformer_compiler.artifact import Artifact, Store
@@ -22,7 +23,7 @@ RESULT = "accuracy.json"
 
 @dataclass(frozen=True)
 class SystemAccuracy:
-    """Shares of right answers: each member alone with its own head, and every subset through its aggregator."""
+    """Scores, for classes shares of right answers: each member alone with its own head, and every subset aggregated."""
 
     members: tuple[float, ...]
     subsets: dict[str, float]
@@ -35,12 +36,13 @@ class SystemAccuracy:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Teacher, system before training, system after."""
+    """Teacher, system before training, system after; of the task's other metrics only (teacher, all together)."""
 
     teacher: float
     untrained: SystemAccuracy
     calibrated: SystemAccuracy
     samples: int
+    others: dict[str, tuple[float, float]]
 
 
 def evaluate(store: Store, parents: Sequence[Artifact], teacher: Transformer, data: DataSet) -> Artifact:
@@ -48,11 +50,16 @@ def evaluate(store: Store, parents: Sequence[Artifact], teacher: Transformer, da
 
     def make(folder: Path, _work: Path) -> None:
         device = computing_device()
+        answers = _answers(teacher.to(device), data.test, device)
+        calibrated = _system_answers(load_system(parents[2].path), data.test, device)
+        together = calibrated.subsets[max(calibrated.subsets, key=len)]
+        labels = labels_of(data.test)
         result = Accuracies(
-            teacher_accuracy(teacher.to(device), data.test, device),
+            data.task.score.measure(answers, labels),
             system_accuracy(load_system(parents[1].path), data.test, device),
-            system_accuracy(load_system(parents[2].path), data.test, device),
+            calibrated.scored(data.test),
             len(data.test),
+            {m.name: (m.measure(answers, labels), m.measure(together, labels)) for m in data.task.metrics[1:]},
         )
         teacher.cpu()
         (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
@@ -66,35 +73,60 @@ def accuracies_of(artifact: Artifact) -> Accuracies:
     untrained, calibrated = (
         SystemAccuracy(tuple(data[key]["members"]), data[key]["subsets"]) for key in ("untrained", "calibrated")
     )
-    return Accuracies(data["teacher"], untrained, calibrated, data["samples"])
+    others = {name: (teacher, together) for name, (teacher, together) in data["others"].items()}
+    return Accuracies(data["teacher"], untrained, calibrated, data["samples"], others)
+
+
+@dataclass(frozen=True)
+class SystemAnswers:
+    """Answers `(samples, outputs)` of each member alone, and of every subset."""
+
+    members: tuple[torch.Tensor, ...]
+    subsets: dict[tuple[int, ...], torch.Tensor]
+
+    def scored(self, split: Split) -> SystemAccuracy:
+        """The task's score of all of them."""
+        measure, labels = split.task.score.measure, labels_of(split)
+        return SystemAccuracy(
+            tuple(measure(answers, labels) for answers in self.members),
+            {subset_name(subset): measure(answers, labels) for subset, answers in self.subsets.items()},
+        )
+
+
+def labels_of(split: Split) -> torch.Tensor:
+    """The labels, on the CPU."""
+    return torch.from_numpy(np.array(split.labels))
 
 
 @torch.no_grad()
 def teacher_accuracy(model: Transformer, split: Split, device: torch.device) -> float:
-    """Share of right answers of one model."""
-    return _share(model, split, device)
+    """Score of one model; for classes, the share of right answers."""
+    return split.task.score.measure(_answers(model, split, device), labels_of(split))
+
+
+def system_accuracy(system: System, split: Split, device: torch.device) -> SystemAccuracy:
+    """Scores of a system; for classes, shares of right answers."""
+    return _system_answers(system, split, device).scored(split)
 
 
 @torch.no_grad()
-def system_accuracy(system: System, split: Split, device: torch.device) -> SystemAccuracy:
-    """Shares of right answers of a system; features are computed once for all subsets."""
+def _answers(model: Transformer, split: Split, device: torch.device) -> torch.Tensor:
+    return torch.cat([model(inputs).cpu() for inputs, _ in batches_of(split, device)])
+
+
+@torch.no_grad()
+def _system_answers(system: System, split: Split, device: torch.device) -> SystemAnswers:
+    """Features are computed once for all subsets."""
     members, aggregator = [member.to(device) for member in system.members], system.aggregator.to(device)
-    right_alone = [0] * len(members)
-    right = dict.fromkeys(aggregator.subsets, 0)
-    for inputs, labels in batches_of(split, device):
+    alone: list[list[torch.Tensor]] = [[] for _ in members]
+    together: dict[tuple[int, ...], list[torch.Tensor]] = {subset: [] for subset in aggregator.subsets}
+    for inputs, _ in batches_of(split, device):
         features = [member.features(inputs) for member in members]
         for n, member in enumerate(members):
-            right_alone[n] += int((member.head(features[n]).argmax(-1) == labels).sum())
+            alone[n].append(member.head(features[n]).cpu())
         for subset in aggregator.subsets:
-            logits = aggregator({n: features[n] for n in subset})
-            right[subset] += int((logits.argmax(-1) == labels).sum())
-    count = len(split)
-    return SystemAccuracy(
-        tuple(number / count for number in right_alone),
-        {subset_name(subset): number / count for subset, number in right.items()},
+            together[subset].append(aggregator({n: features[n] for n in subset}).cpu())
+    return SystemAnswers(
+        tuple(torch.cat(parts) for parts in alone),
+        {subset: torch.cat(parts) for subset, parts in together.items()},
     )
-
-
-def _share(answer: Callable[[torch.Tensor], torch.Tensor], split: Split, device: torch.device) -> float:
-    right = sum(int((answer(inputs).argmax(-1) == labels).sum()) for inputs, labels in batches_of(split, device))
-    return right / len(split)

@@ -74,6 +74,11 @@ def build_digest(graphs: Artifact, policy: Policy) -> str:
     return hashlib.sha256(f"{graphs.sha256} {policy.sha256}".encode()).hexdigest()
 
 
+def _share(score: float) -> float:
+    """A score as a manifest holds it, 0 to 1: a correlation below zero is worth nothing."""
+    return min(max(score, 0.0), 1.0)
+
+
 def _manifest(
     bundle: Path,
     n: int,
@@ -88,7 +93,7 @@ def _manifest(
     inputs, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
     central = n == config.central
     aggregators = [
-        AggregatorSpec(tuple(subset), aggregator_file(subset), accuracy.subsets[subset_name(subset)])
+        AggregatorSpec(tuple(subset), aggregator_file(subset), _share(accuracy.subsets[subset_name(subset)]))
         for subset in (subsets_of(len(config.devices)) if central else [])
     ]
     recipe = RECIPE if (bundle / RECIPE).exists() else None
@@ -103,7 +108,7 @@ def _manifest(
         engine=EngineSpec(facts["kind"], facts["version"], MEMBER, facts["precision"], recipe),
         input=TensorSpec(facts["input"], inputs.dtype.name, (1, *inputs.shape[1:])),
         output=TensorSpec(FEATURES_NAME, "float32", (1, *features.shape[1:])),
-        answer=AnswerSpec(LOGITS_NAME, "float32", (1, len(data.class_names)), tuple(data.class_names)),
+        answer=AnswerSpec(LOGITS_NAME, "float32", (1, data.outputs), tuple(data.class_names)),
         golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, facts["tolerance"], GOLDEN_ANSWER if central else None),
         aggregators=tuple(sorted(aggregators)),
         wire_bytes=4 * int(np.prod(features.shape[1:])),

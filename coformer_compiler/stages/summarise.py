@@ -93,8 +93,9 @@ def report_from_artifacts(
         history=_phases(history),
         timeline=_spans(latencies.timeline, config),
         stages=tuple(schema.Stage(artifact.kind, artifact.seconds, artifact.cached) for artifact in used),
+        metric=data.task.score.name,
         notes=(
-            *_notes([*data.notes, *notes_of(made.policy)], losses, basis, history),
+            *_notes([*data.notes, *notes_of(made.policy)], _other_metrics(made, data), losses, basis, history),
             *_precision_notes(made, config),
         ),
         absent=absent,
@@ -206,10 +207,20 @@ def _spans(timeline: Phases | None, config: BuildConfig) -> tuple[schema.Span, .
     return tuple(spans)
 
 
+def _other_metrics(made: Artifacts, data: DataSet) -> list[str]:
+    """What the figures are where they are no accuracy, and the task's other metrics."""
+    named = [] if data.task.score.name == "accuracy" else [f"accuracy stands for the {data.task.score.name}"]
+    others = accuracies_of(made.accuracy).others.items()
+    return named + [
+        f"{name} on the test split: all together {ours:.4f}, teacher {his:.4f}" for name, (his, ours) in others
+    ]
+
+
 def _notes(
-    shrunk: Sequence[str], losses: dict[str, float], basis: str | None, history: History
+    shrunk: Sequence[str], metrics: Sequence[str], losses: dict[str, float], basis: str | None, history: History
 ) -> tuple[schema.Note, ...]:
     notes = [schema.Note("warning", text) for text in shrunk]
+    notes += [schema.Note("note", text) for text in metrics]
     if len(losses) > 1:
         figures = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         notes.append(schema.Note("note", f"basis {basis} was kept by validation loss in nats: {figures}"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from coformer_compiler.artifact import Artifact, Store
 from coformer_compiler.compute import computing_device
@@ -132,9 +131,9 @@ def selection_of(member: MemberPolicy) -> Selection:
 
 @torch.no_grad()
 def system_loss(members: Sequence[Transformer], aggregator: Aggregator, split: Split, device: torch.device) -> float:
-    """Mean cross-entropy of the aggregated system with the labels, in nats."""
+    """Mean loss of the aggregated system against the labels: for classes cross-entropy, in nats."""
     total = 0.0
     for inputs, labels in batches_of(split, device):
         logits = aggregator({n: member.features(inputs) for n, member in enumerate(members)})
-        total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        total += float(split.task.loss(logits, labels).sum())
     return total / len(split)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.tasks import CLASSIFICATION, Task
 from coformer_compiler.transplant.basis import plain_normed
 
 IMPORTANCE = ("activation", "taylor")
@@ -49,22 +50,26 @@ class Statistics:
 
 @torch.no_grad()
 def statistics_from_batches(
-    teacher: Transformer, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], importance: str = "activation"
+    teacher: Transformer,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    importance: str = "activation",
+    task: Task = CLASSIFICATION,
 ) -> Statistics:
     """Run the teacher once over `(inputs, labels)` batches.
 
     Args:
         teacher: the model.
-        batches: inputs of the stem and labels `(batch,)` int64.
+        batches: inputs of the stem and labels.
         importance: "activation" ranks a unit by the part of the stream's variance that it writes (mean-removed
             activation times output weights, exactly, from the unit's covariance); "taylor" by the sum over samples
             of |Σ activation × gradient of the loss|, which needs a backward pass.
+        task: what the labels mean.
     """
     embed, device = teacher.spec.embed, teacher.device
     moments = [_Moment(embed, device) for _ in range(len(teacher.residuals) + 1)]
     stem = _Moment(teacher.stem.spec.embed, device) if teacher.stem.norm is not None else None
     spreads = [_UnitSpread(block, device) for block in teacher.residuals]
-    gradients = _Gradients(teacher)
+    gradients = _Gradients(teacher, task)
     turned, rows = torch.zeros(len(teacher.spec.layers), dtype=torch.float64, device=device), 0
     for inputs, labels in batches:
         mask = teacher.stem.mask(inputs)
@@ -142,8 +147,8 @@ class _UnitSpread:
 class _Gradients:
     """Sums over samples of what needs a backward pass: Taylor scores of units, squared gradients by token."""
 
-    def __init__(self, teacher: Transformer) -> None:
-        self.teacher, self.samples = teacher, 0
+    def __init__(self, teacher: Transformer, task: Task) -> None:
+        self.teacher, self.task, self.samples = teacher, task, 0
         device, tokens = teacher.device, teacher.spec.stem.tokens
         blocks = teacher.residuals
         self.taylor = [torch.zeros(b.branch.units, dtype=torch.float64, device=device) for b in blocks]
@@ -165,7 +170,7 @@ class _Gradients:
             normed = block.normed(x)
             mixes.append(block.branch.mix(block.branch.reader(normed), mask))
             x = block.skip(x, normed) + block.branch.writer(mixes[-1])
-        loss = F.cross_entropy(self.teacher.head(self.teacher.pool(x, mask)), labels, reduction="sum")
+        loss = self.task.probe(self.teacher.head(self.teacher.pool(x, mask)), labels).sum()
         found = torch.autograd.grad(loss, [*streams, *mixes])
         for j, mixed in enumerate(mixes):
             self.squares[j] += found[j].double().square().sum((0, 2))

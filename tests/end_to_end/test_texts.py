@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compiler.texts import manifest_of, write_config
+from tests.compiler.texts import manifest_of, rows, write_config, write_teacher, write_tsv
 from tests.end_to_end.tiny import Outcome, coformerc
 
 
@@ -15,8 +15,6 @@ from tests.end_to_end.tiny import Outcome, coformerc
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     config = write_config(folder)
-    outcome = coformerc("build", config, "-o", folder / "mixed")
-    assert outcome.code == 0, outcome.err
     config.write_text(config.read_text().replace("jetson-nano", "cpu"))
     outcome = coformerc("build", config, "-o", folder / "out")
     assert outcome.code == 0, outcome.err
@@ -30,9 +28,17 @@ def test_the_bundles_take_token_numbers(built: Path) -> None:
     assert holders == [manifests[0]["central"]]
 
 
-@pytest.mark.parametrize("out", ["out", "mixed"])
-def test_validate_finds_nothing_wrong(out: str, built: Path) -> None:
-    outcome = coformerc("validate", built / out)
+@pytest.mark.slow
+@pytest.mark.parametrize("board", ["cpu", "jetson-nano", "jetson-orin-nano"])
+def test_validate_finds_nothing_wrong(board: str, built: Path, tmp_path: Path) -> None:
+    """Graphs are legal for the boards' engines and equal to torch; on the CPU also over sockets."""
+    out = built / "out"
+    if board != "cpu":
+        config, out = write_config(tmp_path), tmp_path / "out"
+        config.write_text(config.read_text().replace("jetson-nano", board))
+        outcome = coformerc("build", config, "-o", out)
+        assert outcome.code == 0, outcome.err
+    outcome = coformerc("validate", out)
     assert outcome.code == 0, outcome.out + outcome.err
 
 
@@ -57,3 +63,41 @@ def test_run_refuses_or_cuts_long_texts(built: Path) -> None:
     outcome = run(built, "--text", "game " * 30, "--truncate")
     assert json.loads(outcome.out)["cut_texts"] == 1
     assert "this is no pair" in run(built, "--text", "a\tb\tc").out
+
+
+@pytest.mark.slow
+def test_embeddings(tmp_path: Path) -> None:
+    """A checkpoint without classifier: members learn its embeddings, and `run` answers with one."""
+    from tests.compiler.frontends.hf_models import hf_model, save_hf
+
+    config = write_config(tmp_path, source="sentences:topics.tsv", options='pool = "mean"\nnormalise = true')
+    wide = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 96}
+    save_hf(hf_model("bert", **wide).bert, tmp_path / "teacher")
+    config.write_text(config.read_text().replace("jetson-nano", "cpu"))
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "accuracy stands for the mean cosine" in outcome.out
+    assert "retrieval agreement on the test split" in outcome.out
+    answer = json.loads(coformerc("run", tmp_path / "out", "--json", "--text", "mail server").out)["answers"][0]
+    assert len(answer["embedding"]) == 48
+    assert sum(number**2 for number in answer["embedding"]) == pytest.approx(1, abs=1e-4)
+    assert "48 numbers" in coformerc("run", tmp_path / "out", "--text", "mail server").out
+
+
+@pytest.mark.slow
+def test_regression_on_pairs(tmp_path: Path) -> None:
+    """STS-B's form on pairs with token types: one number, scored by correlation."""
+    config = write_config(tmp_path, source="glue-stsb:sts", options="pairs = true")
+    config.write_text(config.read_text().replace("length = 10", "length = 20").replace("jetson-nano", "cpu"))
+    write_teacher(tmp_path / "teacher", num_labels=1)
+    pairs = [(str(n), first, second, f"{n % 6}") for n, (first, second, _) in enumerate(rows(90, pairs=True))]
+    for name, part in (("train", pairs[:60]), ("dev", pairs[60:])):
+        write_tsv(tmp_path / "sts" / f"{name}.tsv", ("index", "sentence1", "sentence2", "score"), part)
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "accuracy stands for the Pearson correlation" in outcome.out
+    assert coformerc("validate", tmp_path / "out").code == 0
+    answer = json.loads(coformerc("run", tmp_path / "out", "--json", "--text", "mail server\tweb game").out)["answers"][
+        0
+    ]
+    assert isinstance(answer["value"], float)

@@ -26,7 +26,7 @@ def accuracy_html(report: Report) -> Markup:
     low, high = _range(known)
     body = [_row_html(report, row, low, high, _is_first(rows, i)) for i, row in enumerate(rows)]
     caption = (
-        f"Top-1 accuracy on the {report.split} split{_uncertainty(report)} Filled squares: the devices that take "
+        f"{_metric(report)} on the {report.split} split{_uncertainty(report)} Filled squares: the devices that take "
         "part. In the plot, open: transplanted, before any training; filled: calibrated; upright line: the teacher."
     )
     if report.accuracy.lowered is not None:
@@ -35,6 +35,10 @@ def accuracy_html(report: Report) -> Markup:
     head = head_row(headings, _axis(low, high))
     table = element("table", caption_html(caption), head, element("tbody", joined(body)), class_="wide")
     return section("Accuracy", _lead(report), table, *remarks)
+
+
+def _metric(report: Report) -> str:
+    return "Top-1 accuracy" if report.metric == "accuracy" else report.metric
 
 
 def _lead(report: Report) -> str:
@@ -56,7 +60,7 @@ def _lead(report: Report) -> str:
 def _uncertainty(report: Report) -> str:
     """One standard error of the aggregated accuracy, where the number of samples is known."""
     samples, share = report.accuracy.samples, report.accuracy.aggregated
-    if not samples or share is None:
+    if not samples or share is None or report.metric != "accuracy":
         return "."
     error = 100 * math.sqrt(share * (1 - share) / samples)
     return (

@@ -49,7 +49,7 @@ def _missing(report: Report, path: str) -> Markup:
 
 def _accuracy(report: Report) -> Markup:
     accuracy = report.accuracy
-    name = "Accuracy, all together"
+    name = f"{report.metric[0].upper()}{report.metric[1:]}, all together"
     if accuracy.aggregated is None:
         return _figure(name, _missing(report, "accuracy.aggregated"))
     details = []

@@ -1,0 +1,39 @@
+"""Stage "targets": the teacher's answers as labels, for tasks whose data has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coformer_compiler.artifact import Artifact, Store
+from coformer_compiler.compute import computing_device
+from coformer_compiler.data.dataset import DataSet, Split
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.stages.batches import batches_of
+
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+def label_with_teacher(store: Store, imported: Artifact, teacher: Transformer, data: DataSet) -> DataSet:
+    """The data with the teacher's answers as labels where the task wants that; else the data as it is."""
+    if not data.task.labels_from_teacher:
+        return data
+
+    def make(folder: Path, _work: Path) -> None:
+        device = computing_device()
+        teacher.to(device)
+        for name in SPLITS:
+            np.save(folder / f"{name}.npy", _answers(teacher, getattr(data, name), device), allow_pickle=False)
+        teacher.cpu()
+
+    made = store.stage("targets", (imported,), {"data": data.sha256}, make)
+    labels = {name: np.load(made.path / f"{name}.npy", mmap_mode="c") for name in SPLITS}
+    return replace(data, **{name: replace(getattr(data, name), labels=labels[name]) for name in SPLITS})
+
+
+@torch.no_grad()
+def _answers(teacher: Transformer, split: Split, device: torch.device) -> np.ndarray:
+    return np.concatenate([teacher(inputs).cpu().numpy() for inputs, _ in batches_of(split, device)])

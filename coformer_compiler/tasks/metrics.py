@@ -1,0 +1,88 @@
+"""Metrics: answers and labels of a whole split to one number, 1 at best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and its name.
+
+    Attributes:
+        name: as reports print it.
+        measure: answers `(samples, outputs)` and labels to a number, 1 at best.
+    """
+
+    name: str
+    measure: Callable[[torch.Tensor, torch.Tensor], float]
+
+
+def accuracy(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of right classes."""
+    return float((answers.argmax(-1) == labels).double().mean())
+
+
+def f1(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Harmonic mean of precision and recall of class 1, as GLUE takes it; 0 where neither has anything."""
+    found, wanted = answers.argmax(-1) == 1, labels == 1
+    both = int((found & wanted).sum())
+    total = int(found.sum()) + int(wanted.sum())
+    return 2 * both / total if total else 0.0
+
+
+def matthews(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Matthews' correlation of two classes; 0 where either side knows only one."""
+    return pearson(answers.argmax(-1)[:, None].double(), labels.double())
+
+
+def pearson(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Correlation of the first output with the label; 0 where either is constant."""
+    x, y = answers[:, 0].double(), labels.double()
+    x, y = x - x.mean(), y - y.mean()
+    size = x.norm() * y.norm()
+    return float(x @ y / size) if size > 0 else 0.0
+
+
+def spearman(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Correlation of the ranks; equal values share the mean of theirs."""
+    return pearson(_ranks(answers[:, 0])[:, None], _ranks(labels))
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    _, places, counts = torch.unique(values.double(), return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    ranks: torch.Tensor = (last - (counts - 1).double() / 2)[places]
+    return ranks
+
+
+def cosine(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean cosine of answer and label `(samples, outputs)`."""
+    return float(F.cosine_similarity(answers.double(), labels.double(), dim=-1).mean())
+
+
+def retrieval(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    """How often the nearest other sample is the same among the answers as among the labels, by cosine."""
+    if len(answers) < 3:
+        return 1.0
+    return float((_nearest(answers) == _nearest(labels)).double().mean())
+
+
+def _nearest(vectors: torch.Tensor) -> torch.Tensor:
+    """Index of each vector's nearest other one, `(samples,)`."""
+    unit = F.normalize(vectors.double(), dim=-1)
+    found = []
+    for first in range(0, len(unit), 1024):
+        near = unit[first : first + 1024] @ unit.T
+        near[torch.arange(len(near)), torch.arange(first, first + len(near))] = -2
+        found.append(near.argmax(1))
+    return torch.cat(found)
+
+
+ACCURACY, F1, MATTHEWS = Metric("accuracy", accuracy), Metric("F1", f1), Metric("Matthews correlation", matthews)
+PEARSON, SPEARMAN = Metric("Pearson correlation", pearson), Metric("Spearman correlation", spearman)
+COSINE, RETRIEVAL = Metric("mean cosine", cosine), Metric("retrieval agreement", retrieval)

@@ -1,0 +1,95 @@
+"""Tasks: how an answer is judged, and how a student learns it from labels and from the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from coformer_compiler.tasks.metrics import ACCURACY, COSINE, PEARSON, RETRIEVAL, SPEARMAN, Metric
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Answers `(batch, outputs)` and labels `(batch, …)` to losses per sample `(batch,)`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of answer.
+
+    Attributes:
+        name: of the kind.
+        loss: against labels.
+        decision: the teacher's answers as labels.
+        soft_loss: against the teacher's answers themselves, at a temperature: (answers, teacher, temperature).
+        probe: what the importance of tokens and units is taken from: something of each sample that moves with the
+            answer; a loss that the teacher has brought to zero does not.
+        metrics: the first one is the score that choices are made by.
+        labels_from_teacher: the labels are the teacher's answers; the data has none.
+    """
+
+    name: str
+    loss: Loss
+    decision: Callable[[torch.Tensor], torch.Tensor]
+    soft_loss: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    probe: Loss
+    metrics: tuple[Metric, ...]
+    labels_from_teacher: bool = False
+
+    @property
+    def score(self) -> Metric:
+        """The metric that choices are made by."""
+        return self.metrics[0]
+
+
+def _cross_entropy(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(answers, labels, reduction="none")
+
+
+def _divergence(answers: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """KL divergence of the student from the teacher.
+
+    Times the squared temperature, so that gradients keep their size when the temperature changes.
+    """
+    student, wanted = (F.log_softmax(each / temperature, -1) for each in (answers, teacher))
+    return F.kl_div(student, wanted, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def _squared_error(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (answers[:, 0] - labels.to(answers.dtype)).square()
+
+
+def _distance(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return 1 - F.cosine_similarity(answers, labels.to(answers.dtype), dim=-1)
+
+
+def _likeness_to_another(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cosine_similarity(answers, labels.to(answers.dtype).roll(1, 0), dim=-1)
+
+
+CLASSIFICATION = Task(
+    "classification", _cross_entropy, lambda teacher: teacher.argmax(-1), _divergence, _cross_entropy, (ACCURACY,)
+)
+"""Labels int64 `(samples,)`."""
+
+REGRESSION = Task(
+    "regression",
+    _squared_error,
+    lambda teacher: teacher[:, 0],
+    lambda answers, teacher, _: _squared_error(answers, teacher[:, 0]),
+    _squared_error,
+    (PEARSON, SPEARMAN),
+)
+"""One output; labels float32 `(samples,)`."""
+
+EMBEDDING = Task(
+    "embedding",
+    _distance,
+    lambda teacher: teacher,
+    lambda answers, teacher, _: _distance(answers, teacher),
+    _likeness_to_another,
+    (COSINE, RETRIEVAL),
+    labels_from_teacher=True,
+)
+"""Vectors; labels float32 `(samples, outputs)`, the teacher's."""
