@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,18 +114,25 @@ def _answers(model: Transformer, split: Split, device: torch.device) -> torch.Te
     return torch.cat([model(inputs).cpu() for inputs, _ in batches_of(split, device)])
 
 
-@torch.no_grad()
 def _system_answers(system: System, split: Split, device: torch.device) -> SystemAnswers:
-    """Features are computed once for all subsets."""
-    members, aggregator = [member.to(device) for member in system.members], system.aggregator.to(device)
-    alone: list[list[torch.Tensor]] = [[] for _ in members]
-    together: dict[tuple[int, ...], list[torch.Tensor]] = {subset: [] for subset in aggregator.subsets}
-    for inputs, _ in batches_of(split, device):
-        features = [member.features(inputs) for member in members]
-        for n, member in enumerate(members):
+    members = [member.to(device) for member in system.members]
+    system.aggregator.to(device)
+    return answers_from_features(
+        system,
+        ({n: member.features(inputs) for n, member in enumerate(members)} for inputs, _ in batches_of(split, device)),
+    )
+
+
+@torch.no_grad()
+def answers_from_features(system: System, batches: Iterable[Mapping[int, torch.Tensor]]) -> SystemAnswers:
+    """What heads and aggregators make of the members' features, `{n: (batch, d_n)}` per batch."""
+    alone: list[list[torch.Tensor]] = [[] for _ in system.members]
+    together: dict[tuple[int, ...], list[torch.Tensor]] = {subset: [] for subset in system.aggregator.subsets}
+    for features in batches:
+        for n, member in enumerate(system.members):
             alone[n].append(member.head(features[n]).cpu())
-        for subset in aggregator.subsets:
-            together[subset].append(aggregator({n: features[n] for n in subset}).cpu())
+        for subset, parts in together.items():
+            parts.append(system.aggregator({n: features[n] for n in subset}).cpu())
     return SystemAnswers(
         tuple(torch.cat(parts) for parts in alone),
         {subset: torch.cat(parts) for subset, parts in together.items()},

@@ -8,7 +8,7 @@ aggregators are float32.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,11 +18,10 @@ import torch
 from coformer_compiler.artifact import Artifact
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.device import Device
-from coformer_compiler.model.aggregator import subset_name
 from coformer_compiler.model.system import System
 from coformer_compiler.progress import Progress
 from coformer_compiler.stages.batches import batches_of
-from coformer_compiler.stages.evaluate import SystemAccuracy
+from coformer_compiler.stages.evaluate import SystemAccuracy, answers_from_features
 
 RESULT = "accuracy.json"
 
@@ -49,26 +48,19 @@ def measure_lowered(
     """
     if all(device.target.precision == "float32" for device in devices):
         return
-    right_alone = np.zeros(len(devices), int)
-    right = dict.fromkeys(system.aggregator.subsets, 0)
-    with torch.no_grad(), says.stage("accuracy as built", total=len(split), unit="sample") as stage:
-        for inputs, labels in batches_of(split):
-            features = {
-                n: system.members[n].features(inputs)
-                if device.target.precision == "float32"
-                else torch.from_numpy(features_of(n, inputs.numpy()))
-                for n, device in enumerate(devices)
-            }
-            for n, member in enumerate(system.members):
-                right_alone[n] += int((member.head(features[n]).argmax(-1) == labels).sum())
-            for subset in right:
-                answer = system.aggregator({n: features[n] for n in subset})
-                right[subset] += int((answer.argmax(-1) == labels).sum())
-            stage.advance(len(labels))
-    result = SystemAccuracy(
-        tuple(int(count) / len(split) for count in right_alone),
-        {subset_name(subset): count / len(split) for subset, count in right.items()},
-    )
+
+    def batches() -> Iterator[dict[int, torch.Tensor]]:
+        with says.stage("accuracy as built", total=len(split), unit="sample") as stage:
+            for inputs, labels in batches_of(split):
+                yield {
+                    n: system.members[n].features(inputs)
+                    if device.target.precision == "float32"
+                    else torch.from_numpy(features_of(n, inputs.numpy()))
+                    for n, device in enumerate(devices)
+                }
+                stage.advance(len(labels))
+
+    result = answers_from_features(system, batches()).scored(split)
     (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
 
 
