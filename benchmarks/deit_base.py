@@ -52,7 +52,7 @@ def compile_members(folder: Path) -> dict[str, Any]:
         sliced = time.perf_counter()
         model = legal_graph(member, target, pixels)
         legal = time.perf_counter()
-        ir.save(model, folder / f"member-{selection.channels[0]}.onnx")
+        ir.save(model, folder / f"member-{selection.channels[0][0]}.onnx")
         seconds["slice"] += sliced - start
         seconds["lower_legalise"] += legal - sliced
         seconds["write"] += time.perf_counter() - legal
@@ -66,11 +66,11 @@ def thirds(teacher: Any) -> list[Any]:
     from coformer_compiler.model.transformer import Selection
 
     spec = teacher.spec
-    heads = {b.layer: b.branch.heads for b in spec.blocks if b.kind == "attention"}
-    neurons = {b.layer: b.branch.neurons for b in spec.blocks if b.kind == "mlp"}
+    heads = {b.layer: b.branch.heads for b in spec.residuals if b.kind == "attention"}
+    neurons = {b.layer: b.branch.neurons for b in spec.residuals if b.kind == "mlp"}
     return [
         Selection(
-            tuple(range(n, spec.embed, 3)),
+            (tuple(range(n, spec.embed, 3)),),
             {layer: tuple(range(n, count, 3)) for layer, count in heads.items()},
             {layer: tuple(range(n, count, 3)) for layer, count in neurons.items()},
         )

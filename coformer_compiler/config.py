@@ -38,7 +38,7 @@ class ModelSection(_Section):
     checkpoint: Path | None = Field(
         default=None, description="safetensors or pth file, or a folder of the hub's format"
     )
-    options: dict[str, bool | int | float | str] = Field(
+    options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict,
         description="constructor options that differ from the named model's, such as `num_classes`",
     )
@@ -287,7 +287,7 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         model.name,
         model.weights,
         checkpoint,
-        tuple(sorted(model.options.items())),
+        tuple((key, tuple(each) if isinstance(each, list) else each) for key, each in sorted(model.options.items())),
         None if model.mean is None else tuple(model.mean),
         None if model.std is None else tuple(model.std),
         section.seed,

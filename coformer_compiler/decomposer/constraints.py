@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coformer_compiler.decomposer.policy import MemberPolicy, Policy, TeacherShape
-from coformer_compiler.decomposer.shapes import MemberShape, member_cost, shape_of_member
+from coformer_compiler.decomposer.shapes import MemberShape, member_cost, shape_of_member, stage_widths
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import TransformerSpec
@@ -103,6 +103,13 @@ def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
         raise CoformerError(
             f"C1: keeps the layers {layers} of {shape.layers}", where, "name each layer once, ascending"
         )
+    for stage, own in enumerate(shape.stage_layers):
+        if not set(own) & set(layers):
+            raise CoformerError(
+                f"C1: keeps no layer of stage {stage} (layers {own.start} to {own.stop - 1})",
+                where,
+                "keep at least one",
+            )
     if not 2 <= member.embed <= shape.embed:
         raise CoformerError(
             f"C2: embed {member.embed} is not within 2 to {shape.embed}", where, "choose a width between"
@@ -116,15 +123,24 @@ def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
                     where,
                     f"name at least one of 0 to {count - 1}, each once, ascending",
                 )
-    if member.channels is not None and (
-        len(member.channels) != member.embed
-        or list(member.channels) != sorted(set(member.channels) & set(range(shape.embed)))
-    ):
+    if member.channels is not None:
+        _check_channels(member.channels, stage_widths(shape.embeds, member.embed), shape, where)
+
+
+def _check_channels(
+    channels: Sequence[tuple[int, ...]], widths: Sequence[int], shape: TeacherShape, where: str
+) -> None:
+    if len(channels) != len(widths):
         raise CoformerError(
-            f"names the channels {list(member.channels)[:8]} for embed {member.embed}",
-            where,
-            f"name as many of 0 to {shape.embed - 1}, each once, ascending",
+            f"names the channels of {len(channels)} stages of {len(widths)}", where, "give one list per stage"
         )
+    for kept, width, embed in zip(channels, widths, shape.embeds, strict=True):
+        if len(kept) != width or list(kept) != sorted(set(kept) & set(range(embed))):
+            raise CoformerError(
+                f"names the channels {list(kept)[:8]} for embed {width}",
+                where,
+                f"name as many of 0 to {embed - 1}, each once, ascending",
+            )
 
 
 def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:

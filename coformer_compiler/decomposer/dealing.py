@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MemberShape, stage_widths
 
 
 def deal(scores: torch.Tensor, counts: Sequence[int], *, overlap: bool = False) -> list[tuple[int, ...]]:
@@ -39,7 +39,7 @@ def members_from_shapes(
     devices: Sequence[str],
     shapes: Sequence[MemberShape],
     scores: Mapping[tuple[str, int], torch.Tensor],
-    channel_scores: torch.Tensor | None,
+    channel_scores: Sequence[torch.Tensor] | None,
     *,
     overlap: bool = False,
 ) -> tuple[MemberPolicy, ...]:
@@ -49,7 +49,7 @@ def members_from_shapes(
         devices: names, in the order of `shapes`.
         shapes: what each member has room for.
         scores: importance of the units of each (kind, layer), kind "attention" or "mlp".
-        channel_scores: given for index slicing, where stream channels are dealt out as well.
+        channel_scores: by stage; given for index slicing, where stream channels are dealt out as well.
         overlap: see `deal`.
     """
     heads: list[dict[int, tuple[int, ...]]] = [{} for _ in shapes]
@@ -61,9 +61,13 @@ def members_from_shapes(
         hands = deal(scores[kind, layer], [counts[n] for n in keeping], overlap=overlap)
         for n, hand in zip(keeping, hands, strict=True):
             taken[n][layer] = hand
-    channels: Sequence[tuple[int, ...] | None] = [None] * len(shapes)
+    channels: Sequence[tuple[tuple[int, ...], ...] | None] = [None] * len(shapes)
     if channel_scores is not None:
-        channels = deal(channel_scores, [shape.embed for shape in shapes], overlap=overlap)
+        widths = [stage_widths([len(stage) for stage in channel_scores], shape.embed) for shape in shapes]
+        dealt = [
+            deal(stage, [own[number] for own in widths], overlap=overlap) for number, stage in enumerate(channel_scores)
+        ]
+        channels = list(zip(*dealt, strict=True))
     return tuple(
         MemberPolicy(
             device,

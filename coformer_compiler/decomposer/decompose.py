@@ -82,7 +82,7 @@ def decompose(
                 options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
             )
         scores: dict[tuple[str, int], torch.Tensor] = {
-            (block.kind, block.layer): s for block, s in zip(teacher.blocks, statistics.scores, strict=True)
+            (block.kind, block.layer): s for block, s in zip(teacher.residuals, statistics.scores, strict=True)
         }
         channels = statistics.channel_scores if options.method == "index" else None
         members = list(

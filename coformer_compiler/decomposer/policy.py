@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coformer_compiler.model.spec import AttentionSpec, MlpSpec, TransformerSpec
+from coformer_compiler.model.spec import AttentionSpec, MergeSpec, MlpSpec, TransformerSpec
 from coformer_runtime.errors import CoformerError
 
 FORMAT = "coformer-policy/1"
@@ -20,12 +20,29 @@ FORMAT = "coformer-policy/1"
 
 @dataclass(frozen=True)
 class TeacherShape:
-    """What there is to share out: layers L, embed width d, heads and neurons per layer (h and D)."""
+    """What there is to share out: layers L, embed width d, heads and neurons per layer (h and D).
+
+    A model of several stages (Swin) has a stream of its own in each: `depths` are the layers of every stage, `embeds`
+    the widths, of which `embed` is the first. One stage of everything where they are not given.
+    """
 
     layers: int
     embed: int
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
+    depths: tuple[int, ...] = ()
+    embeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """One stage, unless more are given."""
+        object.__setattr__(self, "depths", self.depths or (self.layers,))
+        object.__setattr__(self, "embeds", self.embeds or (self.embed,))
+
+    @property
+    def stage_layers(self) -> tuple[range, ...]:
+        """The layers of each stage."""
+        starts = [sum(self.depths[:stage]) for stage in range(len(self.depths))]
+        return tuple(range(start, start + depth) for start, depth in zip(starts, self.depths, strict=True))
 
 
 @dataclass(frozen=True)
@@ -41,13 +58,14 @@ class LayerShare:
 class MemberPolicy:
     """C_n of the paper: embed width d_n and the kept layers, l_n of them.
 
-    `channels` names the teacher's stream channels for index slicing; a transplanted member has none of its own.
+    `embed` is the width of the first stage's stream; those of further stages go with it. `channels` names, for each
+    stage, the teacher's stream channels for index slicing; a transplanted member has none of its own.
     """
 
     device: str
     embed: int
     layers: tuple[LayerShare, ...]
-    channels: tuple[int, ...] | None = None
+    channels: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +84,13 @@ class Policy:
 
 def teacher_shape(spec: TransformerSpec) -> TeacherShape:
     """The shape of an imported teacher."""
-    heads = tuple(b.branch.heads for b in spec.blocks if isinstance(b.branch, AttentionSpec))
-    neurons = tuple(b.branch.neurons for b in spec.blocks if isinstance(b.branch, MlpSpec))
-    return TeacherShape(len(spec.layers), spec.embed, heads, neurons)
+    heads = tuple(b.branch.heads for b in spec.residuals if isinstance(b.branch, AttentionSpec))
+    neurons = tuple(b.branch.neurons for b in spec.residuals if isinstance(b.branch, MlpSpec))
+    layers: list[set[int]] = [set() for _ in spec.embeds]
+    for stage, block in zip(spec.stages, spec.blocks, strict=False):
+        layers[stage] |= set() if isinstance(block, MergeSpec) else {block.layer}
+    depths = tuple(len(stage) for stage in layers)
+    return TeacherShape(len(spec.layers), spec.embeds[0], heads, neurons, depths, spec.embeds)
 
 
 def policy_json(policy: Policy) -> str:
@@ -78,13 +100,14 @@ def policy_json(policy: Policy) -> str:
         "{",
         f' "format": "{FORMAT}",',
         f' "strategy": {json.dumps(policy.strategy)},',
-        f' "teacher": {json.dumps(asdict(teacher))},',
+        f' "teacher": {json.dumps(_teacher_json(teacher))},',
         ' "members": [',
     ]
     for i, member in enumerate(policy.members):
         head = {"device": member.device, "embed": member.embed}
         if member.channels is not None:
-            head["channels"] = list(member.channels)
+            stages = [list(stage) for stage in member.channels]
+            head["channels"] = stages if len(stages) > 1 else stages[0]
         lines.append("  " + json.dumps(head)[:-1] + ', "layers": [')
         rows = [
             {"layer": share.layer, "heads": list(share.heads), "neurons": list(share.neurons)}
@@ -93,6 +116,14 @@ def policy_json(policy: Policy) -> str:
         lines += [f"   {json.dumps(row)}{',' if row is not rows[-1] else ''}" for row in rows]
         lines.append("  ]}" + ("," if i + 1 < len(policy.members) else ""))
     return "\n".join([*lines, " ]", "}", ""])
+
+
+def _teacher_json(shape: TeacherShape) -> dict[str, Any]:
+    data = asdict(shape)
+    for key in ("depths", "embeds"):
+        if len(data[key]) == 1:
+            del data[key]
+    return data
 
 
 def policy_from_json(text: str, where: str) -> Policy:
@@ -107,9 +138,13 @@ def policy_from_json(text: str, where: str) -> Policy:
             raise ValueError(f"format is '{data['format']}', wanted '{FORMAT}'")
         _refuse_unknown(data, {"format", "strategy", "teacher", "members"})
         shape = data["teacher"]
-        _refuse_unknown(shape, {"layers", "embed", "heads", "neurons"})
+        _refuse_unknown(shape, {"layers", "embed", "heads", "neurons", "depths", "embeds"})
         teacher = TeacherShape(
-            _integer(shape, "layers"), _integer(shape, "embed"), _indices(shape["heads"]), _indices(shape["neurons"])
+            _integer(shape, "layers"),
+            _integer(shape, "embed"),
+            _indices(shape["heads"]),
+            _indices(shape["neurons"]),
+            *(_indices(shape.get(key, ())) for key in ("depths", "embeds")),
         )
         return Policy(str(data["strategy"]), teacher, tuple(_member(member) for member in data["members"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -134,7 +169,12 @@ def _member(data: Mapping[str, Any]) -> MemberPolicy:
     for row in data["layers"]:
         _refuse_unknown(row, {"layer", "heads", "neurons"})
         layers.append(LayerShare(_integer(row, "layer"), _indices(row["heads"]), _indices(row["neurons"])))
-    channels = _indices(data["channels"]) if "channels" in data else None
+    channels = None
+    if "channels" in data:
+        # One list where the model has one stage, else one per stage.
+        named = data["channels"]
+        nested = bool(named) and all(isinstance(stage, list) for stage in named)
+        channels = tuple(_indices(stage) for stage in (named if nested else [named]))
     return MemberPolicy(str(data["device"]), _integer(data, "embed"), tuple(layers), channels)
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from coformer_compiler.decomposer.policy import MemberPolicy, TeacherShape
 from coformer_compiler.device import Device
 from coformer_compiler.model.cost import Cost
+from coformer_compiler.model.merge import PARTS
 from coformer_compiler.model.spec import (
     AttentionSpec,
     HeadSpec,
+    MergeSpec,
     MlpSpec,
     NormSpec,
     ResidualSpec,
@@ -23,7 +25,10 @@ from coformer_compiler.model.spec import (
 
 @dataclass(frozen=True)
 class MemberShape:
-    """Shape of one member: heads and neurons per kept layer, `{layer: count}`."""
+    """Shape of one member: heads and neurons per kept layer, `{layer: count}`.
+
+    `embed` is the width of the first stage's stream; those of the others go with it (`stage_widths`).
+    """
 
     embed: int
     heads: dict[int, int]
@@ -43,7 +48,15 @@ def kept_of(devices: Sequence[Device], shapes: Sequence[MaybeShape]) -> tuple[li
 def feature_widths(teacher: TransformerSpec, shapes: Sequence[MemberShape]) -> list[int]:
     """How many features each member sends."""
     copies = teacher.features // teacher.embed
-    return [shape.embed * copies for shape in shapes]
+    return [stage_widths(teacher.embeds, shape.embed)[-1] * copies for shape in shapes]
+
+
+def stage_widths(embeds: Sequence[int], embed: int) -> tuple[int, ...]:
+    """Stream widths of a member that is `embed` wide in the first stage, for a teacher of the widths `embeds`.
+
+    Rounded down, so that members whose first widths add up to the teacher's at most do so in every stage.
+    """
+    return tuple(embed * each // embeds[0] for each in embeds)
 
 
 def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool) -> TransformerSpec:
@@ -54,17 +67,23 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
         shape: widths of the member.
         shortcuts: whether each sub-block has a matrix in its shortcut (one basis per norm); post-norm ones always do.
     """
-    blocks = []
-    for block in teacher.blocks:
+    widths = stage_widths(teacher.embeds, shape.embed)
+    blocks: list[ResidualSpec | MergeSpec] = []
+    for stage, block in zip(teacher.stages, teacher.blocks, strict=False):
+        width = widths[stage]
+        if isinstance(block, MergeSpec):
+            merged = _plain(block.norm, PARTS * width)
+            blocks.append(replace(block, embed=width, norm=merged, out=widths[stage + 1], bias=True))
+            continue
         if block.layer not in shape.heads:
             continue
-        norm = None if block.norm is None else _plain(block.norm, shape.embed)
+        norm = None if block.norm is None else _plain(block.norm, width)
         branch: AttentionSpec | MlpSpec
         if isinstance(block.branch, AttentionSpec):
             branch = replace(
                 block.branch,
-                embed=shape.embed,
-                out=shape.embed,
+                embed=width,
+                out=width,
                 heads=shape.heads[block.layer],
                 reader_bias=True,
                 writer_bias=True,
@@ -72,8 +91,8 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
         else:
             branch = replace(
                 block.branch,
-                embed=shape.embed,
-                out=shape.embed,
+                embed=width,
+                out=width,
                 neurons=shape.neurons[block.layer],
                 reader_bias=True,
                 writer_bias=True,
@@ -87,7 +106,7 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
         stem = replace(stem, embed=inner, norm=_plain(stem.norm, inner), mix=shape.embed)
     pool = teacher.pool
     if pool.norm is not None:
-        pool = replace(pool, norm=_plain(pool.norm, shape.embed))
+        pool = replace(pool, norm=_plain(pool.norm, widths[-1]))
     return TransformerSpec(stem, tuple(blocks), pool, teacher.head)
 
 

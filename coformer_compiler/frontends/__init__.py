@@ -26,7 +26,7 @@ class ModelSource:
     name: str
     weights: str = "file"
     checkpoint: Path | None = None
-    options: tuple[tuple[str, int | float | str | bool], ...] = ()
+    options: tuple[tuple[str, int | float | str | bool | tuple[int, ...]], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     seed: int = 0
@@ -50,7 +50,7 @@ def import_model(source: ModelSource) -> Transformer:
 
 
 def _timm(source: ModelSource) -> Transformer:
-    from coformer_compiler.frontends.timm_vit import transformer_from_timm
+    from coformer_compiler.frontends.timm_source import transformer_from_timm
 
     return transformer_from_timm(source)
 

@@ -21,10 +21,11 @@ from coformer_compiler.model.linear import take_linear
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.padding import Padding, score_mask
 from coformer_compiler.model.spec import AttentionSpec
+from coformer_compiler.model.window import window_tables
 
 
 class Attention(nn.Module):
-    """Self attention over `(batch, tokens, embed)`, giving `(batch, tokens, out)`.
+    """Self attention over `(batch, tokens, embed)`, giving `(batch, tokens, out)`; of all tokens, or within windows.
 
     Its units are heads. `reader` gives `3 · heads · head_dim` values: all queries, all keys, all values. `score_bias`
     `(heads, tokens, tokens)` is added to the scaled scores: relative positions, as a table that is looked up already.
@@ -57,20 +58,30 @@ class Attention(nn.Module):
     def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`.
 
-        `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends.
+        `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends; windows have none.
         """
-        batch, tokens, _ = read.shape
-        split = read.view(batch, tokens, 3, self.spec.heads, self.spec.head_dim).permute(2, 0, 3, 1, 4)
+        batch, tokens, width = read.shape
+        window = self.spec.window
+        if window is not None:
+            order = window_tables(window, read.device).order
+            read = read.index_select(1, order).view(batch * window.windows, window.tokens, width)
+        split = read.view(*read.shape[:2], 3, self.spec.heads, self.spec.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        mixed = F.scaled_dot_product_attention(query, key, value, self._added_to_scores(mask, query.dtype))
-        return mixed.transpose(1, 2).reshape(batch, tokens, -1)
+        mixed = F.scaled_dot_product_attention(query, key, value, self._added_to_scores(mask, query))
+        mixed = mixed.transpose(1, 2).reshape(batch, tokens, -1)
+        return mixed if window is None else mixed.index_select(1, window_tables(window, read.device).back)
 
-    def _added_to_scores(self, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def _added_to_scores(self, mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+        if self.spec.window is not None:
+            apart = window_tables(self.spec.window, query.device).mask
+            if apart is not None:
+                added = apart.to(query.dtype) if self.score_bias is None else apart + self.score_bias
+                return added.expand(-1, self.spec.heads, -1, -1).repeat(len(query) // len(apart), 1, 1, 1)
         if mask is None:
             return self.score_bias
-        added = score_mask(mask, dtype)
+        added = score_mask(mask, query.dtype)
         return added if self.score_bias is None else self.score_bias + added
 
     def reader_rows(self, heads: Sequence[int]) -> list[int]:
@@ -107,9 +118,19 @@ class Attention(nn.Module):
         return self.with_units(heads, reader, take_linear(self.writer, channels_out, self.writer_columns(heads)))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
-        """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse)."""
-        batch, tokens, _ = shape_of(x)
+        """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse).
+
+        Windows take the place of the batch: a Gather puts the tokens in their order, another one back.
+        """
+        lead, (batch, tokens, _), window = shape_of(x)[:2], shape_of(x), self.spec.window
         heads, dim = self.spec.heads, self.spec.head_dim
+        bias = None if self.score_bias is None else self.score_bias[None]
+        if window is not None:
+            tables = window_tables(window, torch.device("cpu"))
+            x = graph.pick(f"{name}.windows", x, tables.order)
+            batch, tokens = window.windows, window.tokens
+            if tables.mask is not None:
+                bias = tables.mask if bias is None else tables.mask + bias.cpu()
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
         parts = graph.split(f"{name}.split", read, [heads * dim] * 3)
         query, key, value = (
@@ -117,6 +138,7 @@ class Attention(nn.Module):
                 graph,
                 f"{name}.{part}",
                 parts[i],
+                (batch, tokens, heads, dim),
                 (0, 2, 3, 1) if part == "key" and not self.query_norm else (0, 2, 1, 3),
             )
             for i, part in enumerate(("query", "key", "value"))
@@ -130,9 +152,9 @@ class Attention(nn.Module):
         scale = graph.weight(f"{name}.scale", torch.tensor(dim**-0.5))
         query = graph.op("Mul", f"{name}.query_scaled", [query, scale], (batch, heads, tokens, dim))
         scores = graph.op("MatMul", f"{name}.scores", [query, key], (batch, heads, tokens, tokens))
-        if self.score_bias is not None:
-            bias = graph.weight(f"{name}.score_bias", self.score_bias[None])
-            scores = graph.op("Add", f"{name}.biased", [scores, bias], (batch, heads, tokens, tokens))
+        if bias is not None:
+            added = graph.weight(f"{name}.score_bias", bias)
+            scores = graph.op("Add", f"{name}.biased", [scores, added], (batch, heads, tokens, tokens))
         if padding is not None:
             scores = graph.op("Add", f"{name}.masked", [scores, padding.scores], (batch, heads, tokens, tokens))
         weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
@@ -141,23 +163,26 @@ class Attention(nn.Module):
         flat = graph.op(
             "Reshape",
             f"{name}.flat",
-            [back, graph.shape(f"{name}.flat.shape", [batch, tokens, heads * dim])],
-            (batch, tokens, heads * dim),
+            [back, graph.shape(f"{name}.flat.shape", [*lead, heads * dim])],
+            (*lead, heads * dim),
         )
+        if window is not None:
+            flat = graph.pick(f"{name}.grid", flat, window_tables(window, torch.device("cpu")).back)
         return graph.linear(f"{name}.writer", flat, self.writer.weight, self.writer.bias)
 
-    def _heads_first(self, graph: GraphWriter, name: str, x: ir.Value, perm: tuple[int, ...]) -> ir.Value:
-        batch, tokens, _ = shape_of(x)
-        shape = (batch, tokens, self.spec.heads, self.spec.head_dim)
+    def _heads_first(
+        self, graph: GraphWriter, name: str, x: ir.Value, shape: tuple[int, ...], perm: tuple[int, ...]
+    ) -> ir.Value:
         split = graph.op("Reshape", f"{name}.split", [x, graph.shape(f"{name}.shape", shape)], shape)
         return graph.op("Transpose", name, [split], [shape[i] for i in perm], {"perm": list(perm)})
 
     def cost(self, tokens: int) -> Cost:
-        """Two linears and two products of tokens × tokens per head."""
+        """Two linears and two products of tokens × tokens (those of a window) per head."""
         spec = self.spec
+        seen = tokens if spec.window is None else spec.window.tokens
         inner = spec.heads * spec.head_dim
         read = linear_cost(tokens, spec.embed, 3 * inner, spec.reader_bias)
-        scores = Cost(4 * tokens * tokens * inner, 0, tokens * 3 * inner + 2 * spec.heads * tokens * tokens)
+        scores = Cost(4 * tokens * seen * inner, 0, tokens * 3 * inner + 2 * spec.heads * tokens * seen)
         norms = Cost(0, sum(p.numel() for n in (self.query_norm, self.key_norm) if n for p in n.parameters()))
         bias = Cost(0, 0 if spec.score_bias is None else spec.heads * spec.score_bias**2)
         return read + scores + norms + bias + linear_cost(tokens, inner, spec.out, spec.writer_bias)

@@ -70,6 +70,12 @@ class GraphWriter:
         sizes = self.shape(f"{name}.sizes", parts)
         return self.tape.op_multi_out("Split", [x, sizes], {"axis": -1}, outputs=outputs, name=name)
 
+    def pick(self, name: str, x: ir.Value, tokens: torch.Tensor) -> ir.Value:
+        """The given tokens (axis 1) of `(batch, tokens, width)`, in the given order."""
+        batch, _, width = shape_of(x)
+        indices = self.shape(f"{name}.tokens", tokens.tolist())
+        return self.op("Gather", name, [x, indices], (batch, len(tokens), width), {"axis": 1})
+
     def linear(self, name: str, x: ir.Value, weight: torch.Tensor, bias: torch.Tensor | None) -> ir.Value:
         """`x @ weightᵀ + bias` for a torch weight `(out, in)`; the initializer is stored as `(in, out)`."""
         shape = (*shape_of(x)[:-1], weight.shape[0])

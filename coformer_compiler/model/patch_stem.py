@@ -35,7 +35,8 @@ class PatchStem(nn.Module):
         self.register_buffer("std", torch.ones(spec.channels))
         self.patches = nn.Conv2d(spec.channels, spec.embed, spec.patch_size, spec.patch_size)
         self.prefix = nn.Parameter(torch.zeros(spec.prefix, spec.embed))
-        self.positions = nn.Parameter(torch.zeros(spec.tokens - spec.prefix, spec.embed))
+        table = torch.zeros(spec.tokens - spec.prefix, spec.embed)
+        self.positions = nn.Parameter(table) if spec.positions else None
         self.norm = None if spec.norm is None else Norm(spec.norm)
         self.mix = None if spec.mix is None else nn.Linear(spec.embed, spec.mix)
 
@@ -51,9 +52,11 @@ class PatchStem(nn.Module):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Tokens `(batch, tokens, embed)` before norm and mix."""
-        scaled = (pixels.to(self.positions.dtype) - self.mean[:, None, None]) / self.std[:, None, None]
+        scaled = (pixels.to(self.mean.dtype) - self.mean[:, None, None]) / self.std[:, None, None]
         patches = F.conv2d(scaled, self.patches.weight, self.patches.bias, self.spec.patch_size)
-        patches = patches.flatten(2).transpose(1, 2) + self.positions
+        patches = patches.flatten(2).transpose(1, 2)
+        if self.positions is not None:
+            patches = patches + self.positions
         return torch.cat([self.prefix.expand(len(pixels), -1, -1), patches], 1)
 
     def take(self, channels: Sequence[int]) -> PatchStem:
@@ -85,7 +88,8 @@ class PatchStem(nn.Module):
             assert self.patches.bias is not None and made.patches.bias is not None
             made.patches.bias.copy_(basis @ self.patches.bias.double())
             made.prefix.copy_(self.prefix.double() @ basis.T)
-            made.positions.copy_(self.positions.double() @ basis.T)
+            if self.positions is not None and made.positions is not None:
+                made.positions.copy_(self.positions.double() @ basis.T)
         return made
 
     def with_norm(self, norm: Norm, weight: torch.Tensor, bias: torch.Tensor) -> PatchStem:
@@ -114,9 +118,9 @@ class PatchStem(nn.Module):
             "Reshape", f"{name}.flat", [x, graph.shape(f"{name}.flat.shape", [1, embed, count])], (1, embed, count)
         )
         x = graph.op("Transpose", f"{name}.tokens", [x], (1, count, embed), {"perm": [0, 2, 1]})
-        x = graph.op(
-            "Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], (1, count, embed)
-        )
+        if self.positions is not None:
+            positions = graph.weight(f"{name}.positions", self.positions[None])
+            x = graph.op("Add", f"{name}.placed", [x, positions], (1, count, embed))
         if spec.prefix:
             prefix = graph.weight(f"{name}.prefix", self.prefix[None])
             x = graph.op("Concat", f"{name}.sequence", [prefix, x], (1, spec.tokens, embed), {"axis": 1})
@@ -131,7 +135,8 @@ class PatchStem(nn.Module):
         spec = self.spec
         count = spec.tokens - spec.prefix
         patch = spec.channels * spec.patch_size[0] * spec.patch_size[1]
-        total = linear_cost(count, patch, spec.embed) + Cost(0, spec.tokens * spec.embed)
+        placed = spec.tokens if spec.positions else spec.prefix
+        total = linear_cost(count, patch, spec.embed) + Cost(0, placed * spec.embed)
         if self.norm is not None:
             total += self.norm.cost(spec.tokens)
         return total if self.mix is None else total + linear_cost(spec.tokens, spec.embed, self.mix.out_features)

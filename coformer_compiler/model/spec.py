@@ -6,6 +6,7 @@ A model is rebuilt from its spec and a state dict; nothing else is stored. Field
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,32 @@ class NormSpec:
 
 
 @dataclass(frozen=True)
+class WindowSpec:
+    """Attention within windows of a grid of tokens (Swin).
+
+    Attributes:
+        grid: tokens (down, across); they are in rows.
+        size: tokens (down, across) of one window; whole windows fill the grid.
+        shift: by how many tokens (down, across) the windows are moved, around the edges of the grid. Tokens that
+            come together only because of that do not see each other.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    shift: tuple[int, int]
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return math.prod(self.grid) // self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one window."""
+        return math.prod(self.size)
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """Multi-head self attention.
 
@@ -43,6 +70,7 @@ class AttentionSpec:
         reader_bias, writer_bias: whether the linears have a bias.
         query_norm: normalises queries and keys per head (timm's qk_norm), or none.
         score_bias: tokens on a side of the bias `(heads, tokens, tokens)` that is added to the scores, or none.
+        window: the windows that tokens attend within, or none where each attends to all.
     """
 
     embed: int
@@ -53,6 +81,7 @@ class AttentionSpec:
     writer_bias: bool = True
     query_norm: NormSpec | None = None
     score_bias: int | None = None
+    window: WindowSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,25 @@ class ResidualSpec:
 
 
 @dataclass(frozen=True)
+class MergeSpec:
+    """From one stage to the next: each two by two neighbouring tokens become one of another width (Swin).
+
+    Attributes:
+        grid: tokens (down, across) before, both even.
+        embed: width of the stream before.
+        norm: over the four tokens side by side, so of width 4 · embed.
+        out: width of the stream behind.
+        bias: whether the linear has one.
+    """
+
+    grid: tuple[int, int]
+    embed: int
+    norm: NormSpec
+    out: int
+    bias: bool = False
+
+
+@dataclass(frozen=True)
 class PatchStemSpec:
     """Pixels to tokens: patch embedding, prefix tokens, positions; optionally a norm and a linear behind it.
 
@@ -104,6 +152,7 @@ class PatchStemSpec:
         prefix: number of tokens before the patches (class, distillation, register tokens).
         norm: norm over the tokens (CLIP's pre-norm), or none.
         mix: width after a linear behind the norm, or none where there is no such linear.
+        positions: whether the patches have a table of positions.
     """
 
     image_size: tuple[int, int]
@@ -113,6 +162,7 @@ class PatchStemSpec:
     prefix: int
     norm: NormSpec | None = None
     mix: int | None = None
+    positions: bool = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -213,10 +263,14 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class TransformerSpec:
-    """A whole model: stem, residual sub-blocks, pool and head."""
+    """A whole model: stem, blocks, pool and head.
+
+    The blocks are residual sub-blocks; where a merge stands between them, a new stage begins, whose stream has fewer
+    tokens and another width.
+    """
 
     stem: StemSpec
-    blocks: tuple[ResidualSpec, ...]
+    blocks: tuple[ResidualSpec | MergeSpec, ...]
     pool: PoolSpec
     head: HeadSpec
 
@@ -228,17 +282,49 @@ class TransformerSpec:
     @property
     def post_norm(self) -> bool:
         """Whether shortcuts start behind norms, so that every basis of the stream needs a matrix to the next."""
-        return any(block.post_norm for block in self.blocks)
+        return any(block.post_norm for block in self.residuals)
+
+    @property
+    def residuals(self) -> tuple[ResidualSpec, ...]:
+        """The residual sub-blocks."""
+        return tuple(block for block in self.blocks if isinstance(block, ResidualSpec))
+
+    @property
+    def embeds(self) -> tuple[int, ...]:
+        """Width of the stream at the end of each stage."""
+        widths = [self.stem.out]
+        for block in self.blocks:
+            if isinstance(block, MergeSpec):
+                widths.append(block.out)
+            else:
+                widths[-1] = block.branch.out
+        return tuple(widths)
 
     @property
     def embed(self) -> int:
         """Width of the stream that enters the pool."""
-        return self.blocks[-1].branch.out if self.blocks else self.stem.out
+        return self.embeds[-1]
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stage of every block, and, last, that of the pool; a merge belongs to the stage that it ends."""
+        found = [0]
+        for block in self.blocks:
+            found.append(found[-1] + isinstance(block, MergeSpec))
+        return tuple(found)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the blocks: "layers.3.mlp", and "stages.1.merge" for the merge that ends stage 1."""
+        return tuple(
+            f"stages.{stage}.merge" if isinstance(block, MergeSpec) else f"layers.{block.layer}.{block.kind}"
+            for stage, block in zip(self.stages, self.blocks, strict=False)
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The teacher's layers that are present, in order."""
-        return tuple(dict.fromkeys(block.layer for block in self.blocks))
+        return tuple(dict.fromkeys(block.layer for block in self.residuals))
 
     @property
     def features(self) -> int:
@@ -271,11 +357,17 @@ def _norm(data: dict[str, Any] | None) -> NormSpec | None:
     return None if data is None else NormSpec(**data)
 
 
-def _block(data: dict[str, Any]) -> ResidualSpec:
+def _window(data: dict[str, Any] | None) -> WindowSpec | None:
+    return None if data is None else WindowSpec(**{key: tuple(numbers) for key, numbers in data.items()})
+
+
+def _block(data: dict[str, Any]) -> ResidualSpec | MergeSpec:
+    if "branch" not in data:
+        return MergeSpec(**{**data, "grid": tuple(data["grid"]), "norm": NormSpec(**data["norm"])})
     branch = dict(data["branch"])
     made: AttentionSpec | MlpSpec
     if "heads" in branch:
-        branch["query_norm"] = _norm(branch["query_norm"])
+        branch["query_norm"], branch["window"] = _norm(branch["query_norm"]), _window(branch["window"])
         made = AttentionSpec(**branch)
     else:
         made = MlpSpec(**branch)

@@ -1,4 +1,4 @@
-"""The whole model: stem, residual sub-blocks, pool and head."""
+"""The whole model: stem, residual sub-blocks in one or more stages, pool and head."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.graph import GraphWriter
 from coformer_compiler.model.head import Head
+from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
-from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.model.spec import MergeSpec, TransformerSpec
 from coformer_compiler.model.stem import Stem, stem_from_spec
 
 FEATURES_NAME = "features"
@@ -26,12 +27,12 @@ class Selection:
     """What an index slice keeps.
 
     Attributes:
-        channels: stream channels.
+        channels: stream channels of each stage.
         heads: kept heads by layer; a layer that is absent is dropped.
         neurons: kept MLP neurons by layer.
     """
 
-    channels: tuple[int, ...]
+    channels: tuple[tuple[int, ...], ...]
     heads: Mapping[int, tuple[int, ...]]
     neurons: Mapping[int, tuple[int, ...]]
 
@@ -47,12 +48,14 @@ class Transformer(nn.Module):
         """Fresh weights of the spec's shapes."""
         super().__init__()
         self.stem: Stem = stem_from_spec(spec.stem)
-        self.blocks = nn.ModuleList(Residual(block) for block in spec.blocks)
+        self.blocks = nn.ModuleList(
+            Merge(block) if isinstance(block, MergeSpec) else Residual(block) for block in spec.blocks
+        )
         self.pool = Pool(spec.pool)
         self.head = Head(spec.features, spec.head)
 
     @classmethod
-    def assemble(cls, stem: Stem, blocks: Sequence[Residual], pool: Pool, head: Head) -> Transformer:
+    def assemble(cls, stem: Stem, blocks: Sequence[Residual | Merge], pool: Pool, head: Head) -> Transformer:
         """A model from finished parts."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -62,12 +65,17 @@ class Transformer(nn.Module):
     @property
     def spec(self) -> TransformerSpec:
         """The shapes as they are now."""
-        blocks = tuple(block.spec for block in self.residuals)
+        blocks = tuple(block.spec for block in self.steps)
         return TransformerSpec(self.stem.spec, blocks, self.pool.spec, self.head.spec)
 
     @property
+    def steps(self) -> list[Residual | Merge]:
+        """The blocks, typed."""
+        return [block for block in self.blocks if isinstance(block, Residual | Merge)]
+
+    @property
     def residuals(self) -> list[Residual]:
-        """The sub-blocks, typed."""
+        """The residual sub-blocks."""
         return [block for block in self.blocks if isinstance(block, Residual)]
 
     @property
@@ -84,8 +92,8 @@ class Transformer(nn.Module):
         """Pooled features `(batch, features)`: what a member sends."""
         mask = self.stem.mask(inputs)
         x = self.stem(inputs)
-        for block in self.blocks:
-            x = block(x, mask)
+        for block in self.steps:
+            x = block(x) if isinstance(block, Merge) else block(x, mask)
         features: torch.Tensor = self.pool(x, mask)
         return features
 
@@ -94,21 +102,29 @@ class Transformer(nn.Module):
 
         Taking is associative: taking from a slice equals taking the composed indices from the original.
         """
-        channels = selection.channels
-        blocks = []
-        for block in self.residuals:
+        stages = iter(selection.channels)
+        channels = next(stages)
+        stem, blocks = self.stem.take(channels), list[Residual | Merge]()
+        for block in self.steps:
+            if isinstance(block, Merge):
+                before, channels = channels, next(stages)
+                blocks.append(block.take(before, channels))
+                continue
             units = selection.units(block.kind, block.layer)
             if units is not None:
                 blocks.append(block.take(units, channels))
         columns = self.pool.feature_columns(channels, self.spec.embed)
-        return Transformer.assemble(self.stem.take(channels), blocks, self.pool.take(channels), self.head.take(columns))
+        return Transformer.assemble(stem, blocks, self.pool.take(channels), self.head.take(columns))
 
     def lower(self, name: str, *, with_head: bool = False) -> ir.Model:
         """The ONNX model from the stem's input to `features` for a batch of one, or to `logits` with the head."""
         graph = GraphWriter()
         x, padding = self.stem.lower(graph, "stem")
-        for block in self.residuals:
-            x = block.lower(graph, f"layers.{block.layer}.{block.kind}", x, padding)
+        for block_name, block in zip(self.spec.block_names, self.steps, strict=True):
+            if isinstance(block, Merge):
+                x = block.lower(graph, block_name, x)
+            else:
+                x = block.lower(graph, block_name, x, padding)
         x = self.pool.lower(graph, "pool", x, padding)
         if with_head:
             return graph.model(name, self.head.lower(graph, "head", x), LOGITS_NAME)
@@ -118,7 +134,8 @@ class Transformer(nn.Module):
         """Cost of one forward pass of one sample; a member leaves the head to the aggregator."""
         tokens = self.stem.spec.tokens
         total = self.stem.cost()
-        for block in self.residuals:
+        for block in self.steps:
             total += block.cost(tokens)
+            tokens = tokens // PARTS if isinstance(block, Merge) else tokens
         total += self.pool.cost(tokens)
         return total + self.head.cost() if with_head else total

@@ -3,7 +3,9 @@
 A member of width w holds, at a norm, the stream's part along the leading eigenvectors of the normed stream's second
 moment there. For LayerNorm the stream's coordinate mean carries nothing, so w − 1 eigenvectors are kept and written
 in an orthonormal basis of the w-vectors whose coordinates sum to zero: the member's own LayerNorm then removes
-nothing, and at full width the member is the teacher exactly. For RMSNorm a plain rotation already is.
+nothing, and at full width the member is the teacher exactly. For RMSNorm a plain rotation already is. A merge's norm
+runs over four tokens, so that it reads how their coordinate means differ; in a stage that ends in one, the coordinate
+mean of the teacher's stream is the coordinate mean of the member's.
 """
 
 from __future__ import annotations
@@ -55,8 +57,10 @@ def kind_of(norm: Norm | None) -> NormKind:
     return "rms" if norm is None else norm.spec.kind
 
 
-def basis_of_width(vectors: torch.Tensor, width: int, kind: NormKind) -> Basis:
+def basis_of_width(vectors: torch.Tensor, width: int, kind: NormKind, *, keep_mean: bool = False) -> Basis:
     """The leading part of an eigenbasis as seen by a member of the given width; every width comes from the same basis.
+
+    `keep_mean` carries the coordinate mean over for a LayerNorm model, where something else reads it.
 
     The factor √(w/d) keeps the variance per coordinate, so that the norm's epsilon weighs the same in both models.
     """
@@ -67,7 +71,11 @@ def basis_of_width(vectors: torch.Tensor, width: int, kind: NormKind) -> Basis:
         return Basis(scale * kept.T, kept / scale)
     kept = vectors[:, : width - 1]
     zero_sum = zero_sum_basis(width).to(kept)
-    return Basis(scale * zero_sum @ kept.T, kept @ zero_sum.T / scale)
+    into, back = zero_sum @ kept.T, kept @ zero_sum.T
+    if keep_mean:
+        mean = torch.full_like(into, (width * embed) ** -0.5)
+        into, back = into + mean, back + mean.T
+    return Basis(scale * into, back / scale)
 
 
 @functools.cache
@@ -81,12 +89,18 @@ def zero_sum_basis(width: int) -> torch.Tensor:
     return made
 
 
-def bases_at(points: Sequence[torch.Tensor], kinds: Sequence[NormKind], basis: BasisKind) -> list[torch.Tensor]:
-    """Eigenbases for a list of second moments at norms of these kinds: one each, or the same one for all of them."""
+def bases_at(
+    points: Sequence[torch.Tensor], kinds: Sequence[NormKind], stages: Sequence[int], basis: BasisKind
+) -> list[torch.Tensor]:
+    """Eigenbases for a list of second moments at norms of these kinds: one each, or the same one for all of a stage."""
     if basis == "per-norm":
         return [eigenbasis(moment, kind) for moment, kind in zip(points, kinds, strict=True)]
-    mean = torch.stack([moment / moment.diagonal().sum() for moment in points]).mean(0)
-    return [eigenbasis(mean, "layer" if "layer" in kinds else "rms")] * len(points)
+    found = {}
+    for stage in set(stages):
+        own = [moment for moment, number in zip(points, stages, strict=True) if number == stage]
+        mean = torch.stack([moment / moment.diagonal().sum() for moment in own]).mean(0)
+        found[stage] = eigenbasis(mean, "layer" if "layer" in kinds else "rms")
+    return [found[stage] for stage in stages]
 
 
 def plain_normed(norm: Norm | None, x: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from coformer_compiler.decomposer.shapes import stage_widths
+from coformer_compiler.model.merge import Merge
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.spec import NormKind
 from coformer_compiler.model.transformer import Transformer
@@ -23,8 +25,8 @@ class Walk:
     """A teacher's streams over a calibration set.
 
     Attributes:
-        streams: before each sub-block, then behind the last, each `(samples, tokens, embed)` float32.
-        readings: per sub-block, the Gram of what its reader reads, for ΣY² of any rows of the reader.
+        streams: before each block, then behind the last, each `(samples, tokens, embed)` float32.
+        readings: per block, the Gram of what its reader reads, for ΣY² of any rows of the reader; empty for a merge.
         features: pooled, `(samples, features)`.
     """
 
@@ -59,9 +61,15 @@ class Lesson:
     products: torch.dtype = torch.float64
     walk: Walk | None = None
 
-    def bases(self, width: int) -> list[Basis]:
+    def bases(self, embed: int) -> list[Basis]:
         """The bases of a member of the given width, one per point."""
-        return [basis_of_width(each, width, kind) for each, kind in zip(self.vectors, self.kinds, strict=True)]
+        spec = self.teacher.spec
+        widths, last = stage_widths(spec.embeds, embed), spec.stages[-1]
+        # What ends a stage is a merge, which reads the coordinate mean.
+        return [
+            basis_of_width(each, widths[stage], kind, keep_mean=stage < last)
+            for each, kind, stage in zip(self.vectors, self.kinds, spec.stages, strict=True)
+        ]
 
 
 def lesson_of(
@@ -69,8 +77,8 @@ def lesson_of(
 ) -> Lesson:
     """The bases alone."""
     device = teacher.device
-    kinds = tuple(kind_of(norm) for norm in (*(block.norm for block in teacher.residuals), teacher.pool.norm))
-    vectors = bases_at([moment.to(device) for moment in statistics.moments], kinds, basis)
+    kinds = tuple(kind_of(norm) for norm in (*(block.norm for block in teacher.steps), teacher.pool.norm))
+    vectors = bases_at([moment.to(device) for moment in statistics.moments], kinds, teacher.spec.stages, basis)
     stem = None
     if teacher.stem.norm is not None and statistics.stem_moment is not None:
         stem = eigenbasis(statistics.stem_moment.to(device), teacher.stem.norm.spec.kind)
@@ -97,14 +105,17 @@ def lesson_with_walk(
         penalties: see `Lesson`.
     """
     made = lesson_of(teacher, statistics, basis, penalties)
-    parts: list[list[torch.Tensor]] = [[] for _ in range(len(teacher.residuals) + 1)]
-    readings = [reading_gram(block, torch.float32) for block in teacher.residuals]
+    parts: list[list[torch.Tensor]] = [[] for _ in range(len(teacher.steps) + 1)]
+    readings = [reading_gram(block, torch.float32) for block in teacher.steps]
     features = []
     for first in range(0, len(inputs), batch):
         pixels = inputs[first : first + batch].to(teacher.device)
         mask, x = teacher.stem.mask(pixels), teacher.stem(pixels)
-        for j, block in enumerate(teacher.residuals):
+        for j, block in enumerate(teacher.steps):
             parts[j].append(x)
+            if isinstance(block, Merge):
+                x = block(x)
+                continue
             normed = block.normed(x)
             readings[j].add(normed, normed[..., :0], first, mask)
             x = block(x, mask)
@@ -114,6 +125,8 @@ def lesson_with_walk(
     return replace(made, products=torch.float32, walk=walk)
 
 
-def reading_gram(block: Residual, products: torch.dtype) -> SplitGram:
-    """An empty Gram of what the block's reader reads."""
+def reading_gram(block: Residual | Merge, products: torch.dtype) -> SplitGram:
+    """An empty Gram of what the block's reader reads; of nothing for a merge, whose fit needs none."""
+    if isinstance(block, Merge):
+        return SplitGram(0, 0, block.reader.weight.device, products)
     return SplitGram(block.branch.reader.in_features, 0, block.branch.reader.weight.device, products)

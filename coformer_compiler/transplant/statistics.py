@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.tasks import CLASSIFICATION, Task
@@ -29,14 +30,14 @@ class Statistics:
     """Statistics of a teacher on its calibration set.
 
     Attributes:
-        moments: one float64 `(d, d)` per sub-block, then one for the final norm: second moment of the plainly normed
-            stream; padding counts neither here nor below. Where the stem has a norm of its own, its input's moment
-            comes first in `stem_moment`.
+        moments: one float64 `(d, d)` per block, then one for the final norm: second moment of the plainly normed
+            stream, before a merge that of each of the four tokens; padding counts neither here nor below. Where the
+            stem has a norm of its own, its input's moment comes first in `stem_moment`.
         stem_moment: see above, or None.
-        scores: per sub-block, the importance of each unit (head or neuron), `(units,)`.
-        token_weights: per sub-block, how much the loss depends on each token of the stream there, `(tokens,)` with mean
+        scores: per residual sub-block, the importance of each unit (head or neuron), `(units,)`.
+        token_weights: per block, how much the loss depends on each token of the stream there, `(tokens,)` with mean
             one: mean squared gradient by position. Towards the end of a class-token model the class token has most.
-        channel_scores: importance of each stream channel, `(d,)`: its mean square over all norms.
+        channel_scores: per stage, the importance of each stream channel, `(d,)`: its mean square over all norms.
         influence: per layer, how much it turns the stream, `(layers,)`: mean of 1 − cosine of its input and output.
     """
 
@@ -44,7 +45,7 @@ class Statistics:
     stem_moment: torch.Tensor | None
     scores: tuple[torch.Tensor, ...]
     token_weights: tuple[torch.Tensor, ...]
-    channel_scores: torch.Tensor
+    channel_scores: tuple[torch.Tensor, ...]
     influence: torch.Tensor
 
 
@@ -65,36 +66,43 @@ def statistics_from_batches(
             of |Σ activation × gradient of the loss|, which needs a backward pass.
         task: what the labels mean.
     """
-    embed, device = teacher.spec.embed, teacher.device
-    moments = [_Moment(embed, device) for _ in range(len(teacher.residuals) + 1)]
+    spec, device = teacher.spec, teacher.device
+    moments = [_Moment(spec.embeds[stage], device) for stage in spec.stages]
     stem = _Moment(teacher.stem.spec.embed, device) if teacher.stem.norm is not None else None
-    spreads = [_UnitSpread(block, device) for block in teacher.residuals]
+    spreads = [None if isinstance(block, Merge) else _UnitSpread(block, device) for block in teacher.steps]
     gradients = _Gradients(teacher, task)
-    turned, rows = torch.zeros(len(teacher.spec.layers), dtype=torch.float64, device=device), 0
+    turned, samples = torch.zeros(len(spec.layers), dtype=torch.float64, device=device), 0
     for inputs, labels in batches:
         mask = teacher.stem.mask(inputs)
         if stem is not None:
             stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(inputs)), mask)
         x = teacher.stem(inputs)
-        for j, block in enumerate(teacher.residuals):
-            moments[j].add(plain_normed(block.norm, x), mask)
+        for block, moment, spread in zip(teacher.steps, moments, spreads, strict=False):
+            if isinstance(block, Merge):
+                moment.add(plain_normed(block.norm, block.side_by_side(x)).unflatten(-1, (PARTS, -1)), None)
+                x = block(x)
+                continue
+            moment.add(plain_normed(block.norm, x), mask)
             normed = block.normed(x)
             mixed = block.branch.mix(block.branch.reader(normed), mask)
-            spreads[j].add(mixed, mask)
+            assert spread is not None
+            spread.add(mixed, mask)
             before, x = block.carried(x, normed), block.skip(x, normed) + block.branch.writer(mixed)
             # A layer's two sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
-            turned[block.layer] += rows_of(1 - F.cosine_similarity(before, x, dim=-1)[..., None], mask).double().sum()
-        rows += x.shape[0] * x.shape[1] if mask is None else int(mask.sum())
+            angles = rows_of(1 - F.cosine_similarity(before, x, dim=-1)[..., None], mask)
+            turned[block.layer] += angles.double().mean() * len(x)
+        samples += len(inputs)
         moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x, mask)), teacher.pool.row_mask(mask))
         wanted = len(inputs) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
         if wanted > 0:
             gradients.add(inputs[:wanted], labels[:wanted])
-    scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads]
+    scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads if spread]
     means = tuple(moment.mean() for moment in moments)
-    channels = torch.stack([moment.diagonal() for moment in means]).sum(0)
-    return Statistics(
-        means, None if stem is None else stem.mean(), tuple(scores), gradients.token_weights(), channels, turned / rows
-    )
+    channels = [torch.zeros(embed, dtype=torch.float64, device=device) for embed in spec.embeds]
+    for stage, mean in zip(spec.stages, means, strict=True):
+        channels[stage] += mean.diagonal()
+    stem_moment, weights = None if stem is None else stem.mean(), gradients.token_weights()
+    return Statistics(means, stem_moment, tuple(scores), weights, tuple(channels), turned / samples)
 
 
 def rows_of(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -149,10 +157,9 @@ class _Gradients:
 
     def __init__(self, teacher: Transformer, task: Task) -> None:
         self.teacher, self.task, self.samples = teacher, task, 0
-        device, tokens = teacher.device, teacher.spec.stem.tokens
-        blocks = teacher.residuals
-        self.taylor = [torch.zeros(b.branch.units, dtype=torch.float64, device=device) for b in blocks]
-        self.squares = [torch.zeros(tokens, dtype=torch.float64, device=device) for _ in blocks]
+        units = [block.branch.units for block in teacher.residuals]
+        self.taylor = [torch.zeros(count, dtype=torch.float64, device=teacher.device) for count in units]
+        self.squares: list[torch.Tensor] = []
 
     def add(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         for first in range(0, len(inputs), GRADIENT_BATCH):
@@ -165,15 +172,19 @@ class _Gradients:
         mask = self.teacher.stem.mask(inputs)
         x = self.teacher.stem(inputs).detach().requires_grad_()
         streams, mixes = [], []
-        for block in self.teacher.residuals:
+        for block in self.teacher.steps:
             streams.append(x)
+            if isinstance(block, Merge):
+                x = block(x)
+                continue
             normed = block.normed(x)
             mixes.append(block.branch.mix(block.branch.reader(normed), mask))
             x = block.skip(x, normed) + block.branch.writer(mixes[-1])
         loss = self.task.probe(self.teacher.head(self.teacher.pool(x, mask)), labels).sum()
         found = torch.autograd.grad(loss, [*streams, *mixes])
+        squares = [gradient.double().square().sum((0, 2)) for gradient in found[: len(streams)]]
+        self.squares = [a + b for a, b in zip(self.squares, squares, strict=True)] if self.squares else squares
         for j, mixed in enumerate(mixes):
-            self.squares[j] += found[j].double().square().sum((0, 2))
             effect = (mixed.detach() * found[len(streams) + j]).sum(1)
             self.taylor[j] += effect.reshape(len(inputs), len(self.taylor[j]), -1).sum(-1).abs().double().sum(0)
 
@@ -190,7 +201,8 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {f"moments.{i:04d}": moment for i, moment in enumerate(statistics.moments)}
     tensors |= {f"scores.{i:04d}": score for i, score in enumerate(statistics.scores)}
     tensors |= {f"token_weights.{i:04d}": weights for i, weights in enumerate(statistics.token_weights)}
-    tensors["channel_scores"], tensors["influence"] = statistics.channel_scores, statistics.influence
+    tensors |= {f"channel_scores.{i:04d}": score for i, score in enumerate(statistics.channel_scores)}
+    tensors["influence"] = statistics.influence
     if statistics.stem_moment is not None:
         tensors["stem_moment"] = statistics.stem_moment
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
@@ -201,10 +213,8 @@ def load_statistics(path: Path) -> Statistics:
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    moments, scores, weights = (
+    moments, scores, weights, channels = (
         tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
-        for prefix in ("moments.", "scores.", "token_weights.")
+        for prefix in ("moments.", "scores.", "token_weights.", "channel_scores.")
     )
-    return Statistics(
-        moments, tensors.get("stem_moment"), scores, weights, tensors["channel_scores"], tensors["influence"]
-    )
+    return Statistics(moments, tensors.get("stem_moment"), scores, weights, channels, tensors["influence"])

@@ -13,7 +13,7 @@ import torch
 class Streams:
     """One float32 array `(samples, tokens, width)` per model; a context manager, since it may hold a temporary file.
 
-    Number 0 is the teacher's.
+    Number 0 is the teacher's. Each stage of the models has streams of its own.
     """
 
     def __init__(
@@ -42,6 +42,14 @@ class Streams:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Drop the arrays and their file."""
+        self.close()
+
+    def following(self, tokens: int, widths: Sequence[int]) -> Streams:
+        """Empty streams of the same samples for the next stage."""
+        return Streams((self.samples, tokens), widths, self.batch, self.memory_bytes, self.device)
+
+    def close(self) -> None:
         """Drop the arrays and their file."""
         self.arrays = []
         if self.folder is not None:

@@ -3,13 +3,16 @@
 The teacher's stream t and every member's stream s walk the layers side by side over the calibration set. Each reader is
 fitted from the member's own normed stream to what the teacher's kept units read; each writer so that the member's
 stream meets the teacher's as seen in the member's basis, which corrects the errors made so far, those of dropped
-layers included. One forward pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is
-reduced to Gram matrices batch by batch.
+layers included. A merge, which ends a stage, is one linear from stream to stream and fitted like a writer. One forward
+pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is reduced to Gram matrices batch
+by batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from torch import nn
 
 from coformer_compiler.decomposer.policy import MemberPolicy
 from coformer_compiler.decomposer.shapes import member_spec, shape_of_member
+from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import (
@@ -101,26 +105,30 @@ def transplant_lesson(
     teacher, walk = lesson.teacher, lesson.walk
     walkers = [_Walker(n, lesson, policy) for n, policy in enumerate(policies)]
     shape = (len(inputs), teacher.spec.stem.tokens)
-    widths = [0 if walk is not None else teacher.spec.stem.out, *(walker.width for walker in walkers)]
-    with Streams(shape, widths, batch, memory_bytes, teacher.device) as streams:
+    widths = [0 if walk is not None else teacher.spec.stem.out, *(walker.member.stem.spec.out for walker in walkers)]
+    with ExitStack() as stack:
+        streams = stack.enter_context(Streams(shape, widths, batch, memory_bytes, teacher.device))
         for walker in walkers:
             walker.start(streams, inputs)
         if walk is None:
             for part in streams.parts():
                 streams.write(0, part, teacher.stem(inputs[part].to(streams.device)))
         masks = _Masks(teacher, inputs, streams.device)
-        for j, block in enumerate(teacher.residuals):
+        for j, block in enumerate(teacher.steps):
             if walk is not None:
                 streams.show(0, walk.streams[j])
             here = [walker for walker in walkers if walker.keeps(block)]
             for walker in here:
                 walker.finish_pending(streams, masks, j)
-            _read(streams, masks, lesson, j, here)
+            if isinstance(block, Merge):
+                streams = stack.enter_context(_merge(streams, block, lesson, j, walkers))
+                continue
+            _read(streams, masks, block, lesson, j, here)
             advance()
         if walk is not None:
             streams.show(0, walk.streams[-1])
         for walker in walkers:
-            walker.finish_pending(streams, masks, len(teacher.residuals), teacher)
+            walker.finish_pending(streams, masks, len(teacher.steps), teacher)
         features = [walker.features(streams, masks) for walker in walkers]
     matches = [match for walker in walkers for match in walker.matches]
     return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers], features)
@@ -137,13 +145,14 @@ class _Masks:
         return None if self.whole is None else self.whole[part]
 
 
-def _read(streams: Streams, masks: _Masks, lesson: Lesson, point: int, here: Sequence[_Walker]) -> None:
+def _read(
+    streams: Streams, masks: _Masks, block: Residual, lesson: Lesson, point: int, here: Sequence[_Walker]
+) -> None:
     """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass.
 
     The member's normed stream is regressed on the teacher's normed stream; any rows of the teacher's reader are linear
     in that, so that their regressions follow from one Gram.
     """
-    block = lesson.teacher.residuals[point]
     moving = lesson.walk is None
     reading = reading_gram(block, lesson.products) if lesson.walk is None else lesson.walk.readings[point]
     grams = [walker.begin_read(block, lesson.products) for walker in here]
@@ -161,6 +170,20 @@ def _read(streams: Streams, masks: _Masks, lesson: Lesson, point: int, here: Seq
         walker.end_read(block, point, gram, reading)
 
 
+def _merge(streams: Streams, block: Merge, lesson: Lesson, point: int, walkers: Sequence[_Walker]) -> Streams:
+    """Fit all members' merges; the streams of the next stage, those of this one being closed."""
+    models = {walker.stream: walker.fit_merge(streams, block, point) for walker in walkers}
+    if lesson.walk is None:
+        models[0] = block
+    widths = [models[number].spec.out if number in models else 0 for number in range(len(walkers) + 1)]
+    following = streams.following(math.prod(block.spec.grid) // PARTS, widths)
+    for part in streams.parts():
+        for number, model in models.items():
+            following.write(number, part, model(streams.read(number, part)))
+    streams.close()
+    return following
+
+
 class _Pending(NamedTuple):
     """A block of the member whose writer waits: the member's block, the point before it, the teacher's, kept units."""
 
@@ -174,15 +197,16 @@ class _Walker:
     """One member on the walk: its basis at every point, its blocks so far, and the block whose writer is pending."""
 
     def __init__(self, index: int, lesson: Lesson, policy: MemberPolicy) -> None:
-        self.index, self.stream, self.width = index, index + 1, policy.embed
+        self.index, self.stream = index, index + 1
         teacher, device = lesson.teacher, lesson.teacher.device
+        self.teacher, self.names = teacher, teacher.spec.block_names
         self.products, self.penalties = lesson.products, lesson.penalties
         self.token_weights = [weights.to(device) for weights in lesson.statistics.token_weights]
         self.bases = lesson.bases(policy.embed)
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=lesson.basis == "per-norm")
         self.member = Transformer(spec).to(device).eval()
         self.shares = {share.layer: share for share in policy.layers}
-        self.blocks = iter(self.member.residuals)
+        self.blocks = iter(self.member.steps)
         self.pending: _Pending | None = None
         self.matches: list[Match] = []
         self._stem_from(lesson)
@@ -190,7 +214,7 @@ class _Walker:
     def _stem_from(self, lesson: Lesson) -> None:
         # The member's first norm is that of its first kept block, which need not be the teacher's first.
         teacher, device = lesson.teacher, lesson.teacher.device
-        first = self.bases[next(j for j, block in enumerate(teacher.residuals) if self.keeps(block))]
+        first = self.bases[self._next_point(0)]
         norm, vectors = teacher.stem.norm, lesson.stem_vectors
         if norm is None or vectors is None:
             self.member.stem = teacher.stem.project(first.into).to(device)
@@ -210,19 +234,40 @@ class _Walker:
         for part in streams.parts():
             streams.write(self.stream, part, self.member.stem(inputs[part].to(streams.device)))
 
-    def keeps(self, block: Residual) -> bool:
-        """Whether the member keeps the teacher's layer that the block belongs to."""
-        return block.layer in self.shares
+    def keeps(self, block: Residual | Merge) -> bool:
+        """Whether the member keeps the teacher's layer that the block belongs to; a merge always."""
+        return isinstance(block, Merge) or block.layer in self.shares
+
+    def _next_point(self, point: int) -> int:
+        """The point of the member's first block from `point` on, or of the pool."""
+        steps = self.teacher.steps
+        return next((j for j in range(point, len(steps)) if self.keeps(steps[j])), len(steps))
+
+    def fit_merge(self, streams: Streams, block: Merge, point: int) -> Merge:
+        """The member's merge, fitted to the stream that the teacher's gives, as the member's next block sees it."""
+        local = next(self.blocks)
+        assert isinstance(local, Merge)
+        following = self._next_point(point + 1)
+        into, back = self.bases[following].into, torch.block_diag(*[self.bases[point].back] * PARTS)
+        prior = into @ (block.reader.weight.detach().double() * gain_of(block.norm, len(back)).to(into)) @ back
+        gram, cast = SplitGram(prior.shape[1], len(prior), into.device, self.products), into.float()
+        weights = self.token_weights[following] if following < len(self.token_weights) else None
+        for part in streams.parts():
+            beside = local.norm(local.side_by_side(streams.read(self.stream, part)))
+            gram.add(beside, block(streams.read(0, part)) @ cast.T, part.start, weights)
+        self._set(local.reader, ridge(gram, prior, self.penalties), point, "merge")
+        return local
 
     def begin_read(self, block: Residual, products: torch.dtype) -> tuple[SplitGram, Residual]:
         """An empty Gram from the member's to the teacher's normed stream, and the member's next block."""
         local = next(self.blocks)
+        assert isinstance(local, Residual)
         share = self.shares[block.layer]
         units = share.heads if block.kind == "attention" else share.neurons
         local.branch = block.branch.with_units(units, local.branch.reader, local.branch.writer)
         self.reading = (local, list(units))
         reader = block.branch.reader
-        return SplitGram(self.width, reader.in_features, reader.weight.device, products), local
+        return SplitGram(local.branch.spec.embed, reader.in_features, reader.weight.device, products), local
 
     def end_read(self, block: Residual, point: int, gram: SplitGram, reading: SplitGram) -> None:
         """Solve the reader; the writer waits until the teacher's stream reaches the member's next norm."""
@@ -231,9 +276,8 @@ class _Walker:
         weight = reader.weight.detach().double()[rows]
         bias = None if reader.bias is None else reader.bias.detach().double()[rows]
         prior = (weight * gain_of(block.norm, weight.shape[1]).to(weight)) @ self.bases[point].back
-        self._set(
-            local.branch.reader, ridge(gram.mapped(weight, bias, reading), prior, self.penalties), block, "reader"
-        )
+        fit = ridge(gram.mapped(weight, bias, reading), prior, self.penalties)
+        self._set(local.branch.reader, fit, point, "reader")
         self.pending = _Pending(local, point, block, units)
 
     def finish_pending(self, streams: Streams, masks: _Masks, point: int, teacher: Transformer | None = None) -> None:
@@ -256,7 +300,7 @@ class _Walker:
             if block.post_norm:
                 back = gain_of(block.norm, len(back)).to(back)[:, None] * back
             prior = torch.cat([into @ back, prior], 1)
-        gram = SplitGram(prior.shape[1], self.width, into.device, self.products)
+        gram = SplitGram(prior.shape[1], len(prior), into.device, self.products)
         cast = into.float()
         # Least squares spends its freedom where the rows are; weighting them by what the loss feels there spends it
         # where it counts. Measured: a fifth less loss per member (docs/method.md).
@@ -278,7 +322,7 @@ class _Walker:
             else:
                 pool = teacher.pool
                 gram.add(pool.rows(read, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
-        self._set_writer(local, ridge(gram, prior, self.penalties), block)
+        self._set_writer(local, ridge(gram, prior, self.penalties), before)
         for n, part in enumerate(streams.parts()):
             s, mask = streams.read(self.stream, part), masks.read(part)
             normed = local.normed(s)
@@ -291,17 +335,17 @@ class _Walker:
         pool = self.member.pool
         return torch.cat([pool(streams.read(self.stream, part), masks.read(part)) for part in streams.parts()])
 
-    def _set_writer(self, local: Residual, fit: Fit, block: Residual) -> None:
+    def _set_writer(self, local: Residual, fit: Fit, point: int) -> None:
         if local.shortcut is not None:
-            local.shortcut.weight.copy_(fit.weight[:, : self.width])
-            fit = Fit(fit.weight[:, self.width :], fit.bias, fit.penalty, fit.match)
-        self._set(local.branch.writer, fit, block, "writer")
+            width = local.shortcut.in_features
+            local.shortcut.weight.copy_(fit.weight[:, :width])
+            fit = Fit(fit.weight[:, width:], fit.bias, fit.penalty, fit.match)
+        self._set(local.branch.writer, fit, point, "writer")
 
-    def _set(self, linear: nn.Linear, fit: Fit, block: Residual, role: str) -> None:
+    def _set(self, linear: nn.Linear, fit: Fit, point: int, role: str) -> None:
         linear.weight.copy_(fit.weight)
         linear.bias.copy_(fit.bias)
-        name = f"layers.{block.layer}.{block.kind}"
-        self.matches.append(Match(self.index, name, role, fit.match, fit.penalty))
+        self.matches.append(Match(self.index, self.names[point], role, fit.match, fit.penalty))
 
     def readout_prior(self, teacher: Transformer) -> torch.Tensor:
         """`(teacher features, member features)`: the final basis back, with the final norm's gain."""

@@ -11,6 +11,7 @@ from coformer_compiler.model.spec import (
     Activation,
     AttentionSpec,
     HeadSpec,
+    MergeSpec,
     MlpSpec,
     NormKind,
     NormSpec,
@@ -19,6 +20,7 @@ from coformer_compiler.model.spec import (
     ResidualSpec,
     TokenStemSpec,
     TransformerSpec,
+    WindowSpec,
 )
 from coformer_compiler.model.transformer import Transformer
 
@@ -63,6 +65,26 @@ def tiny_spec(
     return TransformerSpec(
         stem, tuple(blocks), PoolSpec(pool, count, plain if final_norm else None, norm_first), HeadSpec(classes)
     )
+
+
+def tiny_swin(*, embeds: tuple[int, ...] = (12, 18), shift: int = 1, classes: int = 5) -> TransformerSpec:
+    """Two layers a stage, of windows and of moved ones; stages of unlike width; grids that are not square."""
+    grid = (4, 8)
+    stem = PatchStemSpec((8, 16), (2, 2), 1, embeds[0], 0, NormSpec(embeds[0]), positions=False)
+    blocks: list[ResidualSpec | MergeSpec] = []
+    for stage, width in enumerate(embeds):
+        for layer in (2 * stage, 2 * stage + 1):
+            moved = shift * (layer % 2)
+            window = WindowSpec(grid, (2, 2), (moved, moved))
+            attention = AttentionSpec(width, 2 + stage, 4, width, score_bias=4, window=window)
+            blocks += [
+                ResidualSpec(layer, NormSpec(width), attention),
+                ResidualSpec(layer, NormSpec(width), MlpSpec(width, 20 + 4 * stage, width)),
+            ]
+        if stage + 1 < len(embeds):
+            blocks.append(MergeSpec(grid, width, NormSpec(4 * width), embeds[stage + 1]))
+            grid = (grid[0] // 2, grid[1] // 2)
+    return TransformerSpec(stem, tuple(blocks), PoolSpec("mean", 0, NormSpec(embeds[-1]), True), HeadSpec(classes))
 
 
 def tiny_encoder(
@@ -114,6 +136,7 @@ VARIANTS: dict[str, TransformerSpec] = {
     "relu": tiny_spec(activation="relu"),
     "silu": tiny_spec(activation="silu"),
     "quick_gelu": tiny_spec(activation="quick_gelu"),
+    "stages and windows": tiny_swin(),
     "text, post-norm": tiny_encoder(),
     "text, pooler": tiny_encoder(head=HeadSpec(5, 7)),
     "text, pairs": tiny_encoder(types=2, head=HeadSpec(5, 7, "gelu")),

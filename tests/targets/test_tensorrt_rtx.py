@@ -105,12 +105,12 @@ def test_members_of_deit_small(tmp_path: Path, precision: str) -> None:
     target = with_precision(load_target("rtx-ampere"), precision)
     torch.manual_seed(0)
     teacher = import_model(ModelSource("timm:deit_small_patch16_224", "random"))
-    heads = {block.layer: block.branch.heads for block in teacher.spec.blocks if block.kind == "attention"}
-    neurons = {block.layer: block.branch.neurons for block in teacher.spec.blocks if block.kind == "mlp"}
+    heads = {block.layer: block.branch.heads for block in teacher.spec.residuals if block.kind == "attention"}
+    neurons = {block.layer: block.branch.neurons for block in teacher.spec.residuals if block.kind == "mlp"}
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224), dtype=np.uint8)
     for n in range(3):
         selection = Selection(
-            tuple(range(n, teacher.spec.embed, 3)),
+            (tuple(range(n, teacher.spec.embed, 3)),),
             {layer: tuple(range(n, count, 3)) for layer, count in heads.items()},
             {layer: tuple(range(n, count, 3)) for layer, count in neurons.items()},
         )

@@ -68,7 +68,12 @@ class Encoding:
     def _kept(self, value: float) -> list[int]:
         count = 1 + round(float(value) * (self.shape.layers - 1))
         ranking = sorted(range(self.shape.layers), key=lambda layer: (-self.influence[layer], layer))
-        return sorted(ranking[:count])
+        kept = set(ranking[:count])
+        # Of every stage one layer at least; where there are several, a pair: windows, and the same ones moved.
+        least = 1 if len(self.shape.depths) == 1 else 2
+        for own in self.shape.stage_layers:
+            kept |= set([layer for layer in ranking if layer in own][:least])
+        return sorted(kept)
 
     def _per_layer(
         self,

@@ -84,10 +84,10 @@ def test_members_from_shapes() -> None:
         MemberPolicy("a", 4, (LayerShare(0, (1,), (1,)), LayerShare(1, (0, 1), (1,)))),
         MemberPolicy("b", 2, (LayerShare(1, (2,), (0, 2)),)),
     )
-    channels = torch.tensor([6.0, 5, 4, 3, 2, 1])
+    channels = [torch.tensor([6.0, 5, 4, 3, 2, 1])]
     sliced = members_from_shapes(["a", "b"], shapes, scores, channels)
-    assert [len(member.channels or ()) for member in sliced] == [4, 2]
-    assert sorted(sliced[0].channels + sliced[1].channels) == list(range(6))
+    assert [len(stage) for member in sliced for stage in member.channels or ()] == [4, 2]
+    assert sorted(sliced[0].channels[0] + sliced[1].channels[0]) == list(range(6))
     both = members_from_shapes(["a", "b"], shapes, scores, channels, overlap=True)
-    assert (both[0].channels, both[1].channels) == ((0, 1, 2, 3), (0, 1))
+    assert (both[0].channels, both[1].channels) == (((0, 1, 2, 3),), ((0, 1),))
     assert both[1].layers == (LayerShare(1, (0,), (1, 2)),)

@@ -30,7 +30,7 @@ def random_statistics() -> Statistics:
     measured = statistics_from_batches(model, [(pixels, torch.zeros(2, dtype=torch.int64))])
     scores = tuple(torch.rand(len(old), generator=random, dtype=torch.float64) for old in measured.scores)
     channels = torch.rand(TEACHER.embed, generator=random, dtype=torch.float64)
-    return replace(measured, scores=scores, channel_scores=channels)
+    return replace(measured, scores=scores, channel_scores=(channels,))
 
 
 def run(
@@ -66,7 +66,7 @@ def test_the_best_head_is_kept_by_someone() -> None:
 
 def test_index_slices_deal_channels_too() -> None:
     members = run(boards(1, 2, 4), method="index").policy.members
-    channels = [channel for member in members for channel in member.channels or ()]
+    channels = [channel for member in members for stage in member.channels or () for channel in stage]
     assert len(set(channels)) == len(channels) == sum(member.embed for member in members)
 
 

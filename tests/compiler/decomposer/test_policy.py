@@ -46,7 +46,7 @@ TWO = Policy(
     TeacherShape(2, 12, (3, 3), (20, 20)),
     (
         MemberPolicy("attic", 8, (LayerShare(0, (0, 2), (1, 5, 7)), LayerShare(1, (1,), (0, 19)))),
-        MemberPolicy("hall", 4, (LayerShare(1, (0,), (3,)),), (0, 2, 5, 11)),
+        MemberPolicy("hall", 4, (LayerShare(1, (0,), (3,)),), ((0, 2, 5, 11),)),
     ),
 )
 
@@ -148,7 +148,8 @@ def test_another_format() -> None:
 @pytest.mark.parametrize("indices", [[0, 1.0], [True], ["0"], [None], [[1]]])
 def test_indices_are_integers(indices: list[object]) -> None:
     refuses(changed("members", 0, "layers", 0, "heads", to=indices), f"indices must be integers, not {indices!r}")
-    refuses(changed("members", 0, "channels", to=indices), f"indices must be integers, not {indices!r}")
+    if indices != [[1]]:
+        refuses(changed("members", 0, "channels", to=indices), f"indices must be integers, not {indices!r}")
     refuses(changed("teacher", "heads", to=indices), f"indices must be integers, not {indices!r}")
 
 

@@ -18,7 +18,7 @@ from tests.compiler.tiny import VARIANTS, random_inputs, random_model
 TAKEABLE = [
     name
     for name, spec in VARIANTS.items()
-    if not (isinstance(spec.stem, PatchStemSpec) and spec.stem.mix) and not spec.blocks[0].shortcut
+    if not (isinstance(spec.stem, PatchStemSpec) and spec.stem.mix) and not spec.residuals[0].shortcut
 ]
 NAMES = st.sampled_from(TAKEABLE)
 RANDOMS = st.integers(0, 2**32 - 1).map(Random)
@@ -53,7 +53,7 @@ def selection_by(model: Transformer, choose: Callable[[int], tuple[int, ...]], l
         {layer: choose(units) for layer, units in units_of(model, kind).items() if layer in layers}
         for kind in ("attention", "mlp")
     )
-    return Selection(choose(model.spec.embed), heads, neurons)
+    return Selection(tuple(choose(embed) for embed in model.spec.embeds), heads, neurons)
 
 
 def composed(first: Selection, second: Selection) -> Selection:
@@ -61,7 +61,7 @@ def composed(first: Selection, second: Selection) -> Selection:
         return tuple(outer[i] for i in inner)
 
     return Selection(
-        chosen(first.channels, second.channels),
+        tuple(chosen(outer, inner) for outer, inner in zip(first.channels, second.channels, strict=True)),
         {layer: chosen(first.heads[layer], kept) for layer, kept in second.heads.items()},
         {layer: chosen(first.neurons[layer], kept) for layer, kept in second.neurons.items()},
     )
@@ -69,12 +69,18 @@ def composed(first: Selection, second: Selection) -> Selection:
 
 def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tensor]:
     """The tensors that the slice should hold, in the order of its state dict, named after the paper's axes."""
-    state, channels = model.state_dict(), list(selection.channels)
-    wanted = []
+    state, stages, wanted = model.state_dict(), model.spec.stages, []
     for name, tensor in state.items():
         parts = name.split(".")
+        stage = stages[int(parts[1])] if parts[0] == "blocks" else 0 if parts[0] == "stem" else stages[-1]
+        channels = list(selection.channels[stage])
         if parts[0] == "blocks":
-            block = model.residuals[int(parts[1])]
+            block = model.steps[int(parts[1])]
+            if isinstance(block, Merge):
+                columns = [part * model.spec.embeds[stage] + channel for part in range(4) for channel in channels]
+                following = list(selection.channels[stage + 1])
+                wanted.append(tensor[columns] if parts[2] == "norm" else tensor[following][:, columns])
+                continue
             kept = selection.units(block.kind, block.layer)
             if kept is None:
                 continue

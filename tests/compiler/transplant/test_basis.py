@@ -124,11 +124,11 @@ def test_widths_are_nested_and_no_subspace_of_that_size_holds_more(kind: NormKin
 
 def test_one_basis_for_all_or_one_each() -> None:
     moments = [moment_of("layer"), 5 * moment_of("layer", seed=1)]
-    each = bases_at(moments, ["layer"] * 2, "per-norm")
+    each = bases_at(moments, ["layer"] * 2, [0, 0], "per-norm")
     assert all(torch.equal(a, eigenbasis(m, "layer")) for a, m in zip(each, moments, strict=True))
-    first, second = bases_at(moments, ["layer"] * 2, "global")
+    first, second = bases_at(moments, ["layer"] * 2, [0, 0], "global")
     assert torch.equal(first, second)
-    scaled = bases_at([moments[0], moments[1] / 5], ["layer"] * 2, "global")[0]
+    scaled = bases_at([moments[0], moments[1] / 5], ["layer"] * 2, [0, 0], "global")[0]
     torch.testing.assert_close(first @ first.T, scaled @ scaled.T, atol=1e-9, rtol=0)
     torch.testing.assert_close(first.abs(), scaled.abs(), atol=1e-7, rtol=0)
 
