@@ -49,7 +49,7 @@ class Checkpoint:
     config: Any
     raw: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
-    options: Mapping[str, int | float | str | bool]
+    options: Mapping[str, int | float | str | bool | tuple[int, ...]]
     name: str
     prefix: str = ""
     used: set[str] = field(default_factory=set)

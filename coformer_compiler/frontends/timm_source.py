@@ -45,7 +45,7 @@ FAMILIES = {
 def transformer_from_timm(source: ModelSource) -> Transformer:
     """Import `timm:NAME`; see `coformer_compiler.frontends.import_model`."""
     family = _family_of(source)
-    original = timm_from_source(source, family)
+    original = timm_from_source(source)
     imported = family.convert(original, source)
     verify_import(original, imported, source.name)
     return imported
@@ -74,8 +74,9 @@ def _family_of(source: ModelSource) -> Family:
     return FAMILIES[module]
 
 
-def timm_from_source(source: ModelSource, family: Family) -> nn.Module:
+def timm_from_source(source: ModelSource) -> nn.Module:
     """The timm model itself, with its weights, in evaluation mode."""
+    family = _family_of(source)
     import timm
 
     name = source.name.partition(":")[2]

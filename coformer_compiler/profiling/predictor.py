@@ -108,23 +108,24 @@ class Predictor:
 
     def covers(self, teacher: TransformerSpec) -> bool:
         """Whether members of this teacher are among the shapes that were measured."""
-        return any(_within(teacher, measured) for measured in self.models.values())
+        # The terms know one stream of one width: not the windows and merges of a model of several stages.
+        return len(teacher.embeds) == 1 and any(_within(teacher, measured) for measured in self.models.values())
 
 
 def _within(teacher: TransformerSpec, measured: TransformerSpec) -> bool:
     def kernels(spec: TransformerSpec) -> tuple[object, ...]:
         stem, pool = replace(spec.stem, embed=0, norm=None, mix=None), spec.pool.kind
         branches = {
-            (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None)
+            (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None, b.branch.window is None)
             if isinstance(b.branch, AttentionSpec)
             else (b.branch.activation,)
-            for b in spec.blocks
+            for b in spec.residuals
         }
         return stem, spec.stem.norm is None, spec.post_norm, branches, pool
 
     def sizes(spec: TransformerSpec) -> tuple[int, ...]:
-        heads = max(b.branch.heads for b in spec.blocks if isinstance(b.branch, AttentionSpec))
-        neurons = max(b.branch.neurons for b in spec.blocks if isinstance(b.branch, MlpSpec))
+        heads = max(b.branch.heads for b in spec.residuals if isinstance(b.branch, AttentionSpec))
+        neurons = max(b.branch.neurons for b in spec.residuals if isinstance(b.branch, MlpSpec))
         return len(spec.layers), spec.embed, heads, neurons
 
     fits = all(ours <= theirs for ours, theirs in zip(sizes(teacher), sizes(measured), strict=True))

@@ -34,7 +34,7 @@ PAPER = ("layers", "embed dim", "mean heads", "mean MLP width")
 def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     """`(rows, len(TERMS))` of members of `teacher`."""
     tokens = teacher.stem.tokens
-    head_dim = next(b.branch.head_dim for b in teacher.blocks if isinstance(b.branch, AttentionSpec))
+    head_dim = next(b.branch.head_dim for b in teacher.residuals if isinstance(b.branch, AttentionSpec))
     embed, shortcuts = shapes.embed.astype(float), shapes.shortcuts | int(teacher.post_norm)
     heads, neurons = shapes.heads.sum(1).astype(float), shapes.neurons.sum(1).astype(float)
     inner = heads * head_dim

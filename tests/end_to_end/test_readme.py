@@ -90,7 +90,7 @@ def test_planning_a_model_of_ones_own(folder: Path) -> None:
     import torch
 
     from coformer_compiler.frontends import ModelSource
-    from coformer_compiler.frontends.timm_vit import timm_from_source
+    from coformer_compiler.frontends.timm_source import timm_from_source
 
     source = ModelSource("timm:deit_tiny_patch16_224", "random", options=(("num_classes", 3),))
     torch.save(timm_from_source(source).state_dict(), folder / "deit_tiny.pth")

@@ -13,7 +13,7 @@ from coformer_compiler.device import Device
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_runtime.errors import CoformerError
 from tests.compiler.decomposer.boards import board
-from tests.compiler.tiny import tiny_spec
+from tests.compiler.tiny import tiny_spec, tiny_swin
 
 TEACHER = tiny_spec()
 SHAPE = teacher_shape(TEACHER)
@@ -151,9 +151,29 @@ def test_channels(channels: tuple[int, ...]) -> None:
         "policy, device 'hall'",
         "name as many of 0 to 11, each once, ascending",
         ATTIC,
-        replace(HALL, channels=channels),
+        replace(HALL, channels=(channels,)),
     )
-    check(ATTIC, replace(HALL, channels=(0, 3, 5, 11)))
+    check(ATTIC, replace(HALL, channels=((0, 3, 5, 11),)))
+    refuses(
+        "names the channels of 2 stages of 1",
+        "policy, device 'hall'",
+        "give one list per stage",
+        ATTIC,
+        replace(HALL, channels=((0, 3, 5, 11), (0,))),
+    )
+
+
+def test_every_stage_keeps_a_layer() -> None:
+    teacher = tiny_swin()
+    shape = teacher_shape(teacher)
+    member = MemberPolicy("attic", 8, (LayerShare(0, (0,), (1,)), LayerShare(1, (1,), (0,))))
+    with pytest.raises(CoformerError) as caught:
+        check_policy(Policy("file", shape, (member,)), teacher, shape, [board("attic")], overlap=False, shortcuts=False)
+    assert (caught.value.what, caught.value.where, caught.value.mend) == (
+        "C1: keeps no layer of stage 1 (layers 2 to 3)",
+        "policy, device 'attic'",
+        "keep at least one",
+    )
 
 
 def test_c5_names_the_shortfall() -> None:

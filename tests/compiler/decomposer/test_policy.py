@@ -35,7 +35,7 @@ POLICIES = st.builds(
             st.text(max_size=8),
             NUMBERS,
             st.lists(st.builds(LayerShare, NUMBERS, INDICES, INDICES), max_size=3).map(tuple),
-            st.none() | INDICES,
+            st.none() | st.lists(INDICES, min_size=1, max_size=3).map(tuple),
         ),
         max_size=3,
     ).map(tuple),

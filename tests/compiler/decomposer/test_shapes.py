@@ -31,7 +31,7 @@ def test_a_members_spec_is_a_model_that_runs(name: str, shortcuts: bool) -> None
     model = random_model(spec)
     assert model.spec == spec
     assert spec.layers == (1,)
-    assert (spec.embed, spec.features) == (8, 8 * teacher.features // teacher.embed)
+    assert (spec.embeds[0], spec.features) == (8, 8 * teacher.features // teacher.embeds[0])
     assert [block.branch.units for block in model.residuals] == [2, 6]
     assert all((block.shortcut is not None) == (shortcuts or teacher.post_norm) for block in model.residuals)
     assert model(random_inputs(spec, 2)).shape == (2, teacher.classes)

@@ -181,7 +181,7 @@ def test_import_from_a_file(weights: str, tmp_path: Path) -> None:
 
 def test_a_wrong_import_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the importer to forget LayerScale, its own check would say so."""
-    monkeypatch.setattr(timm_vit, "_scaled", lambda linear, scale: linear)
+    monkeypatch.setattr(timm_vit, "scaled", lambda linear, gamma: linear)
     source = ModelSource("timm:vit_tiny_patch16_224", "random", options=(*SMALL.items(), ("init_values", 1e-2)))
     with pytest.raises(
         CheckFailed, match=r"^model 'timm:vit_tiny_patch16_224': imported logits differ by \d"
@@ -265,9 +265,13 @@ def test_foreign_pooling(pool: str) -> None:
 
 
 def test_foreign_families() -> None:
-    mend = "the importable kinds are VisionTransformer and its distilled form"
+    mend = "of this family VisionTransformer and its distilled form can be"
     foreign("resnet10t", {}, "it is a ResNet", mend)
-    foreign("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}, "it is a SwinTransformer", mend)
+    refuses(
+        ModelSource("timm:swinv2_tiny_window8_256", "random"),
+        "model 'timm:swinv2_tiny_window8_256': cannot be imported: its family is 'swin_transformer_v2'; the importable "
+        "families are vision_transformer, deit, beit, swin_transformer; the nearest is swin_transformer",
+    )
 
 
 def test_foreign_parts() -> None:

@@ -73,7 +73,7 @@ def test_names_are_unique_and_say_where(name: str) -> None:
     graph = model.lower("tiny", with_head=True).graph
     nodes = [node.name or "" for node in graph]
     assert len(set(nodes)) == len(nodes)
-    wanted = {f"layers.{block.layer}.{block.kind}" for block in model.residuals} | {"stem", "pool", "head"}
+    wanted = {*model.spec.block_names, "stem", "pool", "head"}
     owners = [next((owner for owner in wanted if f"{node}.".startswith(f"{owner}.")), node) for node in nodes]
     assert set(owners) == wanted
     assert all(value.is_initializer() for value in graph.initializers.values())

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coformer_compiler.model.merge import Merge
 from coformer_compiler.model.spec import AttentionSpec, PatchStemSpec
 from coformer_compiler.model.transformer import Selection, Transformer
 from tests.compiler.tiny import VARIANTS, random_inputs, random_model
