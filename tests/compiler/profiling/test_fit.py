@@ -11,12 +11,12 @@ import pytest
 
 from coformer_compiler.decomposer.policy import teacher_shape
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.compute import compute_model
+from coformer_compiler.evaluator.compute import SHIPPED, compute_model
 from coformer_compiler.evaluator.latency import LatencyModel, Network
 from coformer_compiler.profiling import fit as fitting
 from coformer_compiler.profiling import mlp
 from coformer_compiler.profiling.draws import drawn_shapes
-from coformer_compiler.profiling.fit import Measured, calibrate, fit, fit_files, relative_errors
+from coformer_compiler.profiling.fit import FEWEST, Measured, calibrate, fit, fit_files, relative_errors
 from coformer_compiler.profiling.mlp import fit_mlp, mlp_latency_ms
 from coformer_compiler.profiling.predictor import (
     Origin,
@@ -250,3 +250,11 @@ def test_a_few_points_carry_a_predictor_to_another_machine(tmp_path: Path, predi
         calibrate([csv(tmp_path / "nano.csv", few, target="jetson-nano")], predictor)
     with pytest.raises(CoformerError, match="3 points are stable, at least 5 are needed"):
         calibrate([csv(tmp_path / "three.csv", made(TEACHER, 3))], predictor)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_what_ships_fits_its_target_and_says_how_well_it_did(path: Path) -> None:
+    found = load_predictor(path)
+    assert mismatch(found, load_target(path.stem)) is None and path.stat().st_size < 50_000
+    assert found.kind == "roofline"  # the paper's form would know no other teachers
+    assert found.points >= FEWEST and set(found.errors) == {"roofline", "mlp"}
