@@ -130,8 +130,8 @@ class LatencyModel:
     def of_tables(self, tables: Sequence[ShapeTable]) -> Latencies:
         """Latencies of many policies; `tables[n]` holds device n's member of each, of width 0 where it is left out."""
         compute = np.stack([m.latency_ms(self.teacher, t) for m, t in zip(self.compute, tables, strict=True)])
-        copies = self.teacher.features // self.teacher.embed
-        widths = np.stack([table.embed for table in tables]) * copies
+        copies, embeds = self.teacher.features // self.teacher.embed, self.teacher.embeds
+        widths = np.stack([table.embed * embeds[-1] // embeds[0] for table in tables]) * copies
         gflops = self.devices[self.central].gflops
         aggregate = head_flops(self.teacher.head, widths.sum(0)) / (gflops * 1e6)
         return request_latencies(

@@ -108,20 +108,20 @@ class Predictor:
 
     def covers(self, teacher: TransformerSpec) -> bool:
         """Whether members of this teacher are among the shapes that were measured."""
-        # The terms know one stream of one width: not the windows and merges of a model of several stages.
-        return len(teacher.embeds) == 1 and any(_within(teacher, measured) for measured in self.models.values())
+        return any(_within(teacher, measured) for measured in self.models.values())
 
 
 def _within(teacher: TransformerSpec, measured: TransformerSpec) -> bool:
     def kernels(spec: TransformerSpec) -> tuple[object, ...]:
         stem, pool = replace(spec.stem, embed=0, norm=None, mix=None), spec.pool.kind
         branches = {
-            (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None, b.branch.window is None)
+            (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None, b.branch.window)
             if isinstance(b.branch, AttentionSpec)
             else (b.branch.activation,)
             for b in spec.residuals
         }
-        return stem, spec.stem.norm is None, spec.post_norm, branches, pool
+        stages = tuple(width / spec.embeds[0] for width in spec.embeds)
+        return stem, spec.stem.norm is None, spec.post_norm, branches, stages, pool
 
     def sizes(spec: TransformerSpec) -> tuple[int, ...]:
         heads = max(b.branch.heads for b in spec.residuals if isinstance(b.branch, AttentionSpec))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from coformer_compiler.model.spec import AttentionSpec, PatchStemSpec, StemSpec, TransformerSpec
-from coformer_compiler.profiling.table import Floats, ShapeTable
+from coformer_compiler.model.merge import PARTS
+from coformer_compiler.model.spec import AttentionSpec, MergeSpec, PatchStemSpec, TransformerSpec
+from coformer_compiler.profiling.table import Floats, Integers, ShapeTable
 
 TERMS = (
     "one inference",
     "input elements",
-    "stem products",
+    "stem and merge products",
     "sub-blocks",
     "stream elements",
     "attention products",
@@ -31,43 +34,85 @@ PAPER = ("layers", "embed dim", "mean heads", "mean MLP width")
 """The four features of the paper's predictor."""
 
 
+@dataclass(frozen=True)
+class _Layers:
+    """The teacher's layers, one entry each.
+
+    Attributes:
+        tokens: of the stream there.
+        seen: tokens that each token attends to: all of them, or those of its window.
+        head_dim: of its heads.
+        stage: which stage it belongs to.
+    """
+
+    tokens: Floats
+    seen: Floats
+    head_dim: Floats
+    stage: Integers
+
+
+def _layers(teacher: TransformerSpec) -> tuple[_Layers, list[float]]:
+    """The layers, and the tokens of each stage's stream."""
+    tokens, rows = [float(teacher.stem.tokens)], []
+    for stage, block in zip(teacher.stages, teacher.blocks, strict=False):
+        if isinstance(block, MergeSpec):
+            tokens.append(tokens[-1] / PARTS)
+        elif isinstance(block.branch, AttentionSpec):
+            window = block.branch.window
+            seen = tokens[-1] if window is None else float(window.tokens)
+            rows.append((tokens[-1], seen, float(block.branch.head_dim), stage))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return _Layers(columns[0], columns[1], columns[2], columns[3].astype(np.int64)), tokens
+
+
 def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     """`(rows, len(TERMS))` of members of `teacher`."""
-    tokens = teacher.stem.tokens
-    head_dim = next(b.branch.head_dim for b in teacher.residuals if isinstance(b.branch, AttentionSpec))
-    embed, shortcuts = shapes.embed.astype(float), shapes.shortcuts | int(teacher.post_norm)
-    heads, neurons = shapes.heads.sum(1).astype(float), shapes.neurons.sum(1).astype(float)
-    inner = heads * head_dim
-    blocks = (shapes.heads > 0).sum(1) + (shapes.neurons > 0).sum(1)
-    stem_products, stem_weights = _stem(teacher.stem, embed)
-    weights = 4 * embed * inner + 2 * embed * neurons + (shortcuts * blocks) * embed**2 + stem_weights
+    layers, tokens = _layers(teacher)
+    widths = stage_widths_of(teacher.embeds, shapes.embed)
+    width = widths[:, layers.stage]
+    heads, neurons = shapes.heads.astype(float), shapes.neurons.astype(float)
+    inner = heads * layers.head_dim
+    kept = (shapes.heads > 0).astype(float) + (shapes.neurons > 0)
+    shortcuts = (shapes.shortcuts | int(teacher.post_norm))[:, None] * kept * width**2
+    stem_products, stem_weights = _ends(teacher, widths, tokens)
+    weights = (4 * width * inner + 2 * width * neurons + shortcuts).sum(1) + stem_weights
     columns = (
         np.ones(len(shapes)),
         np.full(len(shapes), float(math.prod(teacher.stem.input.shape))),
         stem_products,
-        blocks,
-        (blocks + 2) * tokens * embed,
-        4 * tokens * embed * inner,
-        2 * tokens * embed * neurons,
-        shortcuts * blocks * tokens * embed**2,
-        2 * tokens**2 * inner,
-        tokens**2 * heads,
-        heads,
-        tokens * inner,
-        tokens * neurons,
+        kept.sum(1),
+        (kept * layers.tokens * width).sum(1) + 2 * tokens[0] * widths[:, 0],
+        (4 * layers.tokens * width * inner).sum(1),
+        (2 * layers.tokens * width * neurons).sum(1),
+        (layers.tokens * shortcuts).sum(1),
+        (2 * layers.tokens * layers.seen * inner).sum(1),
+        (layers.tokens * layers.seen * heads).sum(1),
+        heads.sum(1),
+        (layers.tokens * inner).sum(1),
+        (layers.tokens * neurons).sum(1),
         weights,
     )
     return np.stack([np.asarray(column, float) for column in columns], axis=1)
 
 
-def _stem(stem: StemSpec, embed: Floats) -> tuple[Floats, Floats]:
-    """Multiply-accumulates and weights of stems that end in `embed` `(rows,)`; tables of words do not count."""
+def stage_widths_of(embeds: Sequence[int], embed: Integers) -> Floats:
+    """`(rows, stages)`: `stage_widths` of many members."""
+    return np.stack([embed * each // embeds[0] for each in embeds], axis=1).astype(np.float64)
+
+
+def _ends(teacher: TransformerSpec, widths: Floats, tokens: Sequence[float]) -> tuple[Floats, Floats]:
+    """Multiply-accumulates and weights of stem and merges; tables of words do not count."""
+    stem, embed = teacher.stem, widths[:, 0]
     inner = embed if stem.norm is None else np.minimum(embed, stem.embed)
     mix = 0.0 * embed if stem.norm is None else inner * embed
     patch, places = 0, 0
     if isinstance(stem, PatchStemSpec):
         patch, places = stem.channels * stem.patch_size[0] * stem.patch_size[1], stem.tokens - stem.prefix
-    return places * patch * inner + stem.tokens * mix, patch * inner + mix
+    products, weights = places * patch * inner + stem.tokens * mix, patch * inner + mix
+    for stage in range(1, len(tokens)):
+        merge = PARTS * widths[:, stage - 1] * widths[:, stage]
+        products, weights = products + tokens[stage] * merge, weights + merge
+    return products, weights
 
 
 PRODUCTS = tuple(n for n, term in enumerate(TERMS) if term.endswith("products"))

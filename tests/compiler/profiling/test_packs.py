@@ -109,7 +109,9 @@ def test_large_tensors_are_shared_and_small_ones_stay(tmp_path: Path) -> None:
         assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
 
 
-@pytest.mark.parametrize("kind", ["class token", "score bias", "text, pairs", "text, post-norm", "rms query norm"])
+@pytest.mark.parametrize(
+    "kind", ["class token", "score bias", "text, pairs", "text, post-norm", "rms query norm", "stages and windows"]
+)
 def test_every_family_is_measured_to_the_end(tmp_path: Path, kind: str) -> None:
     written = write_pack(tmp_path / "pack", kind, VARIANTS[kind], load_target("cpu"), 3)
     csv = tmp_path / "points.csv"
