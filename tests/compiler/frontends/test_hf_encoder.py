@@ -13,6 +13,7 @@ import torch
 from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.frontends.hf_encoder import ENCODERS, random_ids
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 from coformer_runtime.errors import CoformerError
 from tests.compiler.frontends.hf_models import hf_model, save_hf, source_of
 
@@ -191,3 +192,32 @@ def test_weights_that_do_not_fit(case: str, tmp_path: Path) -> None:
         said = "no weight file; put model.safetensors or pytorch_model.bin there, or its shards"
     assert said in refused(source)
     assert not trace.exists()
+
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+REAL: dict[str, dict[str, Any]] = {
+    "bert-base": {"model_type": "bert"},
+    "bert-large": {"model_type": "bert", **LARGE},
+    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514}
+    | {"type_vocab_size": 1, "pad_token_id": 1},
+    "distilbert": {"model_type": "distilbert"},
+    "electra-small": {"model_type": "electra"},
+    "electra-base": {"model_type": "electra", "embedding_size": 768, "hidden_size": 768, "intermediate_size": 3072}
+    | {"num_attention_heads": 12},
+}
+"""Configurations as they are published; what is left out is the library's default."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_real_shapes(name: str, tmp_path: Path) -> None:
+    """The import compares hidden states with the library's own model; the logits are compared here."""
+    (tmp_path / "config.json").write_text(json.dumps(REAL[name]))
+    imported = import_model(ModelSource(f"hf:{name}", "random", tmp_path, (("length", 16),)))
+    ensure_torchvision_operators()
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tmp_path)
+    want, got = library_logits(AutoModelForSequenceClassification.from_config(config).eval(), imported)
+    assert error(want, got) < TOLERANCE

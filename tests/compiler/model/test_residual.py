@@ -7,6 +7,7 @@ import torch
 
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.spec import AttentionSpec, MlpSpec, NormSpec, ResidualSpec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model
 
 BRANCHES = [AttentionSpec(6, 2, 4, 6), MlpSpec(6, 9, 6)]
 
@@ -45,3 +46,17 @@ def test_take_refuses_a_shortcut_matrix() -> None:
     block = Residual(ResidualSpec(3, NormSpec(6), BRANCHES[1], shortcut=True))
     with pytest.raises(ValueError, match="layer 3 has a shortcut matrix and no channels to select"):
         block.take([0], [0])
+
+
+@torch.no_grad()
+def test_post_norm_starts_behind_the_norm() -> None:
+    """A chain of these is BERT's: each sum is normed, and the normed sum is both what is read and what is added to."""
+    model = random_model(VARIANTS["text, post-norm"])
+    ids = random_inputs(model.spec, 2)
+    mask, x = model.stem.mask(ids), model.stem(ids)
+    first, second = model.residuals[:2]
+    assert first.norm is not None and second.norm is not None and first.post_norm
+    hidden = first.norm(x)
+    after_attention = second.norm(hidden + first.branch(hidden, mask))
+    want = after_attention + second.branch(after_attention, mask)
+    torch.testing.assert_close(second(first(x, mask), mask), want)
