@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, List, Optional
 
@@ -134,6 +135,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow addresses that other machines reach, without encryption",
     )
+    command.add_argument("--allow-root", action="store_true", help="run with root's rights, which are not needed")
     command.add_argument(
         "--exit-with-stdin",
         action="store_true",
@@ -160,6 +162,13 @@ def _threads(options: argparse.Namespace) -> int:
 
 def _security(options: argparse.Namespace) -> "Security":
     from .security import read_security
+
+    if os.geteuid() == 0 and not options.allow_root:
+        raise CoformerError(
+            "a node needs no rights of root",
+            "coformer-node",
+            "start it as a user of its own (runtime/systemd has unit files), or pass --allow-root",
+        )
 
     return read_security(options.insecure, options.tls, options.token_file)
 

@@ -75,6 +75,10 @@ class Client:
         request.raw_input_contents.append(array.tobytes())
         timeout_s = None if deadline_ms is None else deadline_ms / 1e3
         response = self._call("ModelInfer", request, timeout_s)
+        if response.id != request_id:
+            raise CheckFailed(
+                "the answer is to request '{}', not '{}'".format(response.id, request_id), self.address, "ask again"
+            )
         output = response.outputs[0]
         names = [dtype.name for dtype in DTYPES if dtype.oip == output.datatype]
         logits = numpy.frombuffer(response.raw_output_contents[0], names[0]).reshape(tuple(output.shape))

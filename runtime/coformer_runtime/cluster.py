@@ -62,6 +62,7 @@ class LocalCluster:
         self._deadline_ms, self._min_members, self._threads = deadline_ms, min_members, threads
         self._start_timeout_s = start_timeout_s
         self._children: Dict[str, Child] = {}
+        self._addresses: Dict[str, str] = {}
         self._clients: List[Client] = []
         self.address = ""
 
@@ -69,6 +70,24 @@ class LocalCluster:
     def pids(self) -> Dict[str, int]:
         """Device → process id."""
         return {device: child.process.pid for device, child in self._children.items()}
+
+    def kill(self, device: str) -> None:
+        """End a worker's process as a power cut would: it has no time for anything."""
+        process = self._children[device].process
+        process.kill()
+        process.wait()
+
+    def restart(self, device: str) -> None:
+        """Start a killed worker again, at the address that it had.
+
+        Raises:
+            CheckFailed: it does not listen in time.
+        """
+        child, address = self._children[device], self._addresses[device]
+        for stream in (child.process.stdin, child.process.stdout, child.stderr):
+            stream.close()
+        self._start(device, ["serve"], [], address)
+        self._listening(device, time.monotonic() + self._start_timeout_s)
 
     def client(self) -> Client:
         """Return a client that is closed with the cluster at the latest."""
@@ -87,7 +106,8 @@ class LocalCluster:
             if self._min_members is not None:
                 arguments += ["--min-members", str(self._min_members)]
             for device in workers:
-                arguments += ["--worker", "{}={}".format(device, self._listening(device, until))]
+                self._addresses[device] = self._listening(device, until)
+                arguments += ["--worker", "{}={}".format(device, self._addresses[device])]
             self._start(central, ["central"], arguments)
             self.address = self._listening(central, until)
             self._wait_until_ready(until)
@@ -122,7 +142,7 @@ class LocalCluster:
             child.stderr.close()
         self._children, self._clients = {}, []
 
-    def _start(self, device: str, words: List[str], arguments: List[str]) -> None:
+    def _start(self, device: str, words: List[str], arguments: List[str], listen: str = "127.0.0.1:0") -> None:
         python = self._python.get(device, sys.executable)
         command = (
             [python, "-m", "coformer_runtime"]
@@ -130,11 +150,12 @@ class LocalCluster:
             + [
                 self._bundles[device][0],
                 "--listen",
-                "127.0.0.1:0",
+                listen,
                 "--threads",
                 str(self._threads),
                 "--exit-with-stdin",
             ]
+            + (["--allow-root"] if os.geteuid() == 0 else [])  # the caller's own rights
             + arguments
         )
         environment = dict(os.environ)

@@ -136,6 +136,7 @@ def test_building_checking_and_serving_the_example(folder: Path, ports: dict[str
     assert (folder / "build" / "digits.xml").is_file()
 
     serving, asking = block("bash", "coformer-node serve"), block("python", "import")
+    serving = serving.replace(" --listen", " --allow-root --listen")  # tests may run as root
     for named, free in ports.items():
         serving, asking = (text.replace(f"127.0.0.1:{named}", f"127.0.0.1:{free}") for text in (serving, asking))
     (folder / "ask.py").write_text(asking)

@@ -84,13 +84,25 @@ def test_exit_codes(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize("arguments", [["--threads", "-1"], ["--listen", "0.0.0.0:0"], ["--listen", "nowhere"]])
 def test_serve_refuses(bundle_dir: Path, arguments: List[str], capsys: pytest.CaptureFixture) -> None:
-    assert main(["serve", str(bundle_dir), *arguments]) == 2
+    assert main(["serve", str(bundle_dir), "--allow-root", *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("word", ["serve", "central"])
+def test_root_is_refused(
+    bundle_dir: Path, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert main([word, str(bundle_dir), "--listen", "127.0.0.1:0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: coformer-node: a node needs no rights of root; "
+        "start it as a user of its own (runtime/systemd has unit files), or pass --allow-root\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_listens_and_stops(bundle_dir: Path, number: int) -> None:
-    words = command("serve", str(bundle_dir), "--listen", "127.0.0.1:0", "--threads", "1")
+    words = command("serve", str(bundle_dir), "--allow-root", "--listen", "127.0.0.1:0", "--threads", "1")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         assert re.match(rb"listening 127\.0\.0\.1:\d+\n", process.stdout.readline())
@@ -108,7 +120,9 @@ def test_tensorrt_bundle_without_a_plan_is_refused(tmp_path: Path) -> None:
         target="jetson-nano", engine=EngineSpec("tensorrt", "8.2.1", "member.onnx", "float32", "recipe.json")
     )
     directory = bundles.write_bundle(tmp_path, manifest, files)
-    done = subprocess.run(command("serve", directory), stderr=subprocess.PIPE, env=environment(), check=False)
+    done = subprocess.run(
+        command("serve", directory, "--allow-root"), stderr=subprocess.PIPE, env=environment(), check=False
+    )
     assert done.returncode == 2
     assert b"no plan was built from them; run 'coformer-node build' on this board" in done.stderr
 

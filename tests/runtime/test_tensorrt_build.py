@@ -121,7 +121,7 @@ def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs
 
     bundle = make_bundle(tmp_path / "hall", NANO)
     assert node(site, "build", bundle).code == 0
-    words = [sys.executable, "-m", "coformer_runtime", "serve", bundle, "--exit-with-stdin"]
+    words = [sys.executable, "-m", "coformer_runtime", "serve", bundle, "--allow-root", "--exit-with-stdin"]
     worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(site))
     with worker, serving(cluster_dirs[2]) as desk:
         assert worker.stdout is not None and worker.stdin is not None
