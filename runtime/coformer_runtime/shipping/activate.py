@@ -26,7 +26,7 @@ class Probation(NamedTuple):
     Attributes:
         restart: command that makes the node serve what `current` points at; also run after rolling back.
         check: command that exits with 0 if the node is well.
-        limit_s: within which `IN_A_ROW` checks have to succeed.
+        limit_s: from then on, a check that fails ends it.
         sleep: what waits between them.
     """
 
@@ -223,7 +223,7 @@ def _prove(a: _Activation) -> None:
         code, said = _run(a.probation.check)
         row = 0 if code else row + 1
         if row < IN_A_ROW:
-            if time.monotonic() > until:
+            if code and time.monotonic() > until:  # a row that has begun may end
                 raise CheckFailed(
                     "`{}` did not succeed {} times in a row within {:g} s: {}".format(
                         a.probation.check, IN_A_ROW, a.probation.limit_s, said
