@@ -20,6 +20,10 @@ from tests.runtime.boards import environment as board_environment
 from tests.runtime.interpreters import VERSIONS, environment, interpreter
 from tests.runtime.nodes import EVERYONE, PIXELS
 from tests.runtime.packs import make_pack
+from tests.runtime.shipping.conftest import Shipped, shipped
+from tests.runtime.shipping.test_interrupted import interrupted
+
+__all__ = ["shipped"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.interpreters]
 CHECKS = Path(__file__).with_name("portable_checks.py")
@@ -89,6 +93,14 @@ def test_profile(python: Callable[[str], str], tmp_path: Path, version: str) -> 
     write_csv(str(csv), found.provenance._replace(engine_version="0.9"), found.points[:1])
     done = subprocess.run(command, stderr=subprocess.PIPE, env=clean_environment(), check=False)
     assert done.returncode == 2 and b"the engine's version was '0.9', here it is '" in done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upgrade_killed_at_every_step(
+    python: Callable[[str], str], shipped: Shipped, tmp_path: Path, version: str
+) -> None:
+    words = ("kill", "steps", "upgrade", "self-test")
+    assert interrupted(shipped, tmp_path, *words, python=python(version), env=clean_environment())["valid"] == 18
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Dict, List, Optional
@@ -25,7 +26,8 @@ class MiniRegistry:
         tokens: whether it wants a bearer token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Optional[str] = None) -> None:
+        """With a PEM file of key and certificate it speaks TLS."""
         self.blobs: Dict[str, bytes] = {}
         self.manifests: Dict[str, bytes] = {}
         self.uploads: Dict[str, bytes] = {}
@@ -35,9 +37,13 @@ class MiniRegistry:
         self.users: Dict[str, str] = {}
         self.tokens = False
         self.scopes: List[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.registry = self  # type: ignore[attr-defined]
         self._server.daemon_threads = True
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.host = "127.0.0.1:{}".format(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -52,6 +58,11 @@ class MiniRegistry:
 
     def count(self, pattern: str) -> int:
         return sum(re.search(pattern, line) is not None for line in self.log)
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A client that goes away in the middle is what some tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -343,3 +343,70 @@ def test_a_drip_is_as_good_as_nothing(shipped: Shipped, mini: MiniRegistry, root
     mini.fault = faults(1, digest, drip)
     assert pulled(reference(mini), root, shipped.key).travelled_bytes > 0
     assert mini.count("^GET .*" + digest) == 2
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A key and a certificate for 127.0.0.1 that nobody else vouches for."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()) + made.public_bytes(pem))
+    return str(path)
+
+
+def test_tls(certificate: str) -> None:
+    with MiniRegistry(certificate) as mini:
+        where = parse_reference(reference(mini))
+        with Registry(where, HTTP._replace(ca_file=certificate), None, True) as trusting:
+            write(trusting)
+        assert mini.blobs[digest_of(CONTENT)] == CONTENT
+        elsewhere = where._replace(place=mini.host.replace("127.0.0.1", "localhost"))
+        with pytest.raises(CoformerError, match="Hostname mismatch"):
+            Registry(elsewhere, HTTP._replace(ca_file=certificate)).has_blob(digest_of(CONTENT))
+
+
+def test_tls_of_an_unknown_authority_and_a_way_out_of_it(
+    certificate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coformer_runtime.shipping.http.is_loopback", lambda host: False)  # as if it were far away
+    with MiniRegistry(certificate) as mini:
+        far = Registry(parse_reference(reference(mini)), HTTP)
+        with pytest.raises(CoformerError) as caught:
+            far.has_blob("sha256:" + "0" * 64)
+        assert "certificate verify failed" in caught.value.what
+        assert caught.value.mend.startswith("give the registry's certificate authority with --ca, or --plain-http")
+        mini.fault = faults(9, "", lambda handler: handler.answer(307, Location="http://{}/v2/x".format(mini.host)))
+        with pytest.raises(
+            CoformerError, match=r"the registry leads to 'http://.*', without encryption; check the reg"
+        ):
+            Registry(parse_reference(reference(mini)), HTTP._replace(ca_file=certificate)).has_blob(
+                "sha256:" + "0" * 64
+            )
+    with MiniRegistry() as plain:
+        where = parse_reference(reference(plain))
+        with pytest.raises(CoformerError, match="--plain-http if it speaks no TLS"):
+            Registry(where, HTTP).has_blob("sha256:" + "0" * 64)
+        assert not Registry(where, HTTP._replace(plain_http=True)).has_blob("sha256:" + "0" * 64)
+        plain.users = {"gardener": "s3cret"}
+        open_ = Registry(where, HTTP._replace(plain_http=True), Credentials("gardener", "s3cret"))
+        with pytest.raises(
+            CoformerError, match="the password would travel without encryption; use a registry with TLS"
+        ):
+            open_.has_blob("sha256:" + "0" * 64)
