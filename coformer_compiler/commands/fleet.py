@@ -34,6 +34,7 @@ class Fleet(_Section):
     command: str = Field(default=SSH, description="runs `coformer-node` on a board")
     restart: str | None = Field(default=None, description="as of `coformer-node pull`")
     check: str | None = Field(default=None, description="as of `coformer-node pull`")
+    checks: dict[str, str] = Field(default_factory=dict, description="device → its own `check`")
     probation_s: float = Field(default=60.0, gt=0, description="seconds until the checks succeed")
     limit_s: float = Field(default=7200.0, gt=0, description="seconds that one command may take on a board")
     at_once: int = Field(default=8, ge=1, description="boards that work at the same time")
@@ -110,6 +111,12 @@ def read_fleet(path: Path) -> tuple[Fleet, list[list[Board]]]:
     names = [cluster.name for cluster in fleet.clusters]
     if len(set(names)) != len(names) or not all(clusters):
         raise CoformerError("a cluster is named twice or has no hosts", where, "give each a name and its hosts")
+    for device in fleet.checks:
+        devices = {board.device for boards in clusters for board in boards}
+        if device not in devices:
+            raise CoformerError(
+                f"unknown device '{device}' in 'checks'", where, suggestion(device, devices, noun="device")
+            )
     if fleet.canary is not None:
         known = [f"{board.cluster}/{board.device}" for boards in clusters for board in boards]
         if fleet.canary not in known:

@@ -97,11 +97,15 @@ class _Rollout:
 
     def switch(self, boards: Sequence[Board]) -> None:
         """Switch all boards, then check all, then confirm all."""
-        checks = ["--probation", f"{self._fleet.probation_s:g}"]
-        checks += ["--check", self._fleet.check] if self._fleet.check else []
         self._each(boards, lambda board: board.run("release", "activate", *self._root, "--hold", *self._restart))
-        self._each(boards, lambda board: board.run("release", "check", *self._root, *self._version, *checks))
+        self._each(
+            boards, lambda board: board.run("release", "check", *self._root, *self._version, *self._proof(board))
+        )
         self._each(boards, lambda board: board.run("release", "confirm", *self._root))
+
+    def _proof(self, board: Board) -> list[str]:
+        command = self._fleet.checks.get(board.device, self._fleet.check)
+        return ["--probation", f"{self._fleet.probation_s:g}", *(["--check", command] if command else [])]
 
     def undo(self, switched: Sequence[Sequence[Board]], failed: Sequence[Board], error: BaseException) -> CheckFailed:
         """Roll back the clusters, the last one first, and return what to raise.

@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import CoformerError
 from ..security import is_loopback
 from .login import HOW, Challenge, Credentials, parse_challenges
-from .store import BROKEN
+from .store import BROKEN, read_within
 
 MAX_REPLY_BYTES = 4 << 20
 AGAIN = (408, 429, 500, 502, 503, 504)
@@ -116,7 +116,7 @@ class Http:
             try:
                 response = self._send(method, url, headers or {}, body)
                 with response:
-                    content = response.read(MAX_REPLY_BYTES + 1)
+                    content = read_within(response, MAX_REPLY_BYTES)
             except BROKEN as error:
                 attempt.failed(error)
                 continue
@@ -141,7 +141,7 @@ class Http:
                 if response.status in wanted:
                     return response
                 with response:
-                    reply = Reply(response.status, response.headers, response.read(MAX_REPLY_BYTES))
+                    reply = Reply(response.status, response.headers, read_within(response, MAX_REPLY_BYTES))
             except BROKEN as error:
                 attempt.failed(error)
                 continue
@@ -169,7 +169,7 @@ class Http:
             response = self._once(method, url, headers, body)
             if response.status == 401 and not logged_in and self._is_registry(url):
                 with response:
-                    response.read(MAX_REPLY_BYTES)
+                    read_within(response, MAX_REPLY_BYTES)
                 self._log_in(parse_challenges(response.headers.get_all("WWW-Authenticate") or []))
                 logged_in = True
                 continue
@@ -237,7 +237,7 @@ class Http:
             self._refuse_in_the_clear(realm)
             headers["Authorization"] = self._credentials.basic()
         with self._once("GET", "{}?{}".format(realm, urlencode(query)), headers, None) as response:
-            content = response.read(MAX_REPLY_BYTES)
+            content = read_within(response, MAX_REPLY_BYTES)
         if response.status in AGAIN:
             raise http.client.HTTPException("the token service answers {}".format(response.status))
         try:

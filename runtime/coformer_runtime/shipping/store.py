@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from io import BufferedIOBase
 from typing import IO, Any, NamedTuple, Optional, Tuple
 
@@ -15,6 +16,8 @@ MAX_DOCUMENT_BYTES = 4 << 20
 
 BROKEN = (OSError, http.client.HTTPException, ssl.SSLError, socket.timeout)
 """What a connection that ends early raises."""
+DOCUMENT_LIMIT_S = 60.0
+"""For all of a document of a few kilobytes."""
 _TRIES = 3
 
 
@@ -63,6 +66,20 @@ class Store:
         self.close()
 
 
+def read_within(stream: BufferedIOBase, most: int) -> bytes:
+    """Return what a stream brings, at most one byte more than `most`; a drip beyond DOCUMENT_LIMIT_S is a time-out."""
+    pieces, size, until = [], 0, time.monotonic() + DOCUMENT_LIMIT_S
+    while size <= most:
+        piece = stream.read1(most + 1 - size)
+        if not piece:
+            break
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() > until:
+            raise socket.timeout("timed out")
+    return b"".join(pieces)
+
+
 def digest_of(content: bytes) -> str:
     """Return "sha256:…" of some bytes."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
@@ -100,7 +117,7 @@ def _read_once(store: Store, descriptor: Descriptor) -> bytes:
     stream, start = store.open_blob(descriptor.digest, 0)
     with stream:
         try:
-            return stream.read(descriptor.size_bytes + 1) if start == 0 else b""
+            return read_within(stream, descriptor.size_bytes) if start == 0 else b""
         except BROKEN:
             return b""
 

@@ -29,9 +29,10 @@ sys.exit(main([each.replace("ROOT", os.path.join({folder!r}, host)) for each in 
 HOSTS = """\
 root = "ROOT"
 command = "{python} {script} {{host}} {{arguments}}"
-check = "{python} {check}"
+check = "true"
 probation_s = 0.001
 at_once = 1
+checks = {{desk = "{python} {check}"}}
 pull = ["--key", {key!r}]
 canary = "south/hall"
 
@@ -113,7 +114,7 @@ def test_the_order_and_a_sick_release(fleet: Fleet) -> None:
     assert (
         "the rollout of version 2 stopped, every cluster that was switched serves its release of" in caught.value.what
     )
-    assert caught.value.where == "board south/hall (s-hall)"
+    assert caught.value.where == "board south/desk (s-desk)"
     assert fleet.versions() == dict.fromkeys(ALL, 1)
 
 
@@ -163,6 +164,11 @@ def test_a_board_that_cannot_be_rolled_back_is_named(fleet: Fleet) -> None:
             "name exactly the release's devices: attic, desk",
         ),
         (('desk = "s-desk"', 'porch = "p"'), "cluster 'south': no host for 'desk', 'porch' is not in", "name exactly"),
+        (
+            ("checks = {desk", "checks = {hal = 'true', desk"),
+            "unknown device 'hal' in 'checks'",
+            "did you mean the device 'hall'?",
+        ),
         (('name = "south"', 'name = "north"'), "a cluster is named twice or has no hosts", "give each a name"),
         (("at_once = 1", "at_once = 0"), "'at_once' is refused", "it should be greater than or equal to 1"),
     ],

@@ -345,6 +345,26 @@ def test_a_drip_is_as_good_as_nothing(shipped: Shipped, mini: MiniRegistry, root
     assert mini.count("^GET .*" + digest) == 2
 
 
+def test_a_document_that_drips(
+    shipped: Shipped, mini: MiniRegistry, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    def drip(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(50):
+            handler.wfile.write(b"{")
+            time.sleep(0.01)
+        handler.close_connection = True
+
+    monkeypatch.setattr("coformer_runtime.shipping.store.DOCUMENT_LIMIT_S", 0.05)
+    mini.fault = faults(99, "", drip)
+    with pytest.raises(CoformerError, match=r"it does not answer \(timed out\)"):
+        pulled(reference(mini), root, shipped.key)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A key and a certificate for 127.0.0.1 that nobody else vouches for."""
