@@ -3,8 +3,8 @@
 Usage: python benchmarks/cluster_fuzz.py [--messages 200000] [--seed 0] [--output FILE]
 
 Half of the messages go to the central node's ModelInfer and its siblings, half to a worker's stream, through the
-handlers that gRPC calls, in one process: that is where every byte from outside is first looked at. A message starts as a
-valid one (all kinds), and gets bytes changed, repeated, removed, or joined with another's.
+handlers that gRPC calls, in one process: that is where every byte from outside is first looked at. A message starts as
+a valid one (all kinds), and gets bytes changed, repeated, removed, or joined with another's.
 
 What counts as a failure: an exception that is not the handler's own refusal, a handler that takes a second, a refusal
 that is INTERNAL or tells of Python. About one minute. Exits 1 after any.

@@ -71,7 +71,7 @@ class Central:
         self._aggregating, self._claiming = threading.Lock(), threading.Lock()
         self._features: Dict[int, TensorSpec] = {}
         self._own: Optional[OwnMember] = None
-        self.observed = Observed(self.manifest.build[:12])
+        self.observed = Observed(self.manifest.build[:12], self.manifest.members)
         self.in_progress = 0
         everyone = range(len(self.manifest.members))
         self._breakers = {index: Breaker() for index in everyone}

@@ -38,9 +38,8 @@ class Counter:
         self._lock = threading.Lock()
         self._values: Dict[Labels, float] = {}
 
-    def add(self, given: Mapping[str, str], amount: float = 1) -> None:
+    def add(self, key: Labels, amount: float = 1) -> None:
         """Add to the sum with these labels."""
-        key = labels(given)
         with self._lock:
             self._values[key] = self._values.get(key, 0) + amount
 
@@ -65,17 +64,17 @@ class Histogram:
         self._counts: Dict[Labels, List[int]] = {}
         self._sums: Dict[Labels, float] = {}
 
-    def observe(self, given: Mapping[str, str], seconds: float) -> None:
+    def observe(self, key: Labels, seconds: float) -> None:
         """Count one duration."""
-        key = labels(given)
+        place = bisect.bisect_left(BUCKETS_S, seconds)
         with self._lock:
-            counts = self._counts.setdefault(key, [0] * (len(BUCKETS_S) + 1))
-            counts[bisect.bisect_left(BUCKETS_S, seconds)] += 1
-            self._sums[key] = self._sums.get(key, 0.0) + seconds
+            if key not in self._sums:
+                self._counts[key], self._sums[key] = [0] * (len(BUCKETS_S) + 1), 0.0
+            self._counts[key][place] += 1
+            self._sums[key] += seconds
 
-    def mean_ms(self, given: Mapping[str, str]) -> float:
+    def mean_ms(self, key: Labels) -> float:
         """Return the mean with these labels in milliseconds, 0 where there is none."""
-        key = labels(given)
         with self._lock:
             return 1e3 * self._sums[key] / sum(self._counts[key]) if key in self._sums else 0.0
 

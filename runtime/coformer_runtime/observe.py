@@ -2,10 +2,10 @@
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Sequence, Union
 
 from .answer import Answer
-from .metrics import Counter, Family, Histogram, gauge, labels
+from .metrics import Counter, Family, Histogram, Labels, gauge, labels
 from .power import readings
 
 if TYPE_CHECKING:
@@ -15,11 +15,35 @@ MODEL = "coformer"
 BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
 
 
-class Observed:
-    """Counts of a central node; those that Triton has too bear Triton's names."""
+GATHER, AGGREGATE, TOTAL = ((("phase", name),) for name in ("gather", "aggregate", "total"))
 
-    def __init__(self, version: str) -> None:
-        self._model = {"model": MODEL, "version": version}
+
+class _Keys(NamedTuple):
+    """The labels of one device, made once: they are needed with every answer."""
+
+    alone: Labels
+    received: Labels
+    sent: Labels
+    compute: Labels
+    transfer: Labels
+
+
+def _keys(device: str) -> _Keys:
+    both = [{"direction": each} for each in ("in", "out")] + [{"phase": each} for each in ("compute", "transfer")]
+    return _Keys(labels({"device": device}), *(labels(dict(each, device=device)) for each in both))
+
+
+class Observed:
+    """Counts of a central node; those that Triton has too bear Triton's names.
+
+    Args:
+        version: the model's, as clients see it.
+        devices: the members.
+    """
+
+    def __init__(self, version: str, devices: Sequence[str]) -> None:
+        self._model = labels({"model": MODEL, "version": version})
+        self._devices = {device: _keys(device) for device in devices}
         self._started = time.time()
         self.success = Counter("nv_inference_request_success", "Requests that were answered")
         self.failure = Counter("nv_inference_request_failure", "Requests that were not, by gRPC status")
@@ -38,26 +62,26 @@ class Observed:
         self.duration.add(self._model, phases.total_ms * 1e3)
         self.compute.add(self._model, max(phases.compute_ms.values(), default=0.0) * 1e3)
         if answer.degraded:
-            self.degraded.add({})
-        for device in answer.missing:
-            self.missing.add({"device": device})
+            self.degraded.add(())
+        self.unanswered(answer.missing)
         for device, count in feature_bytes.items():
-            self.bytes.add({"device": device, "direction": "in"}, count)
-            self.bytes.add({"device": device, "direction": "out"}, input_bytes)
-        for phase, ms in (("gather", phases.gather_ms), ("aggregate", phases.aggregate_ms), ("total", phases.total_ms)):
-            self.phases.observe({"phase": phase}, ms / 1e3)
-        for phase, by_device in (("compute", phases.compute_ms), ("transfer", phases.transfer_ms)):
-            for device, ms in by_device.items():
-                self.members.observe({"phase": phase, "device": device}, ms / 1e3)
+            keys = self._devices[device]
+            self.bytes.add(keys.received, count)
+            self.bytes.add(keys.sent, input_bytes)
+            self.members.observe(keys.compute, phases.compute_ms[device] / 1e3)
+            self.members.observe(keys.transfer, phases.transfer_ms[device] / 1e3)
+        self.phases.observe(GATHER, phases.gather_ms / 1e3)
+        self.phases.observe(AGGREGATE, phases.aggregate_ms / 1e3)
+        self.phases.observe(TOTAL, phases.total_ms / 1e3)
 
     def unanswered(self, missing: Mapping[str, str]) -> None:
         """Count who was missing from a request that failed."""
         for device in missing:
-            self.missing.add({"device": device})
+            self.missing.add(self._devices[device].alone)
 
     def refused(self, status: str) -> None:
         """Count a request that ended with this gRPC status."""
-        self.failure.add(dict(self._model, reason=status))
+        self.failure.add(tuple(sorted((*self._model, ("reason", status)))))
 
     def families(self, central: "Central") -> List[Family]:
         """Return all metrics of a central node."""
@@ -71,7 +95,7 @@ class Observed:
         about = {"build": central.manifest.build, "device": central.manifest.device}
         return [each.family() for each in counted] + [
             gauge("nv_inference_pending_request_count", "Requests in progress",
-                  {labels(self._model): central.in_progress}),
+                  {self._model: central.in_progress}),
             gauge("coformer_build_info", "What is served", {labels(about): 1}),
             gauge("coformer_ready", "Whether a request would be answered now", {(): int(central.ready())}),
             gauge("coformer_member_up", "Whether a member would be asked now",
@@ -101,15 +125,15 @@ class Observed:
             },
             "expected_accuracy": None if present is None else present.expected_accuracy,
             "expected_of": [] if present is None else [central.manifest.members[index] for index in present.members],
-            "mean_ms": {phase: self.phases.mean_ms({"phase": phase}) for phase in ("total", "gather", "aggregate")},
+            "mean_ms": {key[0][1]: self.phases.mean_ms(key) for key in (TOTAL, GATHER, AGGREGATE)},
             "members": [
                 {
                     "device": name,
                     "up": name not in away,
                     "reason": away.get(name, ""),
                     "breaker": states[name],
-                    "compute_ms": self.members.mean_ms({"phase": "compute", "device": name}),
-                    "transfer_ms": self.members.mean_ms({"phase": "transfer", "device": name}),
+                    "compute_ms": self.members.mean_ms(self._devices[name].compute),
+                    "transfer_ms": self.members.mean_ms(self._devices[name].transfer),
                 }
                 for name in central.manifest.members
             ],

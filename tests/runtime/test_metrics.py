@@ -50,17 +50,18 @@ def parsed(text: str) -> Dict[str, float]:
 
 def test_text_format() -> None:
     counter, histogram = Counter("c_total", "C"), Histogram("h_seconds", "H")
-    counter.add({"b": 'a"\\\n', "a": "1"}, 2)
-    counter.add({"b": 'a"\\\n', "a": "1"})
+    key = labels({"b": 'a"\\\n', "a": "1"})
+    counter.add(key, 2)
+    counter.add(key)
     for seconds in (0.0004, 0.001, 0.0011, 100.0):
-        histogram.observe({}, seconds)
+        histogram.observe((), seconds)
     values = parsed(exposition([counter.family(), histogram.family(), gauge("g", "G", {labels({}): 0.5})]))
     assert values['c_total{a="1",b="a\\"\\\\\\n"}'] == 3 and values["g"] == 0.5
     assert values['h_seconds_bucket{le="0.0005"}'] == 1 and values['h_seconds_bucket{le="0.001"}'] == 2
     assert values['h_seconds_bucket{le="5.0"}'] == 3
     assert values['h_seconds_bucket{le="+Inf"}'] == values["h_seconds_count"] == 4
     assert values["h_seconds_sum"] == pytest.approx(100.0025)
-    assert histogram.mean_ms({}) == pytest.approx(25000.625) and histogram.mean_ms({"x": "y"}) == 0
+    assert histogram.mean_ms(()) == pytest.approx(25000.625) and histogram.mean_ms((("x", "y"),)) == 0
 
 
 @pytest.fixture(scope="module")
