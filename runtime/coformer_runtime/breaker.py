@@ -15,13 +15,16 @@ class Breaker:
 
     Args:
         clock: the time in seconds, as time.monotonic.
+        changed: told "open" when it opens and "closed" when it closes.
 
     Attributes:
         opened: how often it has opened.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, changed: Callable[[str], None] = lambda state: None
+    ) -> None:
+        self._clock, self._changed = clock, changed
         self._lock = threading.Lock()
         self._failures = 0
         self._probe_at = 0.0
@@ -53,7 +56,10 @@ class Breaker:
     def succeeded(self) -> None:
         """Note an answer in time: it closes."""
         with self._lock:
+            was_open = self._failures >= FAILURES
             self._failures, self._last_success = 0, self._clock()
+        if was_open:
+            self._changed("closed")
 
     def failed(self, at: float) -> None:
         """Note a failure that happened at that time; all that one broken connection took share one, and count once."""
@@ -62,9 +68,12 @@ class Breaker:
                 return
             self._last_failure = at
             self._failures += 1
+            opens = self._failures == FAILURES
             if self._failures >= FAILURES:
-                self.opened += int(self._failures == FAILURES)
                 self._probe_at = self._clock() + OPEN_S
+            self.opened += int(opens)
+        if opens:
+            self._changed("open")
 
     def silent(self, asked: float, due: float) -> None:
         """Note that a request asked then was not answered until `due`.

@@ -16,6 +16,7 @@ from .bundle import Bundle
 from .central_options import CentralOptions, check_options, split_worker, usable_aggregators
 from .engines import Engine, feature_name, open_aggregator, open_member
 from .errors import CheckFailed
+from .failures import log
 from .gather import Round, Unheards
 from .link import WorkerLink, greeting_refusal, open_link
 from .manifest import AggregatorSpec, TensorSpec
@@ -74,7 +75,9 @@ class Central:
         self.observed = Observed(self.manifest.build[:12], self.manifest.members)
         self.in_progress = 0
         everyone = range(len(self.manifest.members))
-        self._breakers = {index: Breaker() for index in everyone}
+        self._breakers = {
+            index: Breaker(changed=functools.partial(_log_breaker, self.manifest.members[index])) for index in everyone
+        }
         self._unheard = {index: Unheards(self._breakers[index]) for index in everyone}
 
     def __enter__(self) -> "Central":
@@ -386,6 +389,10 @@ class Central:
             mend,
             causes[0] if causes and set(causes) in ({LATE}, {BUSY}) else AWAY,
         )
+
+
+def _log_breaker(device: str, state: str) -> None:
+    log("breaker", {"device": device, "state": state})
 
 
 def _resting(breaker: Breaker) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, List, Optional
 
 from . import __version__
@@ -28,10 +29,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 - exit code 3 is for what nobody foresaw
-        from .failures import report
-
-        incident = report("internal error", error)
-        sys.stderr.write("error: internal error {}: please report the trace above\n".format(incident))
+        traceback.print_exception(type(error), error, error.__traceback__)
+        sys.stderr.write("error: internal error: please report the trace above\n")
         return 3
 
 

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 
 from . import __version__, wire
 from .errors import CoformerError
-from .failures import report
+from .failures import log, report
 from .listen import CHANNEL_OPTIONS, HANDSHAKE_S
 from .manifest import Manifest, TensorSpec
 from .members import AWAY, BROKEN, BUSY, LATE, MAX_IN_FLIGHT, Reply, failed, resolved
@@ -69,6 +69,7 @@ class WorkerLink:
         self.tried = threading.Event()
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self.retried = 0
+        self._logged = ""
         self._manifest, self._claim, self._metadata = manifest, claim, metadata
         self._lock = threading.Lock()
         self._pending: Dict[int, _Asked] = {}
@@ -133,6 +134,9 @@ class WorkerLink:
     def _break_off(self, problem: str, unavailable: bool) -> bool:
         """Fail what waits, but for what may be asked a second time; return whether there is any such."""
         now = time.monotonic()
+        if problem != self._logged and not self._closing.is_set():
+            self._logged = problem
+            log("worker away", {"worker": self.address, "reason": problem})
         with self._lock:
             self.problem, self.claimed = problem, False
             self.tried.set()
@@ -152,6 +156,8 @@ class WorkerLink:
 
     def _take_up(self, outgoing: "queue.Queue[Optional[bytes]]") -> None:
         """Begin to ask on a stream that was greeted, first of all what the last one left."""
+        self._logged = ""
+        log("worker up", {"worker": self.address, "device": self._manifest.members[self.member or 0]})
         with self._lock:
             self.problem, self._outgoing = None, outgoing
             self.tried.set()
