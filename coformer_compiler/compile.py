@@ -24,7 +24,7 @@ from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
 from coformer_compiler.stages.decompose import decompose_teacher, policy_of, require_feasible
 from coformer_compiler.stages.evaluate import evaluate
-from coformer_compiler.stages.import_teacher import import_teacher, load_teacher, tokenizer_of
+from coformer_compiler.stages.import_teacher import import_teacher, load_teacher, require_same_order, tokenizer_of
 from coformer_compiler.stages.lower import lower_members, require_builders
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
@@ -120,6 +120,7 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             calibration=section.calibration,
             truncate=section.truncate,
         )
+        require_same_order(imported, data.class_names, f"data.source '{section.source}'")
     if not data.task.labels_from_teacher and data.outputs != classes:
         has = f"{data.classes} classes" if data.classes else "one number a sample"
         raise CoformerError(

@@ -94,12 +94,11 @@ def encode_lines(
     if tokenizer is None:
         raise CoformerError("the members of this build read no texts", where, "give --input an image or a .npy file")
     parts = [line.split("\t") for line in lines]
-    wrong = next((part for part in parts if len(part) != (tokenizer.rows if tokenizer.rows == 2 else len(part))), None)
-    if wrong is not None or (tokenizer.rows == 1 and any(len(part) > 2 for part in parts)):
-        raise CoformerError("this is no pair of texts", where, "write both texts with a tab between them")
-    pairs = len(parts[0]) == 2
-    if any((len(part) == 2) != pairs for part in parts):
-        raise CoformerError("some lines are pairs and some are not", where, "write all lines alike")
+    sizes = {len(part) for part in parts}
+    if sizes not in ([{2}] if tokenizer.rows == 2 else [{1}, {2}]):
+        wanted = "pairs" if tokenizer.rows == 2 else "single texts, or all pairs"
+        raise CoformerError(f"these are not all {wanted}", where, "write the two texts of a pair with a tab between")
+    pairs = sizes == {2}
     encoded = tokenizer.encode(
         [part[0] for part in parts], [part[1] for part in parts] if pairs else None, truncate=truncate
     )

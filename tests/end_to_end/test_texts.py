@@ -62,7 +62,7 @@ def test_run_refuses_or_cuts_long_texts(built: Path) -> None:
     assert "1 of 1 texts are longer than 10 tokens" in outcome.out
     outcome = run(built, "--text", "game " * 30, "--truncate")
     assert json.loads(outcome.out)["cut_texts"] == 1
-    assert "this is no pair" in run(built, "--text", "a\tb\tc").out
+    assert "these are not all single texts, or all pairs" in run(built, "--text", "a\tb\tc").out
 
 
 @pytest.mark.slow
@@ -101,3 +101,13 @@ def test_regression_on_pairs(tmp_path: Path) -> None:
         0
     ]
     assert isinstance(answer["value"], float)
+
+
+def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    path = tmp_path / "teacher" / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "id2label": {"0": "Mail", "1": "games", "2": "libs"}}))
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "the data numbers its classes games, libs, mail, the teacher mail, games, libs" in outcome.err
