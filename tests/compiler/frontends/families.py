@@ -5,6 +5,8 @@ A row is a small model of the family with random weights; a column is a check of
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.model.transformer import Selection, Transformer
 from coformer_passes.runner import legalise
 from coformer_targets import load_target
+from tests.compiler.frontends.hf_models import SMALL as TEXTS
 from tests.compiler.tiny import random_inputs
 
 TOLERANCE = 1e-4
@@ -36,6 +39,18 @@ def timm(name: str, options: dict[str, object]) -> Callable[[], Transformer]:
     return lambda: import_model(ModelSource(f"timm:{name}", "random", options=tuple(options.items())))
 
 
+def hf(kind: str) -> Callable[[], Transformer]:
+    """A Hugging Face model; `import_model` itself compares it with transformers' own hidden states to 1e-4."""
+
+    def make() -> Transformer:
+        with tempfile.TemporaryDirectory() as folder:
+            config = {"model_type": kind, "vocab_size": 50, "max_position_embeddings": 40, **TEXTS[kind]}
+            (Path(folder) / "config.json").write_text(json.dumps(config))
+            return import_model(ModelSource(f"hf:{kind}", "random", Path(folder), (("length", 12),)))
+
+    return make
+
+
 FAMILIES = {
     "ViT": Family("timm `vit_*`", timm("vit_tiny_patch16_224", SMALL)),
     "DeiT": Family("timm `deit_*_distilled_*`", timm("deit_tiny_distilled_patch16_224", SMALL)),
@@ -45,6 +60,10 @@ FAMILIES = {
     "BEiT": Family("timm `beit_*`, `beitv2_*`", timm("beit_base_patch16_224", SMALL)),
     "Swin": Family("timm `swin_*`", timm("swin_tiny_patch4_window7_224", SWIN)),
     "Swin S3": Family("timm `swin_s3_*`", timm("swin_s3_tiny_224", SWIN | {"window_size": (4, 8)})),
+    "BERT": Family("hf `bert` (MiniLM too)", hf("bert")),
+    "RoBERTa": Family("hf `roberta`", hf("roberta")),
+    "DistilBERT": Family("hf `distilbert`", hf("distilbert")),
+    "ELECTRA": Family("hf `electra`", hf("electra")),
 }
 """One line each. A family of another library makes its model here as well."""
 

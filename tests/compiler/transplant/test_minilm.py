@@ -96,10 +96,10 @@ def test_at_half_the_width_embeddings_stay() -> None:
     want = teacher()(held_out)
     half = embedded_by(192)
     assert cosine(half, want) > 0.75  # readouts of 192 features from few texts
-    best = tuple(statistics().channel_scores.argsort(descending=True)[:192].tolist())
+    best = tuple(statistics().channel_scores[0].argsort(descending=True)[:192].tolist())
     units = {layer: tuple(range(12)) for layer in range(6)}
     neurons = {layer: tuple(range(1536)) for layer in range(6)}
-    cut = teacher().take(Selection(best, units, neurons))
+    cut = teacher().take(Selection((best,), units, neurons))
     ids = parts()[0]
     fit_readouts([cut], teacher().head, [(ids, teacher().features(ids))])
     assert cosine(half, want) > cosine(cut(held_out), want) + 0.1
