@@ -80,7 +80,7 @@ def chaos(dirs: list[str], requests: int, minutes: float) -> dict[str, Any]:
 
         def disturb() -> int:
             dice, count = random.Random(1), 0
-            while not ended.wait(dice.uniform(0.1, 0.6)):
+            while not ended.wait(dice.uniform(0.8, 2.5)):
                 device = dice.choice(WORKERS)
                 cluster.kill(device)
                 ended.wait(dice.uniform(0.0, 0.4))

@@ -38,6 +38,8 @@ class Inbox:
 
     def fill(self, frames: Iterator[bytes]) -> None:
         """Read the stream to its end, to its first malformed frame, or until the inbox is closed."""
+        import grpc
+
         try:
             for data in frames:
                 arrived = time.monotonic()
@@ -50,9 +52,8 @@ class Inbox:
                     self._cancel(frame.request_id)
                 elif not self._put(Item(arrived, frame)):
                     return
-        except Exception as error:  # noqa: BLE001 - grpc raises a bare Exception when the peer is gone
-            if not self._closed:
-                report("a stream broke while it was read", error)
+        except grpc.RpcError:
+            return  # the peer is gone
         finally:
             self.close()
 

@@ -69,7 +69,7 @@ class WorkerLink:
         self.tried = threading.Event()
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self.retried = 0
-        self._logged = ""
+        self._logged, self._details = "", ""
         self._manifest, self._claim, self._metadata = manifest, claim, metadata
         self._lock = threading.Lock()
         self._pending: Dict[int, _Asked] = {}
@@ -136,7 +136,8 @@ class WorkerLink:
         now = time.monotonic()
         if problem != self._logged and not self._closing.is_set():
             self._logged = problem
-            log("worker away", {"worker": self.address, "reason": problem})
+            log("worker away", {"worker": self.address, "reason": problem, "details": self._details})
+        self._details = ""
         with self._lock:
             self.problem, self.claimed = problem, False
             self.tried.set()
@@ -207,7 +208,9 @@ class WorkerLink:
 
         if error.code() == grpc.StatusCode.CANCELLED and self.problem is not None:
             return "unreachable: {} sent no hello within {:g} s".format(self.address, HANDSHAKE_S)
-        return "unreachable: {} ({})".format(self.address, _short(error.details() or str(error.code())))
+        # The library's own words are for the log: what is returned here is told to clients too.
+        self._details = _short(error.details() or "")
+        return "unreachable: {} ({})".format(self.address, error.code().name.lower().replace("_", " "))
 
     def _receive(self, frame: wire.Frame) -> None:
         arrived = time.monotonic()

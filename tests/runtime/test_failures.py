@@ -45,3 +45,4 @@ def test_a_worker_that_stays_away_is_told_once(cluster_dirs: List[str], capsys: 
         settled(lambda: central._links[0].tried.wait(0.4))
     said = [line for line in lines(capsys.readouterr().err) if line["event"] == "worker away"]
     assert 1 <= len(said) <= 2 and said[0]["reason"] == reason and said[0]["worker"] == "127.0.0.1:9"
+    assert reason == "unreachable: 127.0.0.1:9 (unavailable)" and "connect" in said[0]["details"]

@@ -138,7 +138,7 @@ def test_asked_a_second_time_when_the_stream_breaks(cluster_dirs: List[str], man
     assert ask(1, 5).features is not None
     assert [number for number, _ in seen] == [1, 1] and seen[0][1] == 60000 and 4000 < seen[1][1] <= 5000
     reply = ask(2, 5)
-    assert reply.broken and reply.failure == "unreachable: {} (going)".format(address)
+    assert reply.broken and reply.failure == "unreachable: {} (unavailable)".format(address)
     assert [number for number, _ in seen[2:]] == [2, 2] and link.retried == 2
     link.close()
     server.stop(0).wait()
