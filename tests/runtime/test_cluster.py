@@ -76,7 +76,7 @@ def test_concurrent_clients_get_their_own_answers(cluster_dirs: List[str]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["runtime_soak.py", "runtime_footprint.py"])
+@pytest.mark.parametrize("script", ["runtime_soak.py", "runtime_footprint.py", "cluster_fuzz.py"])
 def test_benchmark_stays_within_its_limits(tmp_path: Path, script: str) -> None:
     path = Path(__file__).parents[2] / "benchmarks" / script
     words = [sys.executable, str(path), "--output", str(tmp_path / "raw.json")]
