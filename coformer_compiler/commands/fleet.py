@@ -71,7 +71,8 @@ class Board:
             raise CoformerError(f"`{command[0]}` cannot be run ({error.strerror})", f"board {self}", mend) from error
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
-            raise CoformerError(f"`{' '.join(words[:2])}`: {said[-1].removeprefix('error: ')}", f"board {self}", mend)
+            asked = " ".join(words[:1] if words[0] == "pull" else words[:2])
+            raise CoformerError(f"`{asked}`: {said[-1].removeprefix('error: ')}", f"board {self}", mend)
         return done.stdout.decode("utf-8", "replace")
 
     def command(self, words: list[str]) -> list[str]:

@@ -31,7 +31,10 @@ from ..manifest_fields import Fields, parse_json
 CURRENT, PREVIOUS, NEXT = "current", "previous", "next"
 RELEASES, PINS, INCOMING, KEYS, JOURNAL, LOCK = "releases", "pins", "incoming", "keys", "activation.json", "lock"
 RECORD_FORMAT, JOURNAL_FORMAT = "coformer-release/1", "coformer-activation/1"
-FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO)
+UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
+    errno.EEXIST,
+)  # fmt: skip
 _ID = re.compile(r"[0-9]{1,20}-[0-9a-f]{12}")
 _MEND = "remove it, and pull again"
 
@@ -106,7 +109,7 @@ class Root:
         try:
             yield
         except OSError as error:
-            if error.errno not in FULL_OR_FORBIDDEN:
+            if error.errno not in UNWRITABLE:
                 raise
             raise CoformerError(
                 "it cannot be written ({})".format(error.strerror),

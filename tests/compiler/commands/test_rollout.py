@@ -135,7 +135,8 @@ def test_the_canary_cannot_take_it(fleet: Fleet) -> None:
     (fleet.folder / "s-hall").write_text("no folder can be made here")
     with pytest.raises(CoformerError) as caught:
         fleet.roll_out(1)
-    assert caught.value.where == "board south/hall (s-hall)" and caught.value.what.startswith("`pull ")
+    assert caught.value.where == "board south/hall (s-hall)" and caught.value.what.startswith("`pull`: ")
+    assert "it cannot be written (Not a directory); make" in caught.value.what
     assert fleet.log.read_text() == "s-hall pull\n"
     assert not (fleet.folder / "s-attic").exists()
 
