@@ -225,7 +225,8 @@ class Central:
         # A member on probation is waited for only where there is no answer without it.
         needed = self._choose(self._all_but({*replies, *probes})) is None
         awaited = {index: asking.reply for index, asking in asked.items() if needed or index not in probes}
-        round_ = Round(awaited, lambda lost: self._choose(self._all_but({*replies, *lost})) is not None)
+        away = frozenset(replies)  # what follows changes `replies`, while late answers still ask this
+        round_ = Round(awaited, lambda lost: self._choose(self._all_but(away | lost)) is not None)
         if on_gone is not None and not on_gone(round_.call_off):
             round_.call_off()
         round_.wait(deadline - time.monotonic())

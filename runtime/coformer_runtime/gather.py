@@ -3,7 +3,7 @@
 import functools
 import threading
 from concurrent.futures import Future
-from typing import Callable, Dict, FrozenSet, List, NamedTuple
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Set
 
 from .breaker import Breaker
 from .members import Reply
@@ -20,7 +20,8 @@ class Round:
     def __init__(self, awaited: Dict[int, "Future[Reply]"], possible: Callable[[FrozenSet[int]], bool]) -> None:
         self._possible = possible
         self._lock = threading.Lock()
-        self._left, self._lost = set(awaited), frozenset()  # type: ignore[var-annotated]
+        self._left: Set[int] = set(awaited)
+        self._lost: FrozenSet[int] = frozenset()
         self._over = threading.Event()
         self.called_off = False
         for index, future in awaited.items():
