@@ -99,5 +99,5 @@ def test_a_split_without_families_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     folder.mkdir()
     write_font(folder, "Cileron")
-    with pytest.raises(CoformerError, match="the validation split is empty; add images: each split needs some"):
+    with pytest.raises(CoformerError, match="the validation split is empty; add samples: each split needs some"):
         load(folder)
