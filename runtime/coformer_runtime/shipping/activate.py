@@ -146,6 +146,8 @@ def recover(root: Root, before: Callable[[str], None] = lambda step: None) -> Op
 
     While an activation is at work, nothing is to be recovered, and the lock says so.
     """
+    if root.journal() is None:  # nothing to do, on a board without releases as well
+        return root.served()
     with root.locked():
         _settle(root, Probation(), before)
         return root.served()

@@ -59,7 +59,7 @@ def test_mistakes(
     build: Path, words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("coformer_runtime.shipping.http.Http.pause", lambda *words: None)
     made = coformerc("push", build, *words)
     assert made.code == 2 and made.out == ""
     assert told in made.err.splitlines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class Fleet:
         self.layout = f"oci-layout:{folder / 'layout'}"
         for version in (1, 2):
             out = make_build(folder / f"build{version}", str(version) * 64)
-            pushed(out, f"{self.layout}:v{version}", self.key, version, now=__import__("time").time())
+            pushed(out, f"{self.layout}:v{version}", self.key, version, now=time.time())
 
     def roll_out(self, version: int) -> list[str]:
         """The commands that it took, host and words."""

@@ -127,6 +127,11 @@ def test_recover_leaves_an_activation_at_work_alone(root: Root) -> None:
     assert root.journal() is not None
 
 
+def test_nothing_to_recover(tmp_path: Path) -> None:
+    assert recover(Root(str(tmp_path / "none"))) is None
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_release_that_rotted_is_not_served(root: Root) -> None:
     path = Path(root.folder(root.link(NEXT) or ""), "member.onnx")
     path.write_bytes(path.read_bytes()[:-1])

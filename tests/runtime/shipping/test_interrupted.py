@@ -36,7 +36,10 @@ def interrupted(shipped: Shipped, work: Path, *words: str, python: str = sys.exe
     return found
 
 
-@pytest.mark.parametrize("operation", WALKED)
+@pytest.mark.parametrize(
+    "operation",
+    ["upgrade", "rollback", *(pytest.param(name, marks=pytest.mark.slow) for name in ("install", "fail"))],
+)
 @pytest.mark.parametrize("how", ["kill", "full"])
 def test_every_step(shipped: Shipped, tmp_path: Path, how: str, operation: str) -> None:
     found = interrupted(shipped, tmp_path, how, "steps", operation, env={"PYTHONPATH": SOURCES})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ def test_somebody_else_is_at_it(shipped: Shipped, root: Root) -> None:
 def test_the_commands(shipped: Shipped, tmp_path: Path) -> None:
     reference, board = "oci-layout:{}".format(tmp_path / "usb"), tmp_path / "board"
     key = make_keys(tmp_path)
-    pushed(shipped.one, reference, key, 1, now=__import__("time").time())
+    pushed(shipped.one, reference, key, 1, now=time.time())
     (board / "keys").mkdir(parents=True)
     shutil.copy(key.with_suffix(".pub"), board / "keys")
     done = node("pull", reference, "--device", "hall", "--root", board, "--check", "true", "--json")
@@ -199,5 +200,5 @@ def test_the_commands(shipped: Shipped, tmp_path: Path) -> None:
     listed = node("release", "list", "--root", board)
     assert "flowers for 'hall' (cpu), signed by " in listed.stdout and "[current, next]" in listed.stdout
     assert node("validate", board / "current").returncode == 0
-    failed = node("pull", "oci://127.0.0.1:1/x", "--device", "hall", "--root", board)
-    assert failed.returncode == 2
+    failed = node("pull", "docker://x", "--device", "hall", "--root", board)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: reference 'docker://x': unknown scheme 'docker'")
