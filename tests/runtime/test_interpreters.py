@@ -12,13 +12,18 @@ from typing import Callable, Dict, List, Optional
 import numpy as np
 import pytest
 
+from coformer_compiler.commands.certs import make_certificates
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.central import Central
+from coformer_runtime.central_options import CentralOptions
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.profile_points import read_points, write_csv
+from coformer_runtime.security import read_security
 from tests.runtime import bundles
 from tests.runtime.boards import FUTURE, NANO, ORIN, THOR, XAVIER, make_bundle, make_site
 from tests.runtime.boards import environment as board_environment
 from tests.runtime.interpreters import VERSIONS, environment, interpreter
-from tests.runtime.nodes import EVERYONE, PIXELS
+from tests.runtime.nodes import EVERYONE, PIXELS, settled
 from tests.runtime.packs import make_pack
 from tests.runtime.shipping.conftest import Shipped, shipped
 from tests.runtime.shipping.test_interrupted import interrupted
@@ -161,3 +166,23 @@ def test_mixed_cluster(python: Callable[[str], str], cluster_dirs: List[str], mi
             answer = client.infer(PIXELS)
         np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, PIXELS), rtol=1e-4, atol=1e-4)
         assert answer.members == bundles.DEVICES
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tls_and_token(python: Callable[[str], str], cluster_dirs: List[str], tmp_path: Path, version: str) -> None:
+    """A worker under each Python with certificates and a token, asked by a central node under this one."""
+    make_certificates(tmp_path, ["attic", "hall"], [], 10)
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery\n")
+    token.chmod(0o600)
+    words = [str(Path(python(version)).with_name("coformer-node")), "serve", cluster_dirs[1], "--exit-with-stdin",
+             "--tls", str(tmp_path / "hall"), "--token-file", str(token), "--allow-root"]  # fmt: skip
+    security = read_security(False, str(tmp_path / "attic"), str(token))
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment())
+    assert worker.stdin is not None and worker.stdout is not None
+    with worker:
+        address = "hall=" + worker.stdout.readline().decode().split()[1]
+        with Central(open_bundle(cluster_dirs[0]), CentralOptions((address,), 5000, 2, 1, security)) as central:
+            settled(central.ready)
+            assert central.answer(PIXELS).members == ("attic", "hall")
+        worker.stdin.close()
