@@ -2,7 +2,8 @@
 
 The paper's 3 + 2L numbers a device are too many for a Gaussian process. Here a policy is 6 numbers a device: shares of
 embed, heads and neurons by stick-breaking over N + 1 parts (the last is slack), the number of layers, and two tilts of
-heads and neurons over depth. Every point decodes to shapes that fulfil C1 to C4.
+heads and neurons over depth. Every point decodes to shapes that fulfil C1 to C4. A device with no layers is left out:
+one that slows the cluster more than it helps is better not asked. The central device always takes part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coformer_compiler.decomposer.policy import TeacherShape
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape
 from coformer_compiler.decomposer.strategies import alignment_of, rounded
 from coformer_compiler.device import Device
 
@@ -35,38 +36,48 @@ class Encoding:
         devices: in member order.
         influence: of each layer; the most influential ones are kept.
         overlap: members may keep the same units.
+        drop: devices may be left out.
     """
 
     shape: TeacherShape
     devices: tuple[Device, ...]
     influence: tuple[float, ...]
     overlap: bool
+    drop: bool = True
 
     @property
     def dimensions(self) -> int:
         """Length of a point."""
         return PER_DEVICE * len(self.devices)
 
-    def decode(self, point: Point, shrink: Sequence[float]) -> tuple[MemberShape, ...]:
+    def decode(self, point: Point, shrink: Sequence[float]) -> tuple[MaybeShape, ...]:
         """Shapes of a point; `shrink` scales each device's shares, to bring it under its own limits."""
         rows = point.reshape(PER_DEVICE, len(self.devices))
         steps = [alignment_of(device, self.shape) for device in self.devices]
+        layers = [self._kept(value, device) for value, device in zip(rows[3], self.devices, strict=True)]
         embed, heads, neurons = (
             [share * factor for share, factor in zip(stick_breaking(row), shrink, strict=True)] for row in rows[:3]
         )
-        widths = rounded(self.shape.embed, embed, steps, "C2", "channels", overlap=False)
-        layers = [self._kept(value) for value in rows[3]]
+        taking = [n for n, kept in enumerate(layers) if kept]
+        found = rounded(
+            self.shape.embed, [embed[n] for n in taking], [steps[n] for n in taking], "C2", "channels", overlap=False
+        )
+        widths = dict(zip(taking, found, strict=True))
         head_counts = self._per_layer(heads, rows[4], layers, self.shape.heads, [1] * len(steps), "C3")
         neuron_counts = self._per_layer(neurons, rows[5], layers, self.shape.neurons, steps, "C4")
-        return tuple(MemberShape(width, head_counts[n], neuron_counts[n]) for n, width in enumerate(widths))
+        return tuple(
+            MemberShape(widths[n], head_counts[n], neuron_counts[n]) if n in widths else None
+            for n in range(len(layers))
+        )
 
     def point_of_shares(self, shares: Sequence[float]) -> Point:
         """The point of members with these shares of everything, all layers, no tilt."""
         sticks, count = sticks_of(shares), len(shares)
         return np.asarray([*sticks * 3, *[1.0] * count, *[0.5] * 2 * count])
 
-    def _kept(self, value: float) -> list[int]:
-        count = 1 + round(float(value) * (self.shape.layers - 1))
+    def _kept(self, value: float, device: Device) -> list[int]:
+        least = 0 if self.drop and not device.central else 1
+        count = least + round(float(value) * (self.shape.layers - least))
         ranking = sorted(range(self.shape.layers), key=lambda layer: (-self.influence[layer], layer))
         kept = set(ranking[:count])
         # Of every stage one layer at least; where there are several, a pair: windows, and the same ones moved.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape
 from coformer_compiler.evaluator.latency import Latency
 from coformer_compiler.evaluator.score import Score
 
@@ -18,7 +18,7 @@ class Entry:
     """One evaluation; `score` is None for a point that fits no device."""
 
     point: tuple[float, ...]
-    shapes: tuple[MemberShape, ...]
+    shapes: tuple[MaybeShape, ...]
     score: Score | None
 
 
@@ -60,7 +60,9 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 def _entry(line: str) -> Entry:
     data = json.loads(line)
     shapes = tuple(
-        MemberShape(
+        None
+        if shape is None
+        else MemberShape(
             shape["embed"],
             {int(layer): count for layer, count in shape["heads"].items()},
             {int(layer): count for layer, count in shape["neurons"].items()},

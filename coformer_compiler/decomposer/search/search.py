@@ -13,7 +13,7 @@ from coformer_compiler.decomposer.constraints import Excess, excess
 from coformer_compiler.decomposer.search.encoding import Encoding, Point
 from coformer_compiler.decomposer.search.journal import Entry, append, open_journal
 from coformer_compiler.decomposer.search.surrogate import propose
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MaybeShape
 from coformer_compiler.evaluator.score import Evaluator, Score
 from coformer_compiler.progress import Progress
 from coformer_runtime.errors import CoformerError
@@ -95,7 +95,7 @@ def _next(
     starts: Sequence[Point],
     options: SearchOptions,
     random: np.random.Generator,
-) -> tuple[Point, tuple[MemberShape, ...]]:
+) -> tuple[Point, tuple[MaybeShape, ...]]:
     done = len(entries)
     if done < len(starts):
         shapes = feasible(encoding, evaluator, starts[done])
@@ -111,8 +111,8 @@ def _next(
 
 
 def _drawn(
-    decode: Callable[[Point], tuple[MemberShape, ...] | Excess], dimensions: int, random: np.random.Generator
-) -> tuple[Point, tuple[MemberShape, ...]]:
+    decode: Callable[[Point], tuple[MaybeShape, ...] | Excess], dimensions: int, random: np.random.Generator
+) -> tuple[Point, tuple[MaybeShape, ...]]:
     """A uniform point that fits the devices."""
     for _ in range(TRIES):
         point = random.random(dimensions)
@@ -128,13 +128,15 @@ def _drawn(
     )
 
 
-def feasible(encoding: Encoding, evaluator: Evaluator, point: Point) -> tuple[MemberShape, ...] | Excess:
+def feasible(encoding: Encoding, evaluator: Evaluator, point: Point) -> tuple[MaybeShape, ...] | Excess:
     """Shapes of a point, shrunk onto C5 and C6; the limit that still breaks when a share is next to nothing."""
     shrink = [1.0] * len(encoding.devices)
     while True:
         shapes = encoding.decode(point, shrink)
         broken = [
-            excess(evaluator.teacher.spec, shape, device, shortcuts=evaluator.basis == "per-norm")
+            None
+            if shape is None
+            else excess(evaluator.teacher.spec, shape, device, shortcuts=evaluator.basis == "per-norm")
             for shape, device in zip(shapes, encoding.devices, strict=True)
         ]
         worst = next((n for n, found in enumerate(broken) if found is not None), None)

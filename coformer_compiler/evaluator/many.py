@@ -1,0 +1,245 @@
+"""Cost and latency of many decompositions at once, without a model for any of them.
+
+What a member costs is a polynomial in its width and in the heads and neurons of each layer, and its peak memory the
+largest of a few planes. Both are read off exactly from probes of `member_cost`, once per kind of layer, and checked on
+further probes; a teacher of another form is costed one member at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape, member_cost
+from coformer_compiler.device import Device
+from coformer_compiler.evaluator.latency import Network
+from coformer_compiler.evaluator.memory import BYTES
+from coformer_compiler.evaluator.wire import features_bytes
+from coformer_compiler.model.spec import AttentionSpec, MlpSpec, TransformerSpec
+
+Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+CHECKS = 48
+"""Shapes on which a form is checked, besides those that it was read off."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Shapes of many decompositions as arrays; zero where a device or a layer is left out.
+
+    Attributes:
+        embed: `(candidates, devices)`.
+        heads: `(candidates, devices, layers)`.
+        neurons: likewise.
+    """
+
+    embed: Counts
+    heads: Counts
+    neurons: Counts
+
+
+@dataclass(frozen=True)
+class ManyCosts:
+    """Costs of every member: FLOPs, parameters and peak activation elements, each `(candidates, devices)`."""
+
+    flops: Array
+    params: Array
+    peak_elements: Array
+
+
+@dataclass(frozen=True)
+class ManyLatencies:
+    """ms of one request: t1 and arrival of each member's features `(candidates, devices)`, and all of it `(candidates,)`.
+
+    Zero for devices that are left out.
+    """
+
+    compute_ms: Array
+    arrival_ms: Array
+    total_ms: Array
+
+
+def candidates_of(shapes: Sequence[Sequence[MaybeShape]], layers: int) -> Candidates:
+    """Arrays of decoded shapes."""
+    devices = len(shapes[0]) if shapes else 0
+    embed = np.zeros((len(shapes), devices), np.int64)
+    heads, neurons = (np.zeros((len(shapes), devices, layers), np.int64) for _ in range(2))
+    for c, members in enumerate(shapes):
+        for n, shape in enumerate(members):
+            if shape is not None:
+                embed[c, n] = shape.embed
+                kept = list(shape.heads)
+                heads[c, n, kept] = list(shape.heads.values())
+                neurons[c, n, kept] = list(shape.neurons.values())
+    return Candidates(embed, heads, neurons)
+
+
+class CostModel:
+    """Costs of a teacher's members by formula."""
+
+    def __init__(self, teacher: TransformerSpec, *, shortcuts: bool) -> None:
+        """Probes every kind of layer of the teacher."""
+        self.teacher, self.shortcuts = teacher, shortcuts
+        self.rest: dict[int, tuple[float, float, float]] = {}
+        forms: dict[object, _Layer] = {}
+        self.layers: list[_Layer] = []
+        for layer in teacher.layers:
+            key = tuple(replace(block, layer=0) for block in teacher.blocks if block.layer == layer)
+            if key not in forms:
+                forms[key] = _probed(teacher, layer, shortcuts)
+            self.layers.append(forms[key])
+        self.exact = all(layer.exact for layer in forms.values())
+
+    def costs(self, candidates: Candidates) -> ManyCosts:
+        """Costs of all members; zero for devices that are left out."""
+        if not self.exact:
+            return self._one_by_one(candidates)
+        w = candidates.embed.astype(np.float64)
+        rest = np.zeros((*w.shape, 3))
+        for width in np.unique(candidates.embed):
+            if width:
+                rest[candidates.embed == width] = self._rest(int(width))
+        flops, params, peak = rest[..., 0], rest[..., 1], rest[..., 2]
+        for n, layer in enumerate(self.layers):
+            heads, neurons = candidates.heads[..., n], candidates.neurons[..., n]
+            kept = heads > 0
+            terms = _terms(w, heads.astype(np.float64), neurons.astype(np.float64))
+            flops += kept * (terms @ layer.flops)
+            params += kept * (terms @ layer.params)
+            planes = terms[..., :4] @ layer.planes.T
+            peak = np.maximum(peak, kept * planes.max(-1))
+        return ManyCosts(flops, params, peak)
+
+    def _rest(self, width: int) -> tuple[float, float, float]:
+        if width not in self.rest:
+            cost = member_cost(self.teacher, MemberShape(width, {}, {}), shortcuts=self.shortcuts)
+            self.rest[width] = (cost.flops, cost.params, cost.peak_elements)
+        return self.rest[width]
+
+    def _one_by_one(self, candidates: Candidates) -> ManyCosts:
+        found = np.zeros((3, *candidates.embed.shape))
+        for c, n in zip(*np.nonzero(candidates.embed), strict=True):
+            heads, neurons = (
+                {l: int(k) for l, k in enumerate(a[c, n]) if k} for a in (candidates.heads, candidates.neurons)
+            )
+            cost = member_cost(
+                self.teacher, MemberShape(int(candidates.embed[c, n]), heads, neurons), shortcuts=self.shortcuts
+            )
+            found[:, c, n] = cost.flops, cost.params, cost.peak_elements
+        return ManyCosts(*found)
+
+
+def many_memory_mb(costs: ManyCosts, devices: Sequence[Device]) -> Array:
+    """C6's memory of every member, `(candidates, devices)`; see `memory_mb`."""
+    size = np.array([BYTES[device.target.precisions[0]] for device in devices])
+    runtime = np.array([device.target.runtime_mb for device in devices])
+    return (costs.params + costs.peak_elements) * size / 1e6 + runtime
+
+
+def many_fit(costs: ManyCosts, devices: Sequence[Device]) -> npt.NDArray[np.bool_]:
+    """Whether C5 and C6 hold, `(candidates, devices)`; true for devices that are left out."""
+    most = np.array([np.inf if device.max_gflop is None else device.max_gflop * 1e9 for device in devices])
+    memory = np.array([device.memory_mb for device in devices])
+    held: npt.NDArray[np.bool_] = (costs.flops <= most) & (many_memory_mb(costs, devices) <= memory)
+    return held | (costs.params == 0)
+
+
+def many_latencies(
+    devices: Sequence[Device], compute_ms: Array, features: Counts, aggregate_ms: Array, network: Network
+) -> ManyLatencies:
+    """`estimated_latency` of many decompositions.
+
+    Args:
+        devices: one of them central.
+        compute_ms: t1 of every member `(candidates, devices)`, zero for devices that are left out.
+        features: how many numbers each member sends `(candidates, devices)`, zero likewise.
+        aggregate_ms: t3 `(candidates,)`.
+        network: the shared link.
+    """
+    central = np.array([device.central for device in devices])
+    taking = features > 0
+    sends = taking & ~central
+    transfer = np.where(sends, features_bytes(features) * 8e-3 / network.mbps, 0.0)
+    order = np.argsort(compute_ms, axis=1, kind="stable")
+    arrival = np.where(taking, compute_ms, 0.0)
+    free, rows = np.zeros(len(compute_ms)), np.arange(len(compute_ms))
+    for turn in range(len(devices)):
+        n = order[:, turn]
+        sending = sends[rows, n]
+        free = np.where(sending, np.maximum(free, compute_ms[rows, n]) + transfer[rows, n], free)
+        arrival[rows, n] = np.where(sending, free + network.rtt_ms / 2, arrival[rows, n])
+    return ManyLatencies(compute_ms, arrival, arrival.max(1) + aggregate_ms)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Coefficients of one kind of layer, over `_terms`, and the planes of its peak over the first four of them."""
+
+    flops: Array
+    params: Array
+    planes: Array
+    exact: bool
+
+
+def _terms(w: Array, heads: Array, neurons: Array) -> Array:
+    return np.stack([np.ones_like(w), w, heads, neurons, w * heads, w * neurons, w * w], -1)
+
+
+def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
+    """Fit on a grid of shapes, and check on others that it is exact: costs are integers."""
+    branches = {type(b.branch): b.branch for b in teacher.blocks if b.layer == layer}
+    attention, mlp = branches[AttentionSpec], branches[MlpSpec]
+    assert isinstance(attention, AttentionSpec) and isinstance(mlp, MlpSpec)
+
+    @functools.cache
+    def cost(w: int, h: int, n: int) -> tuple[float, float, float]:
+        made = member_cost(teacher, MemberShape(w, {layer: h}, {layer: n}), shortcuts=shortcuts)
+        rest = member_cost(teacher, MemberShape(w, {}, {}), shortcuts=shortcuts)
+        return made.flops - rest.flops, made.params - rest.params, made.peak_elements
+
+    widths = _spaced(4, teacher.embed, 6)
+    by_heads = [(w, 1, 1) for w in _spaced(2, teacher.embed, 40)]
+    by_heads += [(w, h, 1) for w in widths for h in _spaced(2, attention.heads, 3)]
+    by_neurons = [(w, 1, n) for w in widths for n in _spaced(1, mlp.neurons, 5)]
+    random = np.random.default_rng(0)
+    most = (teacher.embed + 1, attention.heads + 1, mlp.neurons + 1)
+    checks = [tuple(row) for row in random.integers(1, most, (CHECKS, 3)).tolist()]
+    points = np.array([*by_heads, *by_neurons, *checks], np.float64)
+    found = np.array([cost(*point) for point in points.astype(int).tolist()], np.float64)
+    terms, grid = _terms(*points.T), len(points) - CHECKS
+    flops, params = (np.rint(np.linalg.lstsq(terms[:grid], found[:grid, i], rcond=None)[0]) for i in range(2))
+    peaks = found[:, 2]
+    planes = np.array([plane for point in points[:grid] for plane in _planes_through(point, lambda *at: cost(*at)[2])])
+    # A slope that was taken over an edge between planes makes one that is above some point.
+    planes = np.unique(planes[(terms[:, :4] @ planes.T <= peaks[:, None]).all(0)], axis=0)
+    peak = (terms[:, :4] @ planes.T).max(1)
+    exact = bool(
+        (terms @ flops == found[:, 0]).all() and (terms @ params == found[:, 1]).all() and (peak == peaks).all()
+    )
+    return _Layer(flops, params, planes, exact)
+
+
+def _spaced(low: int, high: int, count: int) -> list[int]:
+    """Uneven steps, so that probes do not fall on the edges between planes."""
+    low = min(low, high)
+    return sorted({round(low + (high - low) * (i / (count - 1)) ** 1.37) for i in range(count)})
+
+
+def _planes_through(point: Array, peak: Callable[[int, int, int], float]) -> list[list[float]]:
+    """Planes that may be the peak around a point.
+
+    Activation elements are tokens times a sum of widths, so that planes go through zero, and heads and neurons are of
+    two sub-blocks, of which one has the peak: with the slope along the width a plane is known.
+    """
+    w, h, n = (int(k) for k in point)
+    here, planes = peak(w, h, n), []
+    for side in (1, -1):
+        slope = side * (peak(w + side, h, n) - here)
+        rest = here - slope * w
+        planes += [[0.0, slope, rest / h, 0.0], [0.0, slope, 0.0, rest / n]]
+    return planes
