@@ -107,6 +107,22 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 def _add_build(commands: Any) -> None:
     build = _command(commands, "build", _build, "compile a model for a list of devices")
+    _add_configuration(build)
+    build.add_argument(
+        "--steps", type=int, metavar="N", help="training steps per member and in the joint phase; 0 trains nothing"
+    )
+    build.add_argument(
+        "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
+    )
+    search = _command(
+        commands, "search", _search, "search for a policy, and print the front of loss, latency and energy"
+    )
+    _add_configuration(search)
+    search.set_defaults(steps=None)
+    search.add_argument("--journal", type=Path, metavar="FILE", help="an earlier search's journal to go on from")
+
+
+def _add_configuration(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "config", type=Path, nargs="?", metavar="CONFIG.toml", help="what to build; options override what it says"
     )
@@ -128,15 +144,10 @@ def _add_build(commands: Any) -> None:
     build.add_argument("--weights", choices=("file", "hub", "random"), help="where weights come from")
     build.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help="constructor option")
     build.add_argument("--data", metavar="KIND:PATH", help="such as digits, imagefolder:DIR or text:PATH")
-    build.add_argument("--strategy", metavar="NAME", help="how the teacher is shared out: proportional or uniform")
-    build.add_argument(
-        "--steps", type=int, metavar="N", help="training steps per member and in the joint phase; 0 trains nothing"
-    )
+    build.add_argument("--strategy", metavar="NAME", help="how the teacher is shared out, such as proportional or debo")
+    build.add_argument("--pick", metavar="NAME", help="best, knee, fastest, most-accurate or under=MS, of a search")
     build.add_argument("--seed", type=int, metavar="N", help="of everything that is drawn at random")
     build.add_argument("--resume", action="store_true", help="go on with an earlier build; refuse to begin a new one")
-    build.add_argument(
-        "--dry-run", action="store_true", help="print policy, costs, what would be built and what is cached"
-    )
 
 
 def _add_shipping(commands: Any) -> None:
@@ -270,25 +281,7 @@ def _legalize(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from coformer_compiler.config import Overrides, read_config
-
-    overrides = Overrides(
-        options.model,
-        options.checkpoint,
-        options.weights,
-        tuple(_options(options.model_option)),
-        options.data,
-        tuple(options.target),
-        options.precision,
-        options.strategy,
-        options.seed,
-        options.steps,
-    )
-    config = read_config(options.config, overrides)
-    stem = options.config.stem if options.config else config.model.name.partition(":")[2]
-    out: Path = options.out or Path("build") / stem
-    if options.resume and not (out / "cache").is_dir():
-        raise CoformerError("there is nothing to resume", f"output folder {out}", "leave --resume away to begin")
+    config, out = _configured(options)
     if options.dry_run:
         return _dry_run(config, out, options.json)
 
@@ -311,6 +304,42 @@ def _build(options: argparse.Namespace) -> int:
     else:
         print_table(built.report)
         print(f"\nnothing to do: all {len(built.report.stages)} stages are cached in {out}")
+    return 0
+
+
+def _configured(options: argparse.Namespace) -> tuple[BuildConfig, Path]:
+    from coformer_compiler.config import Overrides, read_config
+
+    overrides = Overrides(
+        options.model,
+        options.checkpoint,
+        options.weights,
+        tuple(_options(options.model_option)),
+        options.data,
+        tuple(options.target),
+        options.precision,
+        options.strategy,
+        options.seed,
+        options.steps,
+        options.pick,
+        getattr(options, "journal", None),
+    )
+    config = read_config(options.config, overrides)
+    stem = options.config.stem if options.config else config.model.name.partition(":")[2]
+    out: Path = options.out or Path("build") / stem
+    if options.resume and not (out / "cache").is_dir():
+        raise CoformerError("there is nothing to resume", f"output folder {out}", "leave --resume away to begin")
+    return config, out
+
+
+def _search(options: argparse.Namespace) -> int:
+    config, out = _configured(options)
+    from coformer_compiler.commands.search import search_config, search_text
+    from coformer_compiler.progress import RichProgress
+
+    with RichProgress() as progress:
+        found = search_config(config, out, progress)
+    _print(found, options.json, lambda: search_text(found))
     return 0
 
 

@@ -15,6 +15,8 @@ from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data, load_texts
 from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.decomposer.search.journal import Entry
+from coformer_compiler.decomposer.search.space import Preflight
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress
@@ -22,7 +24,14 @@ from coformer_compiler.report.schema import Report
 from coformer_compiler.report.write import write_report
 from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
-from coformer_compiler.stages.decompose import decompose_teacher, policy_of, require_feasible
+from coformer_compiler.stages.decompose import (
+    JOURNAL,
+    decompose_teacher,
+    journal_of,
+    policy_of,
+    preflight_of,
+    require_feasible,
+)
 from coformer_compiler.stages.evaluate import evaluate
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher, require_same_order, tokenizer_of
 from coformer_compiler.stages.lower import lower_members, require_builders
@@ -54,7 +63,7 @@ def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
     """
     with _locked(out):
         store = Store(out / "cache", progress)
-        made, teacher, data = _run_stages(store, config)
+        made, teacher, data, config = _run_stages(store, config)
         report = report_from_artifacts(made, config, teacher, data, store.used)
         changed = not all(artifact.cached for artifact in store.used)
         if first_process():
@@ -75,7 +84,25 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
     return {stage: stage in cached for stage in STAGES}
 
 
-def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet]:
+def search_only(config: BuildConfig, out: Path, progress: Progress) -> tuple[list[Entry], Preflight]:
+    """The stages up to the policy of a searching strategy: all that was evaluated, and how much of the space fits.
+
+    Writes policy.json and journal.jsonl into `out`.
+    """
+    with _locked(out):
+        store = Store(out / "cache", progress)
+        imported = import_teacher(store, config.model)
+        teacher = load_teacher(imported)
+        use_fitting_threads(teacher.cost(with_head=True).flops)
+        data = load_build_data(config, imported, teacher)
+        statistics = calibrate(store, imported, teacher, data, config.policy.importance)
+        policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
+        _write(out / "policy.json", policy_json(policy_of(policy)))
+        _write(out / JOURNAL, (policy.path / JOURNAL).read_text(encoding="utf-8"))
+    return journal_of(policy), preflight_of(policy)
+
+
+def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet, BuildConfig]:
     require_builders(config.devices)
     imported = import_teacher(store, config.model)
     teacher = load_teacher(imported)
@@ -85,6 +112,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
     policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
     chosen = policy_of(policy)
+    config = config.with_members([member.device for member in chosen.members])
     transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
     accuracy = evaluate(store, (imported, transplanted, boosted), teacher, data)
@@ -92,7 +120,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     bundles = pack_bundles(store, graphs, accuracy, chosen, config, data)
     latency = measure(store, (imported, bundles), teacher, config)
     made = Artifacts(imported, statistics, policy, transplanted, boosted, accuracy, graphs, bundles, latency)
-    return made, teacher, data
+    return made, teacher, data, config
 
 
 def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transformer) -> DataSet:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.decomposer.picks import check_pick
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES
 from coformer_compiler.device import Device
 from coformer_compiler.frontends import ModelSource
@@ -60,7 +61,10 @@ class DataSection(_Section):
 class PolicySection(_Section):
     """`[policy]`: how the teacher is shared out, and how the members get their weights."""
 
-    strategy: str = Field(default="proportional", description="`proportional`, `uniform`, `debo`, `random` or `file`")
+    strategy: str = Field(
+        default="proportional",
+        description="`proportional`, `uniform`, `debo`, `debo-paper`, `optuna-gp`, `random` or `file`",
+    )
     file: Path | None = Field(default=None, description="a policy, for strategy `file`")
     overlap: bool = Field(default=False, description="members may keep the same heads and neurons")
     method: Literal["transplant", "index"] = Field(
@@ -75,12 +79,22 @@ class PolicySection(_Section):
 
 
 class SearchSection(_Section):
-    """`[search]`: the budget and objective of the strategies `debo` and `random`."""
+    """`[search]`: budget, objective and choice of the strategies `debo`, `debo-paper`, `optuna-gp` and `random`."""
 
     iterations: int = Field(default=48, ge=1, description="policies to evaluate, beside `uniform` and `proportional`")
-    initial: int = Field(default=8, ge=1, description="of these, at random before the first proposal")
+    minutes: float | None = Field(default=None, gt=0, description="stop proposing after this long")
+    initial: int = Field(default=8, ge=1, description="of the iterations, at random before the first proposal")
+    batch: int = Field(default=1, ge=1, description="policies that are proposed, then evaluated, at a time")
+    jobs: int = Field(default=1, ge=1, description="processes that evaluate a batch (joblib); changes no result")
     delta: float = Field(default=0.1, ge=0, description="weight of latency; the teacher's on the fastest device is 1")
-    samples: int = Field(default=256, ge=16, description="calibration images that a candidate is transplanted on")
+    samples: int = Field(default=256, ge=16, description="calibration samples that a candidate is transplanted on")
+    drop: bool = Field(default=True, description="devices that slow the cluster may be left out")
+    pick: str = Field(
+        default="best",
+        description="which policy is taken: `best` by the objective, or of the front of loss, latency and energy "
+        "`knee`, `fastest`, `most-accurate` or `under=MS`",
+    )
+    journal: Path | None = Field(default=None, description="an earlier search's journal to go on from")
 
 
 class NetworkSection(_Section):
@@ -105,6 +119,9 @@ class DeviceSection(_Section):
     max_gflop: float | None = Field(default=None, gt=0, description="most work per inference, 10⁹ operations")
     precision: Literal["float32", "float16", "int8"] | None = Field(
         default=None, description="what its engine computes in; the file's `precision`, or else the target's first"
+    )
+    deadline_ms: float | None = Field(
+        default=None, gt=0, description="when its features have to be at the central device; for searches"
     )
     central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")
     predictor: Path | None = Field(default=None, description="of its latency, from `coformerc profile fit`")
@@ -141,6 +158,10 @@ class BuildConfig:
     devices: tuple[Device, ...]
     booster: BoosterOptions
 
+    def with_members(self, names: Sequence[str]) -> BuildConfig:
+        """Without the devices that a policy leaves out."""
+        return replace(self, devices=tuple(device for device in self.devices if device.name in names))
+
     @property
     def central(self) -> int:
         """Index of the device that aggregates."""
@@ -161,6 +182,8 @@ class Overrides:
     strategy: str | None = None
     seed: int | None = None
     steps: int | None = None
+    pick: str | None = None
+    journal: Path | None = None
 
 
 def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
@@ -216,6 +239,13 @@ def _merged(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         data["source"] = _absolute_source(given.data, Path.cwd())
     if given.strategy is not None:
         policy["strategy"] = given.strategy
+    search = dict(merged.get("search", {}))
+    if given.pick is not None:
+        search["pick"] = given.pick
+    if given.journal is not None:
+        search["journal"] = str(given.journal.expanduser().resolve())
+    if search:
+        merged["search"] = search
     if given.targets:
         merged["devices"] = _devices_of_targets(given.targets)
     if given.precision is not None:
@@ -282,6 +312,7 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
             f"{where}, model.checkpoint",
             "leave the checkpoint away, or set model.weights to 'file'",
         )
+    check_pick(section.search.pick, f"{where}, search.pick")
     checkpoint = None if model.checkpoint is None else _absolute(model.checkpoint, folder)
     source = ModelSource(
         model.name,
@@ -301,7 +332,9 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         source,
         data,
         policy,
-        section.search,
+        section.search.model_copy(
+            update={"journal": None if section.search.journal is None else _absolute(section.search.journal, folder)}
+        ),
         section.network,
         _devices(section.devices, section.precision, folder, where),
         _booster(section.booster, section.seed, where),
@@ -369,6 +402,7 @@ def _devices(sections: Sequence[DeviceSection], precision: str | None, folder: P
                 section.memory_mb or float(target.memory_mb),
                 section.max_gflop,
                 predictor=_predictor(section, target, folder, where),
+                deadline_ms=section.deadline_ms,
             )
         )
     # The aggregation waits for the slowest anyway; the fastest board has the most time to spare for it.

@@ -20,6 +20,7 @@ class Device:
         max_gflop: most work per inference, 10⁹ operations; Ω_n of C5, or None for no limit.
         central: whether it aggregates.
         predictor: of its members' latency, measured on such a device; none was given.
+        deadline_ms: when its features have to be there, by the estimate; None for no deadline.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Device:
     max_gflop: float | None = None
     central: bool = False
     predictor: Predictor | None = None
+    deadline_ms: float | None = None

@@ -11,7 +11,7 @@ from coformer_compiler.compile import plan
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.policy import read_policy, teacher_shape
-from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_cost, shape_of_member
+from coformer_compiler.decomposer.shapes import MaybeShape, cost_of_spec, kept_of, member_cost, shape_of_member
 from coformer_compiler.decomposer.strategies import SEARCHES, shapes_by_strategy
 from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.evaluator.memory import memory_mb
@@ -35,7 +35,7 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
     shortcuts = policy_options(config.policy).shortcuts
     whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
     members = []
-    for device, shape in zip(config.devices, shapes, strict=True):
+    for device, shape in zip(*kept_of(config.devices, shapes), strict=True):
         cost = member_cost(teacher, shape, shortcuts=shortcuts)
         members.append(
             {
@@ -74,21 +74,22 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
     }
 
 
-def predicted_json(model: LatencyModel, shapes: Sequence[MemberShape], *, shortcuts: bool) -> dict[str, Any]:
+def predicted_json(model: LatencyModel, shapes: Sequence[MaybeShape], *, shortcuts: bool) -> dict[str, Any]:
     """Predicted latency of a request, and per device what it computes and what that rests on."""
     found = model.of_shapes(shapes, shortcuts=shortcuts)
+    computes = [each for each, shape in zip(model.compute, shapes, strict=True) if shape is not None]
     return {
         "total_ms": found.total_ms,
         "aggregate_ms": found.aggregate_ms,
         "estimated": model.estimated,
         "members": [
             {"compute_ms": compute, "arrival_ms": arrival, "estimated": each.estimated, "basis": each.basis}
-            for compute, arrival, each in zip(found.compute_ms, found.arrival_ms, model.compute, strict=True)
+            for compute, arrival, each in zip(found.compute_ms, found.arrival_ms, computes, strict=True)
         ],
     }
 
 
-def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MemberShape], tuple[str, ...]]:
+def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MaybeShape], tuple[str, ...]]:
     """Shapes in the order of the devices, and what had to give way."""
     options = policy_options(config.policy)
     if options.file is None:
@@ -109,7 +110,8 @@ def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MemberS
         shortcuts=options.shortcuts,
     )
     by_name = {member.device: shape_of_member(member) for member in policy.members}
-    return [by_name[device.name] for device in config.devices], ()
+    left_out = [f"'{device.name}' is left out" for device in config.devices if device.name not in by_name]
+    return [by_name.get(device.name) for device in config.devices], tuple(left_out)
 
 
 def _teacher_spec(config: BuildConfig, out: Path) -> TransformerSpec:

@@ -79,13 +79,7 @@ def check_policy(
             "policy",
             "make a policy for this teacher",
         )
-    names = [device.name for device in devices]
-    if sorted(member.device for member in policy.members) != sorted(names):
-        raise CoformerError(
-            f"it is for the devices {', '.join(m.device for m in policy.members)}; the build has {', '.join(names)}",
-            "policy",
-            "name the same devices in both",
-        )
+    _check_devices(policy, devices)
     for member in policy.members:
         _check_member(member, shape)
     _check_sums(policy, shape, overlap=overlap)
@@ -94,6 +88,22 @@ def check_policy(
         broken = excess(teacher, shape_of_member(member), by_name[member.device], shortcuts=shortcuts)
         if broken is not None:
             raise broken.error(member.device)
+
+
+def _check_devices(policy: Policy, devices: Sequence[Device]) -> None:
+    """Devices may be left out, but not the central one, and there may be no others."""
+    names, members = [device.name for device in devices], [member.device for member in policy.members]
+    if len(set(members)) < len(members) or not set(members) <= set(names):
+        raise CoformerError(
+            f"it is for the devices {', '.join(members)}; the build has {', '.join(names)}",
+            "policy",
+            "name devices of the build, each once",
+        )
+    central = next((device.name for device in devices if device.central), None)
+    if central is not None and central not in members:
+        raise CoformerError(
+            f"it leaves out '{central}', which aggregates", "policy", "give it a member, or make another device central"
+        )
 
 
 def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:

@@ -11,7 +11,7 @@ import torch
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.dealing import members_from_shapes
 from coformer_compiler.decomposer.policy import Policy, read_policy, teacher_shape
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MaybeShape, kept_of
 from coformer_compiler.decomposer.strategies import Shapes, shapes_by_strategy
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
@@ -53,7 +53,7 @@ def decompose(
     statistics: Statistics,
     devices: Sequence[Device],
     options: PolicyOptions,
-    searched: Sequence[MemberShape] | None = None,
+    searched: Sequence[MaybeShape] | None = None,
 ) -> Decomposed:
     """The policy for these devices; `searched` are the shapes that a search has found, for its strategies.
 
@@ -76,8 +76,13 @@ def decompose(
         policy = Policy(policy.strategy, policy.teacher, tuple(members))
     else:
         if searched is not None:
-            shapes = Shapes(tuple(searched), _NO_NOTES)
+            taking, kept = kept_of(devices, searched)
+            left_out = tuple(
+                f"'{d.name}' is left out: the others do better without it" for d in devices if d not in taking
+            )
+            shapes = Shapes(tuple(kept), left_out)
         else:
+            taking = list(devices)
             shapes = shapes_by_strategy(
                 options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
             )
@@ -87,7 +92,7 @@ def decompose(
         channels = statistics.channel_scores if options.method == "index" else None
         members = list(
             members_from_shapes(
-                [device.name for device in devices], shapes.members, scores, channels, overlap=options.overlap
+                [device.name for device in taking], shapes.members, scores, channels, overlap=options.overlap
             )
         )
         policy, notes = Policy(options.strategy, shape, tuple(members)), shapes.notes

@@ -43,7 +43,7 @@ STRATEGIES: dict[str, Callable[[Sequence[Device]], list[float]]] = {
     "proportional": proportional_shares,
 }
 
-SEARCHES = ("debo", "random")
+SEARCHES = ("debo", "debo-paper", "optuna-gp", "random")
 """Strategies that evaluate many policies in place of proposing one; see `decomposer.search`."""
 
 

@@ -1,4 +1,4 @@
-"""Cost and latency of many decompositions at once, without a model for any of them.
+"""Costs of many decompositions at once, without a model for any of them.
 
 What a member costs is a polynomial in its width and in the heads and neurons of each layer, and its peak memory the
 largest of a few planes. Both are read off exactly from probes of `member_cost`, once per kind of layer, and checked on
@@ -16,10 +16,8 @@ import numpy.typing as npt
 
 from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape, member_cost
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.latency import Network
 from coformer_compiler.evaluator.memory import BYTES
-from coformer_compiler.evaluator.wire import features_bytes
-from coformer_compiler.model.spec import AttentionSpec, MlpSpec, TransformerSpec
+from coformer_compiler.model.spec import AttentionSpec, MlpSpec, ResidualSpec, TransformerSpec
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -52,18 +50,6 @@ class ManyCosts:
     peak_elements: Array
 
 
-@dataclass(frozen=True)
-class ManyLatencies:
-    """ms of one request: t1 and arrival of each member's features `(candidates, devices)`, and all of it `(candidates,)`.
-
-    Zero for devices that are left out.
-    """
-
-    compute_ms: Array
-    arrival_ms: Array
-    total_ms: Array
-
-
 def candidates_of(shapes: Sequence[Sequence[MaybeShape]], layers: int) -> Candidates:
     """Arrays of decoded shapes."""
     devices = len(shapes[0]) if shapes else 0
@@ -88,12 +74,14 @@ class CostModel:
         self.rest: dict[int, tuple[float, float, float]] = {}
         forms: dict[object, _Layer] = {}
         self.layers: list[_Layer] = []
-        for layer in teacher.layers:
-            key = tuple(replace(block, layer=0) for block in teacher.blocks if block.layer == layer)
+        # Where every stage has a stream of its own, no layer stands alone.
+        staged = len(teacher.embeds) > 1
+        for layer in () if staged else teacher.layers:
+            key = tuple(replace(block, layer=0) for block in _blocks(teacher, layer))
             if key not in forms:
                 forms[key] = _probed(teacher, layer, shortcuts)
             self.layers.append(forms[key])
-        self.exact = all(layer.exact for layer in forms.values())
+        self.exact = not staged and all(layer.exact for layer in forms.values())
 
     def costs(self, candidates: Candidates) -> ManyCosts:
         """Costs of all members; zero for devices that are left out."""
@@ -125,7 +113,7 @@ class CostModel:
         found = np.zeros((3, *candidates.embed.shape))
         for c, n in zip(*np.nonzero(candidates.embed), strict=True):
             heads, neurons = (
-                {l: int(k) for l, k in enumerate(a[c, n]) if k} for a in (candidates.heads, candidates.neurons)
+                {layer: int(k) for layer, k in enumerate(a[c, n]) if k} for a in (candidates.heads, candidates.neurons)
             )
             cost = member_cost(
                 self.teacher, MemberShape(int(candidates.embed[c, n]), heads, neurons), shortcuts=self.shortcuts
@@ -136,9 +124,10 @@ class CostModel:
 
 def many_memory_mb(costs: ManyCosts, devices: Sequence[Device]) -> Array:
     """C6's memory of every member, `(candidates, devices)`; see `memory_mb`."""
-    size = np.array([BYTES[device.target.precisions[0]] for device in devices])
+    weight, activation = np.array([BYTES[device.target.precision] for device in devices]).T
     runtime = np.array([device.target.runtime_mb for device in devices])
-    return (costs.params + costs.peak_elements) * size / 1e6 + runtime
+    needed: Array = (costs.params * weight + costs.peak_elements * activation) / 1e6 + runtime
+    return needed
 
 
 def many_fit(costs: ManyCosts, devices: Sequence[Device]) -> npt.NDArray[np.bool_]:
@@ -146,34 +135,8 @@ def many_fit(costs: ManyCosts, devices: Sequence[Device]) -> npt.NDArray[np.bool
     most = np.array([np.inf if device.max_gflop is None else device.max_gflop * 1e9 for device in devices])
     memory = np.array([device.memory_mb for device in devices])
     held: npt.NDArray[np.bool_] = (costs.flops <= most) & (many_memory_mb(costs, devices) <= memory)
-    return held | (costs.params == 0)
-
-
-def many_latencies(
-    devices: Sequence[Device], compute_ms: Array, features: Counts, aggregate_ms: Array, network: Network
-) -> ManyLatencies:
-    """`estimated_latency` of many decompositions.
-
-    Args:
-        devices: one of them central.
-        compute_ms: t1 of every member `(candidates, devices)`, zero for devices that are left out.
-        features: how many numbers each member sends `(candidates, devices)`, zero likewise.
-        aggregate_ms: t3 `(candidates,)`.
-        network: the shared link.
-    """
-    central = np.array([device.central for device in devices])
-    taking = features > 0
-    sends = taking & ~central
-    transfer = np.where(sends, features_bytes(features) * 8e-3 / network.mbps, 0.0)
-    order = np.argsort(compute_ms, axis=1, kind="stable")
-    arrival = np.where(taking, compute_ms, 0.0)
-    free, rows = np.zeros(len(compute_ms)), np.arange(len(compute_ms))
-    for turn in range(len(devices)):
-        n = order[:, turn]
-        sending = sends[rows, n]
-        free = np.where(sending, np.maximum(free, compute_ms[rows, n]) + transfer[rows, n], free)
-        arrival[rows, n] = np.where(sending, free + network.rtt_ms / 2, arrival[rows, n])
-    return ManyLatencies(compute_ms, arrival, arrival.max(1) + aggregate_ms)
+    fits: npt.NDArray[np.bool_] = held | (costs.params == 0)
+    return fits
 
 
 @dataclass(frozen=True)
@@ -186,13 +149,17 @@ class _Layer:
     exact: bool
 
 
+def _blocks(teacher: TransformerSpec, layer: int) -> list[ResidualSpec]:
+    return [block for block in teacher.blocks if isinstance(block, ResidualSpec) and block.layer == layer]
+
+
 def _terms(w: Array, heads: Array, neurons: Array) -> Array:
     return np.stack([np.ones_like(w), w, heads, neurons, w * heads, w * neurons, w * w], -1)
 
 
 def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     """Fit on a grid of shapes, and check on others that it is exact: costs are integers."""
-    branches = {type(b.branch): b.branch for b in teacher.blocks if b.layer == layer}
+    branches = {type(block.branch): block.branch for block in _blocks(teacher, layer)}
     attention, mlp = branches[AttentionSpec], branches[MlpSpec]
     assert isinstance(attention, AttentionSpec) and isinstance(mlp, MlpSpec)
 

@@ -20,6 +20,7 @@ from coformer_compiler.decomposer.shapes import MaybeShape, cost_of_spec, kept_o
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.energy import estimated_energy_mj
 from coformer_compiler.evaluator.latency import Latency, LatencyModel, Network
+from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.lesson import lesson_of, lesson_with_walk
@@ -55,6 +56,11 @@ class Score:
     members_loss: float
     latency: Latency
     energy_mj: float
+
+
+def unit_ms(teacher: TransformerSpec, devices: Sequence[Device]) -> float:
+    """The unit of T: the teacher's latency on the fastest device, so that δ means the same for every cluster."""
+    return cost_of_spec(teacher, with_head=True).flops / (max(device.gflops for device in devices) * 1e6)
 
 
 class Evaluator:
@@ -107,9 +113,7 @@ class Evaluator:
             (block.kind, block.layer): scores
             for block, scores in zip(teacher.residuals, statistics.scores, strict=True)
         }
-        # T is in units of the teacher's latency on the fastest device, so that δ means the same for every cluster.
-        fastest = max(device.gflops for device in devices)
-        self.unit_ms = cost_of_spec(teacher.spec, with_head=True).flops / (fastest * 1e6)
+        self.unit_ms = unit_ms(teacher.spec, devices)
 
     @property
     def shortcuts(self) -> bool:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from coformer_compiler.artifact import Artifact, Store, file_digest
-from coformer_compiler.compute import computing_device
 from coformer_compiler.config import BuildConfig, PolicySection
 from coformer_compiler.data.dataset import DataSet, Split
 from coformer_compiler.decomposer.decompose import PolicyOptions, decompose
 from coformer_compiler.decomposer.policy import Policy, policy_json, read_policy, teacher_shape
 from coformer_compiler.decomposer.search.encoding import Encoding
-from coformer_compiler.decomposer.search.journal import Entry, append
-from coformer_compiler.decomposer.search.search import SearchOptions, best_of, search
+from coformer_compiler.decomposer.search.front import picked
+from coformer_compiler.decomposer.search.journal import Entry, Origin, read_journal
+from coformer_compiler.decomposer.search.search import SearchOptions, search
+from coformer_compiler.decomposer.search.space import Preflight, Space
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES, shapes_by_strategy
 from coformer_compiler.evaluator.latency import Network
-from coformer_compiler.evaluator.score import Evaluator
+from coformer_compiler.evaluator.recipe import Recipe, score_many, written_recipe
+from coformer_compiler.evaluator.score import Loss, unit_ms
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import Transformer
-from coformer_compiler.progress import Progress
 from coformer_compiler.stages.calibrate import statistics_of
 from coformer_compiler.transplant.statistics import Statistics
 from coformer_runtime.errors import CoformerError
 
-POLICY, NOTES, JOURNAL = "policy.json", "notes.json", "journal.jsonl"
+POLICY, NOTES, JOURNAL, PREFLIGHT = "policy.json", "notes.json", "journal.jsonl", "preflight.json"
 
 
 def policy_options(section: PolicySection) -> PolicyOptions:
@@ -59,7 +62,7 @@ def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:
 def decompose_teacher(
     store: Store, parents: Sequence[Artifact], teacher: Transformer, data: DataSet, config: BuildConfig
 ) -> Artifact:
-    """The policy as policy.json, with notes on what had to give way; a search leaves its journal beside it.
+    """The policy as policy.json, with notes on what had to give way, and for a search its journal.
 
     Args:
         store: where the artifact goes.
@@ -74,52 +77,121 @@ def decompose_teacher(
         "file": file_digest(section.file) if section.file is not None and section.file.is_file() else None,
         "devices": [[d.name, repr(d.target), d.gflops, d.memory_mb, d.max_gflop, d.central] for d in devices],
     }
-    searching = section.strategy in SEARCHES
-    if searching:
-        predictors = [None if d.predictor is None else d.predictor.sha256 for d in devices]
-        budget = [config.search.model_dump(), config.network.model_dump(), predictors, config.seed, data.sha256]
-        options["search"] = budget
+    searched = search_policies(store, parents, teacher, data, config) if section.strategy in SEARCHES else None
+    if searched is not None:
+        options["pick"] = config.search.pick
 
-    def make(folder: Path, work: Path) -> None:
+    def make(folder: Path, _work: Path) -> None:
         statistics = statistics_of(parents[1])
-        searched = None
-        if searching:
-            entries = _search(teacher, statistics, data, config, work / JOURNAL, store.progress)
-            searched = best_of(entries).shapes
-            append(folder / JOURNAL, entries)
-        found = decompose(teacher.spec, statistics, devices, policy_options(section), searched)
+        chosen = None
+        if searched is not None:
+            shutil.copyfile(searched.path / JOURNAL, folder / JOURNAL)
+            shutil.copyfile(searched.path / PREFLIGHT, folder / PREFLIGHT)
+            chosen = picked(journal_of(searched), config.search.pick).shapes
+        found = decompose(teacher.spec, statistics, devices, policy_options(section), chosen)
         (folder / POLICY).write_text(policy_json(found.policy), encoding="utf-8")
         (folder / NOTES).write_text(json.dumps(found.notes), encoding="utf-8")
 
-    return store.stage("decompose", parents, options, make)
+    extra = () if searched is None else (searched,)
+    return store.stage("decompose", (*parents, *extra), options, make)
 
 
-def _search(
-    teacher: Transformer, statistics: Statistics, data: DataSet, config: BuildConfig, journal: Path, progress: Progress
-) -> list[Entry]:
-    section, budget = config.policy, config.search
+def search_policies(
+    store: Store, parents: Sequence[Artifact], teacher: Transformer, data: DataSet, config: BuildConfig
+) -> Artifact:
+    """Stage "search": the journal of all evaluated policies, and what the preflight found.
+
+    Raises:
+        CoformerError: if nothing fits the devices, or an earlier journal is of something else.
+    """
+    section, budget, devices = config.policy, config.search, config.devices
     if section.method == "index":
         raise CoformerError("searches score transplanted members", "policy.method", "set it to 'transplant'")
-    teacher.to(computing_device())
-    evaluator = Evaluator(
-        teacher,
-        statistics,
-        config.devices,
-        Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples]),
-        data.validation,
-        basis="global" if section.basis == "global" else "per-norm",
-        network=network_of(config),
-        delta=budget.delta,
-        overlap=section.overlap,
+    samples = Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples])
+    loss: Loss = "members" if section.strategy == "debo-paper" else "aggregated"
+    network = Network(config.network.mbps, config.network.rtt_ms)
+    described = [[d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms] for d in devices]
+    origin = Origin(
+        parents[0].sha256,
+        f"{data.sha256} {len(samples)}",
+        json.dumps([described, config.network.model_dump()]),
+        json.dumps([loss, budget.delta, section.basis, section.overlap, section.importance, budget.drop]),
     )
+    options = {
+        "strategy": section.strategy,
+        "origin": asdict(origin),
+        "search": budget.model_dump(mode="json", exclude={"pick", "jobs", "journal"}),
+        "journal": None if budget.journal is None else _journal_digest(budget.journal),
+        "seed": config.seed,
+    }
+
+    def make(folder: Path, work: Path) -> None:
+        statistics = statistics_of(parents[1])
+        recipe = Recipe(
+            work / "recipe",
+            devices,
+            "global" if section.basis == "global" else "per-norm",
+            network,
+            budget.delta,
+            section.overlap,
+            loss,
+        )
+        recipe = written_recipe(recipe, teacher, statistics, samples, data.validation)
+        space = search_space(teacher.spec, statistics, config)
+        found = space.preflight(config.seed)
+        (folder / PREFLIGHT).write_text(json.dumps(asdict(found), sort_keys=True), encoding="utf-8")
+        store.progress.note(f"search space: {found.fits:.0%} fits as drawn, {found.fits_shrunk:.0%} after shrinking")
+        if budget.journal is not None and not (work / JOURNAL).exists():
+            shutil.copyfile(budget.journal, work / JOURNAL)
+        search(
+            space,
+            lambda shapes: score_many(recipe, shapes, budget.jobs),
+            delta_per_ms(teacher.spec, config),
+            [space.encoding.point_of_shares(shares(devices)) for shares in STRATEGIES.values()],
+            SearchOptions(
+                budget.iterations,
+                budget.initial,
+                section.strategy,
+                config.seed,
+                budget.batch,
+                None if budget.minutes is None else 60 * budget.minutes,
+            ),
+            work / JOURNAL,
+            origin,
+            store.progress,
+        )
+        shutil.copyfile(work / JOURNAL, folder / JOURNAL)
+
+    return store.stage("search", parents, options, make)
+
+
+def search_space(teacher: TransformerSpec, statistics: Statistics, config: BuildConfig) -> Space:
+    """The space that a configuration's search looks at."""
+    section = config.policy
     influence = tuple(float(value) for value in statistics.influence)
-    encoding = Encoding(teacher_shape(teacher.spec), config.devices, influence, section.overlap)
-    starts = [encoding.point_of_shares(shares(config.devices)) for shares in STRATEGIES.values()]
-    method: Literal["debo", "random"] = "debo" if section.strategy == "debo" else "random"
-    options = SearchOptions(budget.iterations, budget.initial, method, config.seed)
-    entries = search(encoding, evaluator, starts, options, journal, progress)
-    teacher.cpu()
-    return entries
+    encoding = Encoding(teacher_shape(teacher), config.devices, influence, section.overlap, config.search.drop)
+    return Space(encoding, teacher, network_of(config), shortcuts=section.basis != "global")
+
+
+def delta_per_ms(teacher: TransformerSpec, config: BuildConfig) -> float:
+    """δ over the unit of T, the teacher's latency on the fastest device."""
+    return config.search.delta / unit_ms(teacher, config.devices)
+
+
+def journal_of(artifact: Artifact) -> list[Entry]:
+    """All evaluations of a search."""
+    return read_journal(artifact.path / JOURNAL)
+
+
+def preflight_of(artifact: Artifact) -> Preflight:
+    """What the preflight found."""
+    return Preflight(**json.loads((artifact.path / PREFLIGHT).read_text(encoding="utf-8")))
+
+
+def _journal_digest(path: Path) -> str:
+    if not path.is_file():
+        raise CoformerError("there is no such file", f"search.journal {path}", "name a journal.jsonl, or leave it away")
+    return file_digest(path)
 
 
 def policy_of(artifact: Artifact) -> Policy:

@@ -78,12 +78,14 @@ class Encoding:
     def _kept(self, value: float, device: Device) -> list[int]:
         least = 0 if self.drop and not device.central else 1
         count = least + round(float(value) * (self.shape.layers - least))
+        if not count:
+            return []
         ranking = sorted(range(self.shape.layers), key=lambda layer: (-self.influence[layer], layer))
         kept = set(ranking[:count])
         # Of every stage one layer at least; where there are several, a pair: windows, and the same ones moved.
-        least = 1 if len(self.shape.depths) == 1 else 2
+        pair = 1 if len(self.shape.depths) == 1 else 2
         for own in self.shape.stage_layers:
-            kept |= set([layer for layer in ranking if layer in own][:least])
+            kept |= set([layer for layer in ranking if layer in own][:pair])
         return sorted(kept)
 
     def _per_layer(

@@ -11,40 +11,72 @@ from pathlib import Path
 from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape
 from coformer_compiler.evaluator.latency import Latency
 from coformer_compiler.evaluator.score import Score
+from coformer_runtime.errors import CoformerError
+
+FORMAT = "coformer-journal/1"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a journal's evaluations belong to; digests, or canonical texts.
+
+    Attributes:
+        teacher: the model.
+        data: the samples, and how many of them.
+        devices: the cluster and its network.
+        objective: what Ψ counts, δ included.
+    """
+
+    teacher: str
+    data: str
+    devices: str
+    objective: str
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One evaluation; `score` is None for a point that fits no device."""
+    """One evaluation."""
 
     point: tuple[float, ...]
     shapes: tuple[MaybeShape, ...]
-    score: Score | None
+    score: Score
 
 
 def read_journal(path: Path) -> list[Entry]:
     """The finished lines; a last line that a kill cut short is dropped."""
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(_entry(line))
-        except (KeyError, TypeError, ValueError):
-            break
-    return entries
+    return _read(path)[1]
 
 
-def open_journal(path: Path) -> list[Entry]:
-    """The finished lines, with the file cut back to them, so that what is appended starts on a line of its own."""
-    entries = read_journal(path)
-    if entries:
-        fresh = path.with_name(path.name + ".new")
-        fresh.unlink(missing_ok=True)
-        append(fresh, entries)
-        fresh.replace(path)
-    else:
-        path.unlink(missing_ok=True)
+def open_journal(path: Path, origin: Origin, stops: Sequence[int]) -> list[Entry]:
+    """The finished lines, with the file cut back to them, so that what is appended starts on a line of its own.
+
+    Args:
+        path: of the journal.
+        origin: what it has to belong to.
+        stops: numbers of entries, 0 among them, that may be kept: the most of them that there are.
+
+    Raises:
+        CoformerError: if the journal is of another model, data set, cluster or objective.
+    """
+    header, entries = _read(path)
+    if header is not None:
+        for field, name in (
+            ("teacher", "model"),
+            ("data", "data set"),
+            ("devices", "cluster"),
+            ("objective", "objective"),
+        ):
+            if header.get(field) != getattr(origin, field):
+                raise CoformerError(
+                    f"its evaluations are of another {name}",
+                    f"search journal {path}",
+                    "search without it, or with what it was made for",
+                )
+    entries = entries[: max(stop for stop in stops if stop <= len(entries))]
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps({"format": FORMAT, **asdict(origin)}, sort_keys=True) + "\n", encoding="utf-8")
+    append(fresh, entries)
+    fresh.replace(path)
     return entries
 
 
@@ -55,6 +87,27 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
             file.write(json.dumps(asdict(entry), sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read(path: Path) -> tuple[dict[str, str] | None, list[Entry]]:
+    if not path.exists():
+        return None, []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        header = json.loads(lines[0])
+        if header["format"] != FORMAT:
+            raise ValueError(header["format"])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CoformerError(
+            "not a search's journal", f"search journal {path}", "name the journal.jsonl that a search wrote"
+        ) from error
+    entries = []
+    for line in lines[1:]:
+        try:
+            entries.append(_entry(line))
+        except (KeyError, TypeError, ValueError):
+            break
+    return header, entries
 
 
 def _entry(line: str) -> Entry:
@@ -70,10 +123,6 @@ def _entry(line: str) -> Entry:
         for shape in data["shapes"]
     )
     score = data["score"]
-    if score is not None:
-        timed = score.pop("latency")
-        latency = Latency(
-            tuple(timed["compute_ms"]), tuple(timed["arrival_ms"]), timed["aggregate_ms"], timed["total_ms"]
-        )
-        score = Score(**score, latency=latency)
-    return Entry(tuple(data["point"]), shapes, score)
+    timed = score.pop("latency")
+    latency = Latency(tuple(timed["compute_ms"]), tuple(timed["arrival_ms"]), timed["aggregate_ms"], timed["total_ms"])
+    return Entry(tuple(data["point"]), shapes, Score(**score, latency=latency))

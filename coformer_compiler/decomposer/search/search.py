@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from coformer_compiler.decomposer.constraints import Excess, excess
-from coformer_compiler.decomposer.search.encoding import Encoding, Point
-from coformer_compiler.decomposer.search.journal import Entry, append, open_journal
-from coformer_compiler.decomposer.search.surrogate import propose
-from coformer_compiler.decomposer.shapes import MaybeShape
-from coformer_compiler.evaluator.score import Evaluator, Score
+from coformer_compiler.decomposer.constraints import Excess
+from coformer_compiler.decomposer.search.encoding import Point
+from coformer_compiler.decomposer.search.journal import Entry, Origin, append, open_journal
+from coformer_compiler.decomposer.search.proposers import PROPOSERS, Request, random_policies
+from coformer_compiler.decomposer.search.space import Shapes, Space
+from coformer_compiler.decomposer.search.surrogate import Proposal
+from coformer_compiler.evaluator.score import Score
 from coformer_compiler.progress import Progress
-from coformer_runtime.errors import CoformerError
 
-SHRINK, SMALLEST = 0.85, 0.02
-TRIES = 2000
+Scorer = Callable[[Sequence[Shapes]], Sequence[Score]]
 
 
 @dataclass(frozen=True)
@@ -27,137 +27,101 @@ class SearchOptions:
     """Budget and kind of search.
 
     Attributes:
-        iterations: evaluations in all.
+        iterations: evaluations, beside the starts.
         initial: of these, at random before the first fit (r of Algorithm 1).
-        method: "debo" proposes by expected improvement, "random" draws every point.
+        strategy: a name in `PROPOSERS`.
         seed: of all draws.
+        batch: policies that are proposed, then evaluated, at a time.
+        seconds: no further policies are proposed after this long; None for no limit.
     """
 
     iterations: int
     initial: int
-    method: Literal["debo", "random"]
+    strategy: str
     seed: int
+    batch: int = 1
+    seconds: float | None = None
 
 
 def search(
-    encoding: Encoding,
-    evaluator: Evaluator,
+    space: Space,
+    score: Scorer,
+    delta_per_ms: float,
     starts: Sequence[Point],
     options: SearchOptions,
     journal: Path,
+    origin: Origin,
     progress: Progress,
 ) -> list[Entry]:
     """All evaluated decompositions; the best is `best_of` them. Goes on from the journal where there is one.
 
     Args:
-        encoding: points to shapes.
-        evaluator: shapes to scores.
-        starts: points evaluated first whatever the method (uniform, proportional), so that the result is never worse
+        space: points to shapes that fit.
+        score: shapes to scores, several at a time.
+        delta_per_ms: δ over the unit of T.
+        starts: points evaluated first whatever the strategy (uniform, proportional), so that the result is never worse
             and the search begins around something sensible.
-        options: budget, method, seed.
+        options: budget, strategy, seed.
         journal: where evaluations are kept; its folder exists.
-        progress: shows the best objective so far.
+        origin: what the journal belongs to.
+        progress: shows the best objective so far and the expected gain.
 
     Raises:
-        CoformerError: if no point of the space fits the devices; names the constraint that broke most often.
+        CoformerError: if no point of the space fits the devices, or the journal is another search's.
     """
-    entries = open_journal(journal)
+    began = time.monotonic()
     total = len(starts) + options.iterations
-    with progress.stage(f"{options.method} search", total=total, done=len(entries), unit="policy") as stage:
-        while len(entries) < total:
-            # Each step draws from a generator of its own, so that a resumed search goes the same way.
+    stops = _stops(len(starts), options)
+    # A batch that a kill cut short is proposed again as a whole, so that a resumed search goes the same way.
+    entries = open_journal(journal, origin, (0, *stops))
+    with progress.stage(f"{options.strategy} search", total=total, done=len(entries), unit="candidate") as stage:
+        for stop in (stop for stop in stops if stop > len(entries)):
+            late = options.seconds is not None and time.monotonic() - began > options.seconds
+            if late and len(entries) >= len(starts):
+                break
             random = np.random.default_rng([options.seed, len(entries)])
-            point, shapes = _next(encoding, evaluator, entries, starts, options, random)
-            _note(entries, Entry(tuple(float(v) for v in point), shapes, evaluator.score(shapes)), journal)
-            stage.advance(figures=_figures(entries))
+            request = Request(space, entries, stop - len(entries), delta_per_ms, random)
+            proposals = _proposed(request, starts, options)
+            scores = score([proposal.shapes for proposal in proposals])
+            fresh = [
+                Entry(tuple(float(v) for v in proposal.point), proposal.shapes, found)
+                for proposal, found in zip(proposals, scores, strict=True)
+            ]
+            append(journal, fresh)
+            entries += fresh
+            stage.advance(len(fresh), figures=_figures(entries, proposals))
     return entries
 
 
 def best_of(entries: Sequence[Entry]) -> Entry:
     """The entry of the smallest objective, the first among equals."""
-    return min((entry for entry in entries if entry.score is not None), key=lambda entry: _score(entry).objective)
+    return min(entries, key=lambda entry: entry.score.objective)
 
 
-def pareto_front(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries that no other one beats in both loss and latency, the fastest first."""
-    front: list[Entry] = []
-    done = [entry for entry in entries if entry.score is not None]
-    for entry in sorted(done, key=lambda e: (_score(e).latency.total_ms, _score(e).loss)):
-        if not front or _score(entry).loss < _score(front[-1]).loss:
-            front.append(entry)
-    return front
+def _stops(starts: int, options: SearchOptions) -> list[int]:
+    """Numbers of entries at which the search looks at what it has."""
+    end, drawn = starts + options.iterations, starts + min(options.initial, options.iterations)
+    drawing = range(starts + options.batch, drawn, options.batch)
+    asking = range(drawn + options.batch, end, options.batch)
+    return sorted({starts, *drawing, drawn, *asking, end} - {0})
 
 
-def _next(
-    encoding: Encoding,
-    evaluator: Evaluator,
-    entries: Sequence[Entry],
-    starts: Sequence[Point],
-    options: SearchOptions,
-    random: np.random.Generator,
-) -> tuple[Point, tuple[MaybeShape, ...]]:
-    done = len(entries)
+def _proposed(request: Request, starts: Sequence[Point], options: SearchOptions) -> list[Proposal]:
+    done = len(request.entries)
     if done < len(starts):
-        shapes = feasible(encoding, evaluator, starts[done])
-        if not isinstance(shapes, Excess):
-            return starts[done], shapes
-    elif options.method == "debo" and done >= len(starts) + options.initial:
-        points = [np.asarray(entry.point) for entry in entries]
-        point = propose(points, [_score(entry).objective for entry in entries], random)
-        shapes = feasible(encoding, evaluator, point)
-        if not isinstance(shapes, Excess):
-            return point, shapes
-    return _drawn(lambda point: feasible(encoding, evaluator, point), encoding.dimensions, random)
-
-
-def _drawn(
-    decode: Callable[[Point], tuple[MaybeShape, ...] | Excess], dimensions: int, random: np.random.Generator
-) -> tuple[Point, tuple[MaybeShape, ...]]:
-    """A uniform point that fits the devices."""
-    for _ in range(TRIES):
-        point = random.random(dimensions)
-        shapes = decode(point)
-        if not isinstance(shapes, Excess):
-            return point, shapes
-        broken = shapes
-    raise CoformerError(
-        f"none of {TRIES} random policies fits the devices; the last broke {broken.constraint}: it needs "
-        f"{broken.needed:,.4g} {broken.unit} of {broken.quantity}, there are {broken.limit:,.4g}",
-        "search",
-        broken.relax,
-    )
-
-
-def feasible(encoding: Encoding, evaluator: Evaluator, point: Point) -> tuple[MaybeShape, ...] | Excess:
-    """Shapes of a point, shrunk onto C5 and C6; the limit that still breaks when a share is next to nothing."""
-    shrink = [1.0] * len(encoding.devices)
-    while True:
-        shapes = encoding.decode(point, shrink)
-        broken = [
-            None
-            if shape is None
-            else excess(evaluator.teacher.spec, shape, device, shortcuts=evaluator.basis == "per-norm")
-            for shape, device in zip(shapes, encoding.devices, strict=True)
+        shapes = [(point, request.space.shapes(point)) for point in starts]
+        drawn = [
+            request.space.drawn(request.random) if isinstance(found, Excess) else (point, found)
+            for point, found in shapes
         ]
-        worst = next((n for n, found in enumerate(broken) if found is not None), None)
-        if worst is None:
-            return shapes
-        shrink[worst] *= SHRINK
-        found = broken[worst]
-        if shrink[worst] < SMALLEST and found is not None:
-            return found
+        return [Proposal(point, found, float("nan")) for point, found in drawn]
+    if done < len(starts) + options.initial:
+        return random_policies(request)
+    return PROPOSERS[options.strategy](request)
 
 
-def _note(entries: list[Entry], entry: Entry, journal: Path) -> None:
-    append(journal, [entry])
-    entries.append(entry)
-
-
-def _score(entry: Entry) -> Score:
-    assert entry.score is not None
-    return entry.score
-
-
-def _figures(entries: Sequence[Entry]) -> dict[str, float]:
-    best = _score(best_of(entries))
-    return {"best objective": best.objective, "loss": best.loss, "ms": best.latency.total_ms}
+def _figures(entries: Sequence[Entry], proposals: Sequence[Proposal]) -> dict[str, float]:
+    best = best_of(entries).score
+    gains = [proposal.gain for proposal in proposals if not math.isnan(proposal.gain)]
+    gain = {"expected gain %": 100 * max(gains)} if gains else {}
+    return {"best objective": best.objective, "loss": best.loss, "ms": best.latency.total_ms, **gain}

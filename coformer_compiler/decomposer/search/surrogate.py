@@ -1,61 +1,165 @@
 """The Gaussian process and its acquisition, eqs. (9) to (12), through scikit-optimize.
 
-Expected improvement is maximised over a pool of candidates that are feasible by construction, in place of a continuous
-optimiser whose optimum would have to be rounded. Length scales are fitted per dimension: with the paper's fixed l = 1
-on the unit cube far points are uncorrelated in many dimensions.
+Of Ψ = loss + δ·T only the loss has to be guessed: T is known for any policy at once. So the process models the
+logarithm of the loss over `features_of` the policy, and the expected improvement is that of the loss under what T
+leaves to beat. It is maximised over a pool of policies that fit their devices, in place of a continuous optimiser whose
+optimum would have to be rounded: fresh ones, mutations of the best, then mutations of the most promising.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from coformer_compiler.decomposer.constraints import Excess
 from coformer_compiler.decomposer.search.encoding import Point
+from coformer_compiler.decomposer.search.features import Features, features_of
+from coformer_compiler.decomposer.search.space import Shapes, Space
+from coformer_compiler.evaluator.many import candidates_of
 from coformer_runtime.errors import CoformerError
 
-RANDOM_POOL, MUTATIONS, PARENTS = 384, 384, 6
-STEP = 0.12
+FRESH, MUTATIONS, SECOND, PARENTS = 64, 128, 96, 5
+STEPS = (0.05, 0.12, 0.3)
+
+Array = npt.NDArray[np.float64]
 
 
-def propose(points: Sequence[Point], objectives: Sequence[float], random: np.random.Generator) -> Point:
-    """The candidate with the largest expected improvement over the best objective so far."""
-    gp, ei = _skopt()
-    kernels = gp.kernels
-    x = np.stack(points)
-    y = np.asarray(objectives)
-    spread = float(y.std()) or 1.0
-    scaled = (y - y.mean()) / spread
-    # Objectives of hopeless policies are many spreads away and would decide the length scales; their rank is enough.
-    scaled = np.clip(scaled, None, np.median(scaled) + 2)
-    kernel = kernels.ConstantKernel(1.0, (0.05, 20.0)) * kernels.Matern(
-        np.ones(x.shape[1]), (0.1, 20.0), nu=1.5
-    ) + kernels.WhiteKernel(1e-3, (1e-6, 0.3))
-    model = gp.GaussianProcessRegressor(kernel=kernel, normalize_y=False, random_state=0)
-    with warnings.catch_warnings():
-        # A length scale at its bound means that the dimension does not matter, which is an answer.
-        warnings.simplefilter("ignore")
-        model.fit(x, scaled)
-        pool = pool_around(x, scaled, random)
-        gains = ei(pool, model, y_opt=float(scaled.min()), xi=0.0)
-    chosen: Point = pool[int(np.argmax(gains))]
+@dataclass(frozen=True)
+class Proposal:
+    """A policy worth scoring, and by how much the objective is expected to fall, as a share of the best so far."""
+
+    point: Point
+    shapes: Shapes
+    gain: float
+
+
+def propose(
+    space: Space,
+    points: Sequence[Point],
+    shapes: Sequence[Shapes],
+    losses: Sequence[float],
+    delta_per_ms: float,
+    count: int,
+    random: np.random.Generator,
+) -> list[Proposal]:
+    """The policies of the largest expected improvement, several at a time.
+
+    Later ones are chosen as if the process' own guess had been measured for the earlier ones ("kriging believer").
+
+    Args:
+        space: where to look.
+        points: that were scored.
+        shapes: of the points.
+        losses: of the points, in nats.
+        delta_per_ms: δ over the unit of T.
+        count: how many to propose.
+        random: of the pool.
+    """
+    layers = space.encoding.shape.layers
+
+    def seen(of: Sequence[Shapes]) -> Features:
+        return features_of(candidates_of(of, layers), space.encoding.shape)
+
+    x = seen(shapes)
+    logs = np.log(np.maximum(losses, 1e-9))
+    objectives = np.asarray(losses) + delta_per_ms * space.latencies(shapes).total_ms
+    best = float(objectives.min())
+    chosen: list[Proposal] = []
+    for _ in range(count):
+        model = _Model(x, logs)
+
+        def gains(pool: Sequence[Shapes], model: _Model = model) -> Array:
+            left = best - delta_per_ms * space.latencies(pool).total_ms
+            return model.gains(seen(pool), left)
+
+        pool = _fitting(space, pool_around(np.stack(points), objectives, random))
+        expected = gains([each for _, each in pool])
+        top = np.argsort(-expected, kind="stable")[:PARENTS]
+        more = _fitting(space, mutations(np.stack([pool[n][0] for n in top]), SECOND, random))
+        pool, expected = pool + more, np.concatenate([expected, gains([each for _, each in more])])
+        taken = {repr(each) for each in (*shapes, *(proposal.shapes for proposal in chosen))}
+        ranking = np.argsort(-expected, kind="stable")
+        new = int(next((n for n in ranking if repr(pool[n][1]) not in taken), ranking[0]))
+        chosen.append(Proposal(*pool[new], float(expected[new])))
+        believed = seen([pool[new][1]])
+        x, logs = np.concatenate([x, believed]), np.append(logs, model.mean(believed))
     return chosen
 
 
-def pool_around(points: Point, objectives: Point, random: np.random.Generator) -> Point:
-    """Uniform candidates, and mutations of the best: a few coordinates moved by a normal step."""
-    dimensions = points.shape[1]
-    uniform = random.random((RANDOM_POOL, dimensions))
+class _Model:
+    """scikit-optimize's regressor with its Matérn 1.5 kernel on the standardised logarithm of the loss."""
+
+    def __init__(self, x: Features, logs: Array) -> None:
+        gp, self.ei = skopt_parts()
+        kernels = gp.kernels
+        self.centre, self.spread = float(logs.mean()), float(logs.std()) or 1.0
+        kernel = kernels.ConstantKernel(1.0, (0.05, 20.0)) * kernels.Matern(
+            np.ones(x.shape[1]), (0.1, 20.0), nu=1.5
+        ) + kernels.WhiteKernel(1e-2, (1e-4, 0.3))
+        self.model = gp.GaussianProcessRegressor(kernel=kernel, normalize_y=False, random_state=0)
+        with warnings.catch_warnings():
+            # A length scale at its bound means that the feature does not matter, which is an answer.
+            warnings.simplefilter("ignore")
+            self.model.fit(x, (logs - self.centre) / self.spread)
+
+    def mean(self, x: Features) -> Array:
+        """Expected logarithm of the loss."""
+        found: Array = self.model.predict(x) * self.spread + self.centre
+        return found
+
+    def gains(self, x: Features, left: Array) -> Array:
+        """Expected improvement of the log loss under `left`, what the latency leaves to beat; 0 where that is none."""
+        goal = (np.log(np.maximum(left, 1e-9)) - self.centre) / self.spread
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = self.ei(x, _Shifted(self.model, goal), y_opt=0.0, xi=0.0)
+        gains: Array = np.where(left > 0, found * self.spread, 0.0)
+        return gains
+
+
+class _Shifted:
+    """A regressor of the distance to each candidate's own goal, for an acquisition that knows one goal for all."""
+
+    def __init__(self, model: Any, goal: Array) -> None:
+        self.model, self.goal = model, goal
+
+    def predict(self, x: Features, return_std: bool = False) -> Any:
+        mean, deviation = self.model.predict(x, return_std=True)
+        return (mean - self.goal, deviation) if return_std else mean - self.goal
+
+
+def pool_around(points: Array, objectives: Array, random: np.random.Generator) -> Array:
+    """Uniform candidates, and mutations of the best."""
     best = points[np.argsort(objectives, kind="stable")[:PARENTS]]
-    parents = best[random.integers(len(best), size=MUTATIONS)]
-    moved = random.random((MUTATIONS, dimensions)) < max(0.2, 2 / dimensions)
-    steps = random.normal(0, STEP, (MUTATIONS, dimensions)) * moved
-    return np.concatenate([uniform, np.clip(parents + steps, 0, 1)])
+    return np.concatenate([random.random((FRESH, points.shape[1])), mutations(best, MUTATIONS, random)])
 
 
-def _skopt() -> tuple[Any, Any]:
+def mutations(parents: Array, count: int, random: np.random.Generator) -> Array:
+    """Children of which a few coordinates moved by a normal step, small, middling or large."""
+    dimensions = parents.shape[1]
+    chosen = parents[random.integers(len(parents), size=count)]
+    moved = random.random((count, dimensions)) < max(0.2, 2 / dimensions)
+    steps = random.normal(0, 1, (count, dimensions)) * random.choice(STEPS, (count, 1)) * moved
+    made: Array = np.clip(chosen + steps, 0, 1)
+    return made
+
+
+def _fitting(space: Space, points: Array) -> list[tuple[Point, Shapes]]:
+    pairs = [(point, space.shapes(point)) for point in points]
+    return [(point, shapes) for point, shapes in pairs if not isinstance(shapes, Excess)]
+
+
+def skopt_parts() -> tuple[Any, Any]:
+    """scikit-optimize's Gaussian process module and its expected improvement.
+
+    Raises:
+        CoformerError: if it is not installed.
+    """
     try:
         import skopt.learning.gaussian_process as gp
         from skopt.acquisition import gaussian_ei

@@ -65,7 +65,7 @@ def test_a_policy_file_for_other_devices(out: Path, tmp_path: Path) -> None:
     assert (outcome.code, outcome.err) == (
         2,
         "error: policy: it is for the devices attic, hall, shed; the build has attic, hall, desk; "
-        "name the same devices in both\n",
+        "name devices of the build, each once\n",
     )
 
 

@@ -53,7 +53,6 @@ def test_another_teacher() -> None:
 @pytest.mark.parametrize(
     ("members", "named"),
     [
-        ((ATTIC,), "attic"),
         ((ATTIC, replace(HALL, device="desk")), "attic, desk"),
         ((ATTIC, replace(HALL, device="attic")), "attic, attic"),
         ((ATTIC, HALL, replace(HALL, device="desk")), "attic, hall, desk"),
@@ -63,8 +62,20 @@ def test_other_devices(members: tuple[MemberPolicy, ...], named: str) -> None:
     refuses(
         f"it is for the devices {named}; the build has attic, hall",
         "policy",
-        "name the same devices in both",
+        "name devices of the build, each once",
         *members,
+    )
+
+
+def test_a_device_may_be_left_out_but_not_the_central_one() -> None:
+    devices = [replace(DEVICES[0], central=True), DEVICES[1]]
+    check_policy(Policy("file", SHAPE, (ATTIC,)), TEACHER, SHAPE, devices, overlap=False, shortcuts=False)
+    refuses(
+        "it leaves out 'attic', which aggregates",
+        "policy",
+        "give it a member, or make another device central",
+        HALL,
+        devices=devices,
     )
 
 

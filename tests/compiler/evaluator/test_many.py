@@ -1,0 +1,70 @@
+"""Many costs at once against one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.search.encoding import Encoding
+from coformer_compiler.decomposer.search.space import Space
+from coformer_compiler.decomposer.shapes import member_cost
+from coformer_compiler.device import Device
+from coformer_compiler.evaluator.latency import Network
+from coformer_compiler.evaluator.many import CostModel, candidates_of, many_memory_mb
+from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_targets import load_target
+from tests.compiler.tiny import tiny_spec
+
+SPECS = {
+    "class token": tiny_spec(embed=96, heads=6, head_dim=16, neurons=384, layers=3),
+    "stem norm, mean": tiny_spec(
+        embed=64, heads=4, head_dim=8, neurons=160, layers=2, stem_norm=True, mix=64, pool="mean"
+    ),
+}
+
+
+def cluster() -> tuple[Device, ...]:
+    cpu, nano = load_target("cpu"), load_target("jetson-nano")
+    return Device("a", cpu, 10.0, 500.0, None, True), Device("b", nano, 7.0, 900.0), Device("c", cpu, 5.0, 300.0)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_costs_and_latencies_are_those_of_single_policies(spec: TransformerSpec, shortcuts: bool) -> None:
+    devices, network = cluster(), Network(20.0, 1.0)
+    shape = teacher_shape(spec)
+    encoding = Encoding(shape, devices, tuple(range(shape.layers)), False)
+    random = np.random.default_rng(0)
+    shapes = [encoding.decode(random.random(encoding.dimensions), [1.0] * 3) for _ in range(25)]
+    assert any(None in members for members in shapes)
+    model = CostModel(spec, shortcuts=shortcuts)
+    assert model.exact
+    costs = model.costs(candidates_of(shapes, shape.layers))
+    memory = many_memory_mb(costs, devices)
+    space = Space(encoding, spec, network, shortcuts=shortcuts)
+    times = space.latencies(shapes)
+    for c, members in enumerate(shapes):
+        for n, member in enumerate(members):
+            if member is None:
+                assert costs.params[c, n] == costs.flops[c, n] == 0
+            else:
+                want = member_cost(spec, member, shortcuts=shortcuts)
+                got = costs.flops[c, n], costs.params[c, n], costs.peak_elements[c, n]
+                assert got == (want.flops, want.params, want.peak_elements)
+                target = devices[n].target
+                assert memory[c, n] == pytest.approx(memory_mb(want, target, target.precision))
+        one = space.latency.of_shapes(members, shortcuts=shortcuts)
+        assert times.total_ms[c] == pytest.approx(one.total_ms, rel=1e-9)
+
+
+def test_a_teacher_of_another_form_is_costed_one_by_one() -> None:
+    spec = SPECS["class token"]
+    model, slow = (CostModel(spec, shortcuts=True) for _ in range(2))
+    slow.exact = False
+    shape = teacher_shape(spec)
+    encoding = Encoding(shape, cluster(), tuple(range(shape.layers)), False)
+    shapes = candidates_of([encoding.decode(np.full(18, value), [1.0] * 3) for value in (0.2, 0.7)], shape.layers)
+    for name in ("flops", "params", "peak_elements"):
+        np.testing.assert_array_equal(getattr(model.costs(shapes), name), getattr(slow.costs(shapes), name))
