@@ -91,7 +91,7 @@ def test_a_model_that_timm_does_not_have(refused) -> None:
 
 def test_a_model_of_another_library(refused) -> None:
     assert refused(change=('"timm:', '"tim:')) == (
-        "error: model 'tim:vit_tiny_patch16_224': unknown model library 'tim'; write one of timm:MODEL"
+        "error: model 'tim:vit_tiny_patch16_224': unknown model library 'tim'; write one of hf:MODEL, timm:MODEL"
     )
 
 

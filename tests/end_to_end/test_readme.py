@@ -172,7 +172,7 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_guide_names_every_command_as_it_is() -> None:
     commands = [line for line in blocks("bash", GUIDE)[0].splitlines() if line]
     assert {line.split()[1] for line in commands} == {
-        "build", "targets", "inspect", "validate", "run", "bench", "certs", "keygen", "push", "rollout",
+        "build", "search", "targets", "inspect", "validate", "run", "bench", "certs", "keygen", "push", "rollout",
     }  # fmt: skip
     for line in commands:
         words = line.split()

@@ -1,0 +1,151 @@
+"""Does the loss before any training rank policies as the loss after a calibration does?
+
+Run: python benchmarks/search/fidelity.py [--policies 24] [--steps 100]. Prints Spearman's rank correlation of each
+proxy with the aggregated test loss after a fixed calibration (every member alone by eq. (14), then the closed-form
+aggregator), over policies of unlike shape for the digits teacher, and writes benchmarks/results/search_fidelity.json.
+The proxies are judged on the validation split: the aggregated loss of transplanted members, eq. (7) on transplanted and
+on index-selected members (the paper's), and the number of parameters, of which more should mean less loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from setups import ROOT, Setup, digits
+
+from coformer_compiler.booster import BoosterOptions, boost
+from coformer_compiler.booster.judge import judge_all, judge_member
+from coformer_compiler.data import DataSet, load_data
+from coformer_compiler.decomposer.dealing import members_from_shapes
+from coformer_compiler.decomposer.search.space import Shapes
+from coformer_compiler.model.aggregator import subset_name
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.progress import Progress, RichProgress, SilentProgress
+from coformer_compiler.stages.batches import batches_of
+from coformer_compiler.stages.transplant import selection_of
+from coformer_compiler.transplant.readout import fit_readouts
+from coformer_compiler.transplant.transplant import transplant
+
+RESULT = ROOT / "benchmarks" / "results" / "search_fidelity.json"
+CPU = torch.device("cpu")
+PROXIES = (
+    "aggregated loss, transplanted",
+    "eq. (7), transplanted",
+    "eq. (7), index-selected",
+    "parameters",
+)
+
+
+def policies_of(setup: Setup, count: int) -> list[Shapes]:
+    """Random feasible policies in which every device takes part, by seed."""
+    random, found = np.random.default_rng(0), []
+    while len(found) < count:
+        _, shapes = setup.space.drawn(random)
+        if all(shape is not None for shape in shapes):
+            found.append(shapes)
+    return found
+
+
+@torch.no_grad()
+def transplanted(setup: Setup, shapes: Shapes, data: DataSet) -> list[Transformer]:
+    """Members with their readouts fitted, as a build makes them."""
+    inputs = torch.from_numpy(data.calibration.inputs)
+    policies = members_from_shapes(names_of(setup), shapes, scores_of(setup), None)
+    made = transplant(setup.teacher, setup.statistics, policies, inputs, basis="per-norm")
+    lessons = [(part, setup.teacher.features(part)) for part, _ in batches_of(data.calibration)]
+    fit_readouts(made.members, setup.teacher.head, lessons, made.priors)
+    return made.members
+
+
+@torch.no_grad()
+def index_selected(setup: Setup, shapes: Shapes) -> list[Transformer]:
+    """Members cut out of the teacher, its weights unchanged."""
+    channels = setup.statistics.channel_scores
+    policies = members_from_shapes(names_of(setup), shapes, scores_of(setup), channels)
+    return [setup.teacher.take(selection_of(policy)) for policy in policies]
+
+
+def names_of(setup: Setup) -> list[str]:
+    """The devices' names."""
+    return [device.name for device in setup.devices]
+
+
+def scores_of(setup: Setup) -> dict[tuple[str, int], torch.Tensor]:
+    """Importance of heads and neurons by kind and layer."""
+    blocks = zip(setup.teacher.residuals, setup.statistics.scores, strict=True)
+    return {(block.kind, block.layer): scores for block, scores in blocks}
+
+
+def members_loss(members: Sequence[Transformer], data: DataSet) -> float:
+    """Eq. (7): the mean of the members' own losses."""
+    return statistics.fmean(judge_member(member.eval(), data.validation, CPU).loss for member in members)
+
+
+def judged(setup: Setup, shapes: Shapes, data: DataSet, steps: int) -> dict[str, float]:
+    """One policy: its proxies, and the test loss after the calibration."""
+    members = transplanted(setup, shapes, data)
+    options = BoosterOptions(steps=steps, joint_steps=0, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        untrained, trained = (
+            boost(setup.teacher, members, data.train, data.validation, each, Path(folder) / name, SilentProgress())
+            for name, each in (
+                ("untrained", BoosterOptions(steps=0, joint_steps=0, device="cpu")),
+                ("trained", options),
+            )
+        )
+    everyone = subset_name(range(len(members)))
+    return {
+        PROXIES[0]: untrained.history.subsets[everyone].loss,
+        PROXIES[1]: members_loss(members, data),
+        PROXIES[2]: members_loss(index_selected(setup, shapes), data),
+        PROXIES[3]: float(sum(member.cost().params for member in members)),
+        "after calibration": judge_all(trained.members, trained.aggregator, data.test, CPU)[1][everyone].loss,
+    }
+
+
+def correlations(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Spearman's rank correlation of each proxy with the loss after the calibration."""
+    after = [row["after calibration"] for row in rows]
+    signs = dict.fromkeys(PROXIES, 1) | {"parameters": -1}
+    return {name: round(signs[name] * float(spearmanr([r[name] for r in rows], after)[0]), 3) for name in PROXIES}
+
+
+def run(setup: Setup, policies: int, steps: int, progress: Progress) -> list[dict[str, float]]:
+    """All policies."""
+    data = load_data("digits", image_size=(8, 8), channels=1, seed=0, calibration=1024)
+    rows = []
+    with progress.stage("fidelity", policies, unit="run") as stage:
+        for shapes in policies_of(setup, policies):
+            rows.append(judged(setup, shapes, data, steps))
+            stage.advance()
+    return rows
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policies", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with RichProgress() as progress:
+        rows = run(digits(), given.policies, given.steps, progress)
+    found = correlations(rows)
+    print("\n".join(f"{name:<32}{value:6.3f}" for name, value in found.items()))
+    content = {"setup": "digits", "steps": given.steps, "spearman": found, "policies": rows}
+    given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
