@@ -25,12 +25,13 @@ class Line:
     """One curve.
 
     Attributes:
-        label: written at its end.
+        label: written at its end; empty for none.
         points: (x, y), x ascending.
         colour: class that sets the colour.
         member: device that it belongs to, for the hover; None where it is everybody's.
         dashed: whether what it shows was not kept.
         dots: whether each point is a measurement to be marked.
+        joined: whether a line goes through the points.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Line:
     member: int | None = None
     dashed: bool = False
     dots: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,14 @@ class Axes:
 
 
 def line_chart(
-    title: str, description: str, lines: Sequence[Line], y_text: Callable[[float], str], log: bool
+    title: str,
+    description: str,
+    lines: Sequence[Line],
+    y_text: Callable[[float], str],
+    log: bool,
+    x_unit: str = "steps",
 ) -> Markup:
-    """The chart; steps go across. At least one line must have a point. `log` needs positive values."""
+    """The chart; `x_unit` goes across, from 0. At least one line must have a point. `log` needs positive values."""
     axes = _axes(lines, y_text, log)
     y_ticks = (log_ticks if log else ticks)(axes.y_low, axes.y_high)
     parts: list[str] = []
@@ -77,10 +84,10 @@ def line_chart(
     parts.append(element("line", x1=percent(LEFT), x2=percent(LEFT + WIDTH), y1=BOTTOM, y2=BOTTOM, class_="axis"))
     x_ticks = ticks(0, axes.x_high, 4)
     for tick in x_ticks:
-        text = tick_text(tick) + (" steps" if tick == x_ticks[-1] else "")
+        text = tick_text(tick) + (f" {x_unit}" if tick == x_ticks[-1] else "")
         x = percent(LEFT + WIDTH * axes.across(tick))
         parts.append(element("text", text, x=x, y=BOTTOM + 16, text_anchor="middle"))
-    curves = [_curve(axes, line) for line in lines if len(line.points) > 1]
+    curves = [_curve(axes, line) for line in lines if line.joined and len(line.points) > 1]
     parts.append(stretched(LEFT, TOP, WIDTH, BOTTOM - TOP, (VIEW, VIEW), *curves))
     parts += [dot for line in lines if line.dots or len(line.points) == 1 for dot in _dots(axes, line)]
     parts += _end_labels(axes, lines)
@@ -121,7 +128,7 @@ def _dots(axes: Axes, line: Line) -> list[Markup]:
 
 def _end_labels(axes: Axes, lines: Sequence[Line]) -> list[Markup]:
     """Labels at the lines' last points, moved apart where they would touch."""
-    ends = sorted((_y(axes, line.points[-1][1]), i) for i, line in enumerate(lines) if line.points)
+    ends = sorted((_y(axes, line.points[-1][1]), i) for i, line in enumerate(lines) if line.points and line.label)
     made = []
     for (_, i), y in zip(ends, spread([y for y, _ in ends], LABEL_PITCH, TOP, BOTTOM), strict=True):
         line = lines[i]

@@ -13,12 +13,14 @@ from coformer_compiler.report.sections.headline import headline_html
 from coformer_compiler.report.sections.match import match_html
 from coformer_compiler.report.sections.policy import policy_html
 from coformer_compiler.report.sections.request import request_html
+from coformer_compiler.report.sections.search import search_html
 from coformer_compiler.report.sections.training import training_html
 
 SECTIONS = (
     headline_html,
     accuracy_html,
     policy_html,
+    search_html,
     match_html,
     training_html,
     request_html,

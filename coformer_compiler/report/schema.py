@@ -172,6 +172,48 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """One policy that a search scored, before any training.
+
+    Attributes:
+        objective: loss + δ·T, minimised.
+        loss: nats, on the validation split.
+        latency: predicted, ms.
+        energy_mj: estimated, of all devices together.
+        members: how many devices take part.
+    """
+
+    objective: float
+    loss: float
+    latency: float
+    energy_mj: float
+    members: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the policy was found.
+
+    Attributes:
+        strategy: which search.
+        pick: how the policy was chosen among those evaluated.
+        evaluations: in order.
+        front: numbers of those that no other one beats in loss, latency and energy at once; the fastest first.
+        picked: number of the one that was built.
+        fits: share of random policies that fit the devices as drawn.
+        binding: constraint and device → share of random policies that break it.
+    """
+
+    strategy: str
+    pick: str
+    evaluations: tuple[Evaluation, ...]
+    front: tuple[int, ...]
+    picked: int
+    fits: float
+    binding: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class LinearMatch:
     """How well one refitted linear of a member does the teacher's work.
 
@@ -284,6 +326,7 @@ class Report:
     accuracy: Accuracy
     cost: Cost
     latency_ms: Latency
+    search: Search | None = None
     match: tuple[LinearMatch, ...] = ()
     history: tuple[Phase, ...] = ()
     timeline: tuple[Span, ...] = ()
@@ -352,6 +395,10 @@ def _disagreements(report: Report) -> list[str]:
             for name in subsets
             if not _is_subset(name, count)
         ]
+    if report.search is not None:
+        known = range(len(report.search.evaluations))
+        numbers = (report.search.picked, *report.search.front)
+        found += [f"'search' names evaluation {n} of {len(known)}" for n in numbers if n not in known]
     found += [f"'match[{i}].member' is {m.member}" for i, m in enumerate(report.match) if not 0 <= m.member < count]
     for i, phase in enumerate(report.history):
         if not len(phase.steps) == len(phase.loss) == len(phase.validation):

@@ -20,6 +20,7 @@ from coformer_compiler.decomposer.search.journal import Entry, Origin, read_jour
 from coformer_compiler.decomposer.search.search import SearchOptions, search
 from coformer_compiler.decomposer.search.space import Preflight, Space
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES, shapes_by_strategy
+from coformer_compiler.device import Device
 from coformer_compiler.evaluator.latency import Network
 from coformer_compiler.evaluator.recipe import Recipe, score_many, written_recipe
 from coformer_compiler.evaluator.score import Loss, unit_ms
@@ -109,8 +110,11 @@ def search_policies(
         raise CoformerError("searches score transplanted members", "policy.method", "set it to 'transplant'")
     samples = Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples])
     loss: Loss = "members" if section.strategy == "debo-paper" else "aggregated"
-    network = Network(config.network.mbps, config.network.rtt_ms)
-    described = [[d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms] for d in devices]
+    network = network_of(config)
+    described = [
+        [d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms, _measured(d)]
+        for d in devices
+    ]
     origin = Origin(
         parents[0].sha256,
         f"{data.sha256} {len(samples)}",
@@ -186,6 +190,17 @@ def journal_of(artifact: Artifact) -> list[Entry]:
 def preflight_of(artifact: Artifact) -> Preflight:
     """What the preflight found."""
     return Preflight(**json.loads((artifact.path / PREFLIGHT).read_text(encoding="utf-8")))
+
+
+def _measured(device: Device) -> str | None:
+    """Digest of the predictor that the device's latencies come from."""
+    return None if device.predictor is None else device.predictor.sha256
+
+
+def searched_in(policy: Artifact) -> list[Entry]:
+    """All evaluations of the search behind a policy; none where it was not searched."""
+    journal = policy.path / JOURNAL
+    return read_journal(journal) if journal.exists() else []
 
 
 def _journal_digest(path: Path) -> str:

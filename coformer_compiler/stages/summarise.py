@@ -15,6 +15,7 @@ from coformer_compiler.booster.history import History
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.policy import Policy, policy_json
+from coformer_compiler.decomposer.search.front import pareto_front, picked
 from coformer_compiler.decomposer.shapes import shape_of_member
 from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.evaluator.memory import memory_mb
@@ -23,7 +24,7 @@ from coformer_compiler.model.system import load_system
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.report import schema
 from coformer_compiler.stages.boost import history_of
-from coformer_compiler.stages.decompose import network_of, notes_of, policy_of
+from coformer_compiler.stages.decompose import network_of, notes_of, policy_of, preflight_of, searched_in
 from coformer_compiler.stages.evaluate import accuracies_of
 from coformer_compiler.stages.lower import MEMBER
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
@@ -86,6 +87,7 @@ def report_from_artifacts(
             _timing(latencies.teacher), _timing(latencies.aggregated), tuple(_timing(m) for m in latencies.members)
         ),
         predicted_ms=_prediction(config, teacher, policy, basis),
+        search=_search(made.policy, config),
         match=tuple(
             schema.LinearMatch(m.member, m.block, "reader" if m.linear == "reader" else "writer", m.match, m.penalty)
             for m in matches
@@ -113,6 +115,32 @@ def _prediction(config: BuildConfig, teacher: Transformer, policy: Policy, basis
         compute, arrival = (None, None) if shape is None else next(times)
         members.append(schema.MemberPrediction(compute, arrival, each.estimated, each.basis))
     return schema.Prediction(found.total_ms, found.aggregate_ms, model.estimated, tuple(members))
+
+
+def _search(policy: Artifact, config: BuildConfig) -> schema.Search | None:
+    entries = searched_in(policy)
+    if not entries:
+        return None
+    evaluations = tuple(
+        schema.Evaluation(
+            entry.score.objective,
+            entry.score.loss,
+            entry.score.latency.total_ms,
+            entry.score.energy_mj,
+            sum(shape is not None for shape in entry.shapes),
+        )
+        for entry in entries
+    )
+    preflight = preflight_of(policy)
+    return schema.Search(
+        config.policy.strategy,
+        config.search.pick,
+        evaluations,
+        tuple(entries.index(entry) for entry in pareto_front(entries)),
+        entries.index(picked(entries, config.search.pick)),
+        preflight.fits,
+        preflight.binding,
+    )
 
 
 def _accuracy(artifact: Artifact, graphs: Artifact) -> schema.Accuracy:

@@ -12,6 +12,7 @@ from coformer_compiler.report.schema import (
     Accuracy,
     Cost,
     Device,
+    Evaluation,
     Latency,
     LinearMatch,
     MemberCost,
@@ -21,6 +22,7 @@ from coformer_compiler.report.schema import (
     Phase,
     Prediction,
     Report,
+    Search,
     Span,
     Stage,
     Timing,
@@ -78,6 +80,22 @@ def phases(members, steps, best, joint_kept):
     return tuple(made)
 
 
+def searched(count: int, rng: random.Random) -> Search:
+    """Two starts, then policies that get better."""
+    found = tuple(
+        Evaluation(loss + 0.05 * latency, loss, latency, 40 * latency, 3 - n % 2)
+        for n in range(count)
+        for loss in [0.05 + rng.random() / (n + 2)]
+        for latency in [0.4 + rng.random()]
+    )
+    front = sorted(
+        (n for n, one in enumerate(found) if not any(o.loss < one.loss and o.latency < one.latency for o in found)),
+        key=lambda n: found[n].latency,
+    )
+    best = min(range(count), key=lambda n: found[n].objective)
+    return Search("debo", "best", found, tuple(front), best, 0.84, {"C6 of 'hall'": 0.12, "C5 of 'desk'": 0.04})
+
+
 def digits() -> Report:
     names = ("attic", "hall", "desk")
     made = policy(names, (40, 24, 32), (0.4, 0.2, 0.32), 6, 96, 6, 384, dropped={(1, 4), (2, 2)})
@@ -126,6 +144,7 @@ def digits() -> Report:
                 MemberPrediction(0.352, 1.42, False, "predicted from measurements on a server, 2 cores"),
             ),
         ),
+        search=searched(30, random.Random(3)),
         match=matches(made, (0.03, 0.2, 0.08)),
         history=phases(3, 300, (0.95, 0.87, 0.925), joint_kept=False),
         timeline=(

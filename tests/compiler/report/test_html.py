@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from coformer_compiler.report.html import html_from_report
 from coformer_compiler.report.markup import Markup, element, escaped
-from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, Timing
+from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, Timing, check_report
 from coformer_compiler.report.sections.match import place_of
+from coformer_runtime.errors import CoformerError
 
 REPORTS = ("digits_report", "big_report", "bare_report")
 VOID = {"meta", "br"}
@@ -69,10 +70,12 @@ def pictures(page):
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_well_formed(name, request):
-    page = html_from_report(request.getfixturevalue(name))
+    report = request.getfixturevalue(name)
+    page = html_from_report(report)
     checker = parsed(page)
     assert page.startswith("<!doctype html>\n<html lang=")
-    assert checker.seen.count("h1") == 1 and checker.seen.count("section") == 7
+    sections = 7 + (report.search is not None)
+    assert checker.seen.count("h1") == 1 and checker.seen.count("section") == sections
     for svg in pictures(page):
         assert svg.get("role") == "img"
         assert svg.find("title").text and svg.find("desc").text
@@ -235,3 +238,20 @@ def test_predictions_say_what_they_rest_on(digits_report, big_report, bare_repor
     measured = html_from_report(digits_report)
     assert "Latency of a request, predicted before anything was built: 1.44" in measured and "−1.7" in measured
     assert "before anything was built" not in html_from_report(bare_report)
+
+
+def test_a_search_is_shown_with_what_was_built(digits_report):
+    found = digits_report.search
+    text = " ".join(parsed(html_from_report(digits_report)).text)
+    built = found.evaluations[found.picked]
+    assert f"debo evaluated 30 policies without training them. Built was number {found.picked + 1} (best)" in text
+    assert f"loss {built.loss:.3g} nats, {built.latency:.3g} ms predicted" in text
+    assert "84.0 % of random policies fit the devices as drawn" in text.replace("\u2009", " ")
+    assert "C6 of 'hall' 12.0 %, C5 of 'desk' 4.0 %" in text
+    assert "How the policy was found" not in html_from_report(dataclasses.replace(digits_report, search=None))
+
+
+def test_a_search_that_names_what_was_not_evaluated_is_refused(digits_report):
+    wrong = dataclasses.replace(digits_report, search=dataclasses.replace(digits_report.search, picked=30))
+    with pytest.raises(CoformerError, match="'search' names evaluation 30 of 30"):
+        check_report(wrong)
