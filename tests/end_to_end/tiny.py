@@ -11,7 +11,6 @@ import functools
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -113,23 +112,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, **threads, "PYTHONPATH": path, "COLUMNS": "80"}
 
 
+# A test run in the background of a shell ignores interrupts, and its children would inherit that. The child itself
+# undoes it: code between fork and exec would run gRPC's fork handlers, which abort now and then.
+HEEDING = """\
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("coformer_compiler", run_name="__main__")
+"""
+
+
 def start(*words: object) -> subprocess.Popen[str]:
     """Start the command as a process of its own."""
-    command = [sys.executable, "-m", "coformer_compiler", *map(str, words)]
+    command = [sys.executable, "-c", HEEDING, *map(str, words)]
     return subprocess.Popen(
-        command,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        # A test run in the background of a shell ignores interrupts, and its children would inherit that.
-        preexec_fn=_heed_interrupts,
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:

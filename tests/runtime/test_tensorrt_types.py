@@ -57,7 +57,9 @@ def complaints(directory: Path, files: List[str]) -> List[str]:
     words += ["--cache-dir", str(directory / "cache"), *files]
     (directory / "mypy.ini").write_text(
         "[mypy]\nmypy_path = {0}/stubs:{0}/copy\n"
-        "[mypy-pycuda.*,grpc.*,google.*,onnxruntime.*]\nignore_missing_imports = True\n".format(directory)
+        "[mypy-pycuda.*,grpc.*,google.*,onnxruntime.*,tensorrt_rtx.*]\nignore_missing_imports = True\n".format(
+            directory
+        )
     )
     done = subprocess.run(words, stdout=subprocess.PIPE, cwd=str(directory), check=False)
     lines = done.stdout.decode().splitlines()
