@@ -33,19 +33,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks.runtime_soak import footprint  # noqa: E402
-from coformer_runtime.breaker import OPEN_S  # noqa: E402
-from coformer_runtime.bundle import open_bundle  # noqa: E402
-from coformer_runtime.central import Central  # noqa: E402
-from coformer_runtime.central_options import CentralOptions  # noqa: E402
-from coformer_runtime.client import Client  # noqa: E402
-from coformer_runtime.cluster import LocalCluster  # noqa: E402
-from coformer_runtime.errors import CoformerError  # noqa: E402
-from tests.runtime import bundles  # noqa: E402
-from tests.runtime.nodes import serving  # noqa: E402
-from tests.runtime.proxy import FAULTS, PASS, Proxy  # noqa: E402
+from benchmarks.runtime_soak import footprint
+from coformer_runtime.breaker import OPEN_S
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.central import Central
+from coformer_runtime.central_options import CentralOptions
+from coformer_runtime.client import Client
+from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.errors import CoformerError
+from tests.runtime import bundles
+from tests.runtime.nodes import serving
+from tests.runtime.proxy import FAULTS, PASS, Proxy
 
 RESULT = ROOT / "benchmarks" / "results" / "cluster_chaos.json"
 LIMITS = {

@@ -27,17 +27,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from coformer_runtime import wire  # noqa: E402
-from coformer_runtime.bundle import open_bundle  # noqa: E402
-from coformer_runtime.central import Central  # noqa: E402
-from coformer_runtime.central_options import CentralOptions  # noqa: E402
-from coformer_runtime.exchange import Exchange  # noqa: E402
-from coformer_runtime.front import Front, answering  # noqa: E402
-from coformer_runtime.manifest import Manifest  # noqa: E402
-from coformer_runtime.oip import METHODS, messages  # noqa: E402
-from tests.runtime import bundles  # noqa: E402
+from coformer_runtime import wire
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.central import Central
+from coformer_runtime.central_options import CentralOptions
+from coformer_runtime.exchange import Exchange
+from coformer_runtime.front import Front, answering
+from coformer_runtime.manifest import Manifest
+from coformer_runtime.oip import METHODS, messages
+from tests.runtime import bundles
 
 RESULT = ROOT / "benchmarks" / "results" / "cluster_fuzz.json"
 ALLOWED_S = 1.0

@@ -34,21 +34,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-import grpc  # noqa: E402
-import numpy as np  # noqa: E402
+import grpc
+import numpy as np
 
-from benchmarks.runtime_soak import PIXELS, quantiles  # noqa: E402
-from coformer_runtime import wire  # noqa: E402
-from coformer_runtime.bundle import open_bundle  # noqa: E402
-from coformer_runtime.client import Client  # noqa: E402
-from coformer_runtime.cluster import LocalCluster  # noqa: E402
-from coformer_runtime.engines import open_member  # noqa: E402
-from coformer_runtime.errors import CoformerError  # noqa: E402
-from coformer_runtime.exchange import Exchange  # noqa: E402
-from coformer_runtime.listen import CHANNEL_OPTIONS, open_server  # noqa: E402
-from coformer_runtime.manifest import Manifest  # noqa: E402
-from coformer_runtime.security import LOOPBACK  # noqa: E402
-from tests.runtime import bundles  # noqa: E402
+from benchmarks.runtime_soak import PIXELS, quantiles
+from coformer_runtime import wire
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.client import Client
+from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.engines import open_member
+from coformer_runtime.errors import CoformerError
+from coformer_runtime.exchange import Exchange
+from coformer_runtime.listen import CHANNEL_OPTIONS, open_server
+from coformer_runtime.manifest import Manifest
+from coformer_runtime.security import LOOPBACK
+from tests.runtime import bundles
 
 RESULT = ROOT / "benchmarks" / "results" / "cluster_latency.json"
 P50_MS, P99_MS, SHARE = 2.5, 8.0, 0.9

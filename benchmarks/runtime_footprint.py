@@ -23,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-from coformer_runtime.cluster import LocalCluster  # noqa: E402
-from tests.runtime import bundles  # noqa: E402
+from coformer_runtime.cluster import LocalCluster
+from tests.runtime import bundles
 
 RESULT = ROOT / "benchmarks" / "results" / "runtime_footprint.json"
 IMPORT_MS, WORKER_MB = 150.0, 60.0

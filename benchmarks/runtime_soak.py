@@ -22,12 +22,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from coformer_runtime.cluster import LocalCluster  # noqa: E402
-from coformer_runtime.errors import CoformerError  # noqa: E402
-from coformer_runtime.manifest import load_manifest  # noqa: E402
-from tests.runtime import bundles  # noqa: E402
+from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest import load_manifest
+from tests.runtime import bundles
 
 RESULT = ROOT / "benchmarks" / "results" / "runtime_soak.json"
 WARM_UP = 3000  # allocators settle by then

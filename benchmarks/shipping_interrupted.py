@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("passes", "targets", "runtime"))]
 
-from tests.runtime.shipping.releases import make_build, make_keys, pushed  # noqa: E402
+from tests.runtime.shipping.releases import make_build, make_keys, pushed
 
 RESULT = ROOT / "benchmarks" / "results" / "shipping_interrupted.json"
 SCRIPT = ROOT / "tests" / "runtime" / "shipping" / "interrupted.py"

@@ -25,24 +25,24 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("passes", "targets", "runtime"))]
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from coformer_compiler.artifact import Store  # noqa: E402
-from coformer_compiler.booster import BoosterOptions, boost  # noqa: E402
-from coformer_compiler.booster.history import Verdict  # noqa: E402
-from coformer_compiler.booster.judge import judge_all, judge_member  # noqa: E402
-from coformer_compiler.compile import load_build_data  # noqa: E402
-from coformer_compiler.config import BuildConfig, Overrides, read_config  # noqa: E402
-from coformer_compiler.data import DataSet  # noqa: E402
-from coformer_compiler.model.aggregator import subset_name  # noqa: E402
-from coformer_compiler.model.system import load_system  # noqa: E402
-from coformer_compiler.model.transformer import Transformer  # noqa: E402
-from coformer_compiler.progress import Progress, RichProgress, SilentProgress  # noqa: E402
-from coformer_compiler.stages.calibrate import calibrate  # noqa: E402
-from coformer_compiler.stages.decompose import decompose_teacher, policy_of  # noqa: E402
-from coformer_compiler.stages.import_teacher import import_teacher, load_teacher  # noqa: E402
-from coformer_compiler.stages.transplant import transplant_members  # noqa: E402
+from coformer_compiler.artifact import Store
+from coformer_compiler.booster import BoosterOptions, boost
+from coformer_compiler.booster.history import Verdict
+from coformer_compiler.booster.judge import judge_all, judge_member
+from coformer_compiler.compile import load_build_data
+from coformer_compiler.config import BuildConfig, Overrides, read_config
+from coformer_compiler.data import DataSet
+from coformer_compiler.model.aggregator import subset_name
+from coformer_compiler.model.system import load_system
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.progress import Progress, RichProgress, SilentProgress
+from coformer_compiler.stages.calibrate import calibrate
+from coformer_compiler.stages.decompose import decompose_teacher, policy_of
+from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
+from coformer_compiler.stages.transplant import transplant_members
 
 RESULT = ROOT / "benchmarks" / "results" / "starts.json"
 CPU = torch.device("cpu")

@@ -210,3 +210,14 @@ assert accuracy(model, data.validation) >= 0.995, accuracy(model, data.validatio
 assert accuracy(model, data.test) >= 0.985, accuracy(model, data.test)
 """
     run_python(code)
+
+
+@pytest.mark.slow
+def test_the_script_that_trained_the_example_runs(tmp_path: Path) -> None:
+    made = tmp_path / "teacher.safetensors"
+    run_python(f"""
+import runpy, sys
+sys.argv = ["train_teacher.py", "--epochs", "1", "--output", {str(made)!r}]
+runpy.run_path("examples/digits/train_teacher.py", run_name="__main__")
+""")
+    assert made.stat().st_size == (ROOT / "examples" / "digits" / "teacher.safetensors").stat().st_size

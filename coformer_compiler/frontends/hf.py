@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.hf_checkpoint import Checkpoint, random_tensors
 from coformer_compiler.frontends.hf_encoder import ENCODERS, transformer_from_encoder
 from coformer_compiler.frontends.tensor_files import TensorFolder
+from coformer_compiler.frontends.weights import read_folder_config
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 from coformer_runtime.errors import CoformerError
@@ -41,7 +40,7 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
             f"model '{source.name}'",
             "download the folder and name it: hf:FOLDER",
         )
-    raw = read_config(folder)
+    raw = read_folder_config(folder)
     where = f"checkpoint {folder}"
     kind = raw.get("model_type")
     if "auto_map" in raw:
@@ -57,23 +56,6 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
     else:
         tensors = TensorFolder(folder)
     return Checkpoint(folder, config, raw, tensors, dict(source.options), source.name)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder.
-
-    Raises:
-        CoformerError: missing, or no JSON object.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        raise CoformerError(
-            f"no readable config.json ({error})", f"checkpoint {folder}", "give a Hugging Face folder"
-        ) from error
-    return config
 
 
 def _config(kind: str, raw: Mapping[str, Any], where: str) -> Any:

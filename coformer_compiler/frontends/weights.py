@@ -40,11 +40,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
-def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
-    """(config.json, weight file) of a folder in the Hugging Face hub's format.
+def read_folder_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder in the Hugging Face hub's format.
 
     Raises:
-        CoformerError: if either is missing or the config is no JSON object.
+        CoformerError: missing, or no JSON object.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -54,6 +54,16 @@ def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
         raise CoformerError(
             f"no readable config.json ({error})", f"checkpoint {folder}", "give a hub folder"
         ) from error
+    return config
+
+
+def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
+    """(config.json, weight file) of a folder in the Hugging Face hub's format.
+
+    Raises:
+        CoformerError: if either is missing or the config is no JSON object.
+    """
+    config = read_folder_config(folder)
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return config, folder / name

@@ -10,7 +10,7 @@ from pathlib import Path
 from coformer_compiler.artifact import Artifact, Store, file_digest
 from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer, read_tokenizer
 from coformer_compiler.frontends import ModelSource, import_model
-from coformer_compiler.frontends.hf import read_config
+from coformer_compiler.frontends.weights import read_folder_config
 from coformer_compiler.model.checkpoint import load_transformer, save_transformer
 from coformer_compiler.model.spec import TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
@@ -31,7 +31,7 @@ def import_teacher(store: Store, source: ModelSource) -> Artifact:
         if isinstance(stem, TokenStemSpec) and source.checkpoint is not None:
             tokenizer = read_tokenizer(source.checkpoint, stem)
             (folder / TOKENIZER).write_text(tokenizer.content, encoding="utf-8")
-            labels = read_config(source.checkpoint).get("id2label") or {}
+            labels = read_folder_config(source.checkpoint).get("id2label") or {}
             (folder / LABELS).write_text(json.dumps([labels[key] for key in sorted(labels, key=int)]), encoding="utf-8")
 
     return store.stage("import", (), options, make)

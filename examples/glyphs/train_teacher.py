@@ -43,7 +43,7 @@ def accuracy(model: torch.nn.Module, split: Split) -> float:
     right = 0
     for first in range(0, len(split), 512):
         part = slice(first, first + 512)
-        guess = model(normalise(torch.from_numpy(split.images[part]))).argmax(dim=1)
+        guess = model(normalise(torch.from_numpy(split.inputs[part]))).argmax(dim=1)
         right += int((guess == torch.from_numpy(split.labels[part])).sum())
     return right / len(split)
 
@@ -69,7 +69,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     random = torch.Generator().manual_seed(options.seed)
     data = load_data(f"glyphs:{options.fonts}", image_size=OPTIONS["img_size"], channels=OPTIONS["in_chans"])
-    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
+    images, labels = torch.from_numpy(data.train.inputs), torch.from_numpy(data.train.labels)
     model = timm.create_model(NAME, drop_path_rate=0.05, **OPTIONS)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.05)

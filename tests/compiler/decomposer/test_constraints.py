@@ -26,7 +26,7 @@ def check(*members: MemberPolicy, devices: list[Device] = DEVICES, overlap: bool
     check_policy(Policy("file", SHAPE, members), TEACHER, SHAPE, devices, overlap=overlap, shortcuts=False)
 
 
-def refuses(
+def assert_refuses(
     what: str, where: str, mend: str, *members: MemberPolicy, devices: list[Device] = DEVICES, overlap: bool = False
 ) -> None:
     with pytest.raises(CoformerError) as caught:
@@ -59,7 +59,7 @@ def test_another_teacher() -> None:
     ],
 )
 def test_other_devices(members: tuple[MemberPolicy, ...], named: str) -> None:
-    refuses(
+    assert_refuses(
         f"it is for the devices {named}; the build has attic, hall",
         "policy",
         "name devices of the build, each once",
@@ -70,7 +70,7 @@ def test_other_devices(members: tuple[MemberPolicy, ...], named: str) -> None:
 def test_a_device_may_be_left_out_but_not_the_central_one() -> None:
     devices = [replace(DEVICES[0], central=True), DEVICES[1]]
     check_policy(Policy("file", SHAPE, (ATTIC,)), TEACHER, SHAPE, devices, overlap=False, shortcuts=False)
-    refuses(
+    assert_refuses(
         "it leaves out 'attic', which aggregates",
         "policy",
         "give it a member, or make another device central",
@@ -82,7 +82,7 @@ def test_a_device_may_be_left_out_but_not_the_central_one() -> None:
 @pytest.mark.parametrize("layers", [[], [0, 0], [1, 0], [0, 2], [-1, 0]])
 def test_c1_layers(layers: list[int]) -> None:
     member = replace(ATTIC, layers=tuple(LayerShare(layer, (1,), (0,)) for layer in layers))
-    refuses(
+    assert_refuses(
         f"C1: keeps the layers {layers} of 2",
         "policy, device 'attic'",
         "name each layer once, ascending",
@@ -93,7 +93,7 @@ def test_c1_layers(layers: list[int]) -> None:
 
 @pytest.mark.parametrize("embed", [-1, 0, 1, 13])
 def test_c2_width(embed: int) -> None:
-    refuses(
+    assert_refuses(
         f"C2: embed {embed} is not within 2 to 12",
         "policy, device 'attic'",
         "choose a width between",
@@ -104,7 +104,7 @@ def test_c2_width(embed: int) -> None:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_c2_sum(overlap: bool) -> None:
-    refuses(
+    assert_refuses(
         "C2: the widths add up to 14, 2 more than 12",
         "policy",
         "make a member narrower",
@@ -116,7 +116,7 @@ def test_c2_sum(overlap: bool) -> None:
 
 @pytest.mark.parametrize("units", [(), (2, 0), (0, 0), (-1, 0), (0, 3)])
 def test_heads_out_of_order_or_range(units: tuple[int, ...]) -> None:
-    refuses(
+    assert_refuses(
         f"layer 0 keeps heads {list(units)} of 3",
         "policy, device 'attic'",
         "name at least one of 0 to 2, each once, ascending",
@@ -127,7 +127,7 @@ def test_heads_out_of_order_or_range(units: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("units", [(), (5, 1), (1, 1), (-2,), (20,)])
 def test_neurons_out_of_order_or_range(units: tuple[int, ...]) -> None:
-    refuses(
+    assert_refuses(
         f"layer 1 keeps neurons {list(units)} of 20",
         "policy, device 'hall'",
         "name at least one of 0 to 19, each once, ascending",
@@ -145,7 +145,7 @@ def test_neurons_out_of_order_or_range(units: tuple[int, ...]) -> None:
 )
 def test_c3_c4_shared_units(share: LayerShare, what: str) -> None:
     hall = replace(HALL, layers=(share,))
-    refuses(what, "policy", "give it to one of them, or set policy.overlap = true", ATTIC, hall)
+    assert_refuses(what, "policy", "give it to one of them, or set policy.overlap = true", ATTIC, hall)
     check(ATTIC, hall, overlap=True)
 
 
@@ -157,7 +157,7 @@ def test_a_dropped_layer_leaves_its_units_to_the_others() -> None:
     "channels", [(0, 1, 2), (0, 1, 2, 2), (0, 1, 2, 2, 3), (0, 1, 2, 12), (-1, 0, 1, 2), (3, 2, 1, 0)]
 )
 def test_channels(channels: tuple[int, ...]) -> None:
-    refuses(
+    assert_refuses(
         f"names the channels {list(channels)} for embed 4",
         "policy, device 'hall'",
         "name as many of 0 to 11, each once, ascending",
@@ -165,7 +165,7 @@ def test_channels(channels: tuple[int, ...]) -> None:
         replace(HALL, channels=(channels,)),
     )
     check(ATTIC, replace(HALL, channels=((0, 3, 5, 11),)))
-    refuses(
+    assert_refuses(
         "names the channels of 2 stages of 1",
         "policy, device 'hall'",
         "give one list per stage",
@@ -190,7 +190,7 @@ def test_every_stage_keeps_a_layer() -> None:
 def test_c5_names_the_shortfall() -> None:
     work = member_cost(TEACHER, shape_of_member(HALL), shortcuts=False).flops / 1e9
     limit = work / 4
-    refuses(
+    assert_refuses(
         f"C5: the member needs {work:,.4g} GFLOP of work per inference, the device has {limit:,.4g}: short by "
         f"{work - limit:,.4g} GFLOP",
         "device 'hall'",
@@ -204,7 +204,7 @@ def test_c5_names_the_shortfall() -> None:
 
 def test_c6_names_the_shortfall() -> None:
     needed = memory_mb(member_cost(TEACHER, shape_of_member(ATTIC), shortcuts=False), DEVICES[0].target)
-    refuses(
+    assert_refuses(
         f"C6: the member needs {needed:,.4g} MB of memory, the device has 42: short by {needed - 42:,.4g} MB",
         "device 'attic'",
         "raise memory_mb of 'attic' or give it a smaller share",

@@ -86,7 +86,7 @@ def test_any_layout_is_read() -> None:
     assert policy_from_json(json.dumps(json.loads(TEXT), indent=7, sort_keys=True), "here") == TWO
 
 
-def refuses(text: str, what: str) -> None:
+def assert_refuses(text: str, what: str) -> None:
     with pytest.raises(CoformerError) as caught:
         policy_from_json(text, "policy x.json")
     assert (caught.value.what, caught.value.where, caught.value.mend) == (
@@ -115,7 +115,7 @@ def changed(*path: str | int, to: object) -> str:
     ],
 )
 def test_an_unknown_key(path: tuple[str | int, ...], key: str) -> None:
-    refuses(changed(*path, to=1), f"unknown key '{key}'")
+    assert_refuses(changed(*path, to=1), f"unknown key '{key}'")
 
 
 @pytest.mark.parametrize(
@@ -138,19 +138,23 @@ def test_a_missing_key(path: tuple[str | int, ...]) -> None:
     for step in path[:-1]:
         inner = inner[step]
     del inner[path[-1]]
-    refuses(json.dumps(data), f"no key '{path[-1]}'")
+    assert_refuses(json.dumps(data), f"no key '{path[-1]}'")
 
 
 def test_another_format() -> None:
-    refuses(changed("format", to="coformer-policy/2"), "format is 'coformer-policy/2', wanted 'coformer-policy/1'")
+    assert_refuses(
+        changed("format", to="coformer-policy/2"), "format is 'coformer-policy/2', wanted 'coformer-policy/1'"
+    )
 
 
 @pytest.mark.parametrize("indices", [[0, 1.0], [True], ["0"], [None], [[1]]])
 def test_indices_are_integers(indices: list[object]) -> None:
-    refuses(changed("members", 0, "layers", 0, "heads", to=indices), f"indices must be integers, not {indices!r}")
+    assert_refuses(
+        changed("members", 0, "layers", 0, "heads", to=indices), f"indices must be integers, not {indices!r}"
+    )
     if indices != [[1]]:
-        refuses(changed("members", 0, "channels", to=indices), f"indices must be integers, not {indices!r}")
-    refuses(changed("teacher", "heads", to=indices), f"indices must be integers, not {indices!r}")
+        assert_refuses(changed("members", 0, "channels", to=indices), f"indices must be integers, not {indices!r}")
+    assert_refuses(changed("teacher", "heads", to=indices), f"indices must be integers, not {indices!r}")
 
 
 @pytest.mark.parametrize("number", [1.5, "8", True, None, [8]])
@@ -158,7 +162,7 @@ def test_indices_are_integers(indices: list[object]) -> None:
     "path", [("teacher", "layers"), ("teacher", "embed"), ("members", 0, "embed"), ("members", 0, "layers", 1, "layer")]
 )
 def test_numbers_are_integers(path: tuple[str | int, ...], number: object) -> None:
-    refuses(changed(*path, to=number), f"'{path[-1]}' must be an integer, not {number!r}")
+    assert_refuses(changed(*path, to=number), f"'{path[-1]}' must be an integer, not {number!r}")
 
 
 @pytest.mark.parametrize(

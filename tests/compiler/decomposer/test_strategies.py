@@ -157,7 +157,7 @@ def test_shortcuts_count() -> None:
     assert member_cost(TEACHER, found.members[0], shortcuts=True).flops / 1e9 <= limit
 
 
-def refuses(devices: list[Device], what: str, where: str, mend: str) -> None:
+def assert_refuses(devices: list[Device], what: str, where: str, mend: str) -> None:
     for strategy in STRATEGIES:
         with pytest.raises(CoformerError) as caught:
             shapes_of(strategy, devices)
@@ -168,13 +168,13 @@ def refuses(devices: list[Device], what: str, where: str, mend: str) -> None:
 
 def test_a_device_too_small_for_any_member() -> None:
     number = r"[\d.e-]+"
-    refuses(
+    assert_refuses(
         [board("d0"), board("d1", memory_mb=60)],
         r"C6: the member needs 67\.\d+ MB of memory, the device has 60: short by 7\.\d+ MB",
         "device 'd1'",
         "raise memory_mb of 'd1' or give it a smaller share",
     )
-    refuses(
+    assert_refuses(
         [board("d0", max_gflop=1e-6), board("d1")],
         rf"C5: the member needs {number} GFLOP of work per inference, the device has 1e-06: short by {number} GFLOP",
         "device 'd0'",
@@ -192,7 +192,7 @@ def test_the_shortfall_is_that_of_the_smallest_member() -> None:
 
 
 def test_more_devices_than_heads() -> None:
-    refuses(
+    assert_refuses(
         boards(*[1] * 7),
         "C3: 7 devices need at least 7 heads, the teacher has 6",
         "policy",
