@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coformer_compiler import cli
+from coformer_compiler.cli import targets
 from coformer_runtime.errors import CheckFailed, CoformerError
 from tests.end_to_end.tiny import ROOT, coformerc, environment
 
@@ -81,7 +82,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         def raises(_options: object) -> int:
             raise error
 
-        monkeypatch.setattr(cli, "_targets", raises)
+        monkeypatch.setattr(targets, "_targets", raises)
 
     return fail
 
@@ -125,6 +126,23 @@ def test_an_interruption_says_how_to_go_on(failing) -> None:
     failing(KeyboardInterrupt())
     outcome = coformerc("targets")
     assert (outcome.code, outcome.err) == (130, "interrupted; the same command goes on from here\n")
+
+
+def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def swallows(_options: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+        return 0
+
+    monkeypatch.setattr(targets, "_targets", swallows)
+    before = signal.getsignal(signal.SIGINT)
+    outcome = coformerc("targets")
+    assert (outcome.code, outcome.err) == (130, "interrupted; the same command goes on from here\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_reader_that_leaves_early_is_no_failure() -> None:
