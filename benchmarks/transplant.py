@@ -1,8 +1,9 @@
-"""What each part of the closed-form transplant is worth, without any training, on the digits teacher.
+"""What each part of the closed-form transplant is worth, without any training, on two worked examples.
 
-Run: python benchmarks/transplant.py. Writes benchmarks/results/transplant.json. Members of a third (three of them)
-and of a quarter (four) of every width; figures are means over five draws of 512 calibration images, measured on
-validation and test images together (700), which no fit has seen. Loss is cross-entropy with the labels in nats.
+Run: python benchmarks/transplant.py [digits] [glyphs], both where none is named; the glyphs need fonts first (sh
+examples/glyphs/get_fonts.sh build/fonts). Writes benchmarks/results/transplant_NAME.json. Members of a third (three of
+them) and of a quarter (four) of every width; figures are means over draws of calibration images, measured on validation
+and test images together, which no fit has seen. Loss is cross-entropy with the labels in nats.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +36,20 @@ from coformer_compiler.transplant.statistics import Statistics, statistics_from_
 from coformer_compiler.transplant.transplant import transplant
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "transplant.json"
-SEEDS = range(5)
-CALIBRATION = 512
+RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"thirds": (3, 32, 2, 128), "quarters": (4, 24, 1, 64)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One worked example: its configuration, how many draws of how many calibration images."""
+
+    config: str
+    draws: int
+    calibration: int
+
+
+EXAMPLES = {"digits": Example("digits/digits.toml", 5, 512), "glyphs": Example("glyphs/glyphs.toml", 3, 2048)}
 
 
 @dataclass(frozen=True)
@@ -126,30 +139,45 @@ def mean_of(rows: Sequence[Figures], field: Callable[[Figures], float]) -> dict[
 
 
 def main() -> None:
-    """Measure all variants, print a table and write the raw figures."""
-    config = read_config(ROOT / "examples" / "digits" / "digits.toml", Overrides())
+    """Measure the examples that are named."""
+    for name in sys.argv[1:] or EXAMPLES:
+        measure(name, EXAMPLES[name])
+
+
+def measure(name: str, example: Example) -> None:
+    """Measure all variants on one example, print a table and write the raw figures."""
+    config = read_config(ROOT / "examples" / example.config, Overrides())
     teacher = import_model(config.model)
+    channels, height, width = teacher.stem.spec.input.shape
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for size in SHAPES:
         result[size] = {}
-        print(f"\n{size}: aggregated accuracy % (loss), members' mean accuracy % (loss)")
+        print(f"\n{name}, {size}: aggregated accuracy % (loss), members' mean accuracy % (loss)")
         for variant in VARIANTS:
             rows = []
-            for seed in SEEDS:
-                data = load_data(config.data.source, image_size=(8, 8), channels=1, seed=seed, calibration=CALIBRATION)
+            for seed in range(example.draws):
+                data = load_data(
+                    config.data.source,
+                    image_size=(height, width),
+                    channels=channels,
+                    seed=seed,
+                    calibration=example.calibration,
+                )
                 unseen = Split(
                     np.concatenate([data.validation.inputs, data.test.inputs]),
                     np.concatenate([data.validation.labels, data.test.labels]),
                 )
                 rows.append(figures_of(teacher, variant, size, data.calibration, unseen))
             fields = [field.name for field in dataclasses.fields(Figures)]
-            found = {name: mean_of(rows, lambda row, name=name: getattr(row, name)) for name in fields}
+            found = {field: mean_of(rows, attrgetter(field)) for field in fields}
             result[size][variant.name] = found
             print(
                 f"{variant.name:60} {found['aggregated']['mean']:5.1f} ({found['aggregated_loss']['mean']:.3f})"
-                f"   {found['members']['mean']:5.1f} ({found['members_loss']['mean']:.3f})"
+                f"   {found['members']['mean']:5.1f} ({found['members_loss']['mean']:.3f})",
+                flush=True,
             )
-    RESULT.write_text(json.dumps({"seeds": len(SEEDS), "calibration": CALIBRATION, **result}, indent=1) + "\n")
+    path = RESULTS / f"transplant_{name}.json"
+    path.write_text(json.dumps({"seeds": example.draws, "calibration": example.calibration, **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
