@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coformer_compiler.artifact import Artifact, NotCached, Store, file_digest, first_process, tree_digest
-from coformer_compiler.commands.build_folder import BUILD_FORMAT, BUILD_NAME
+from coformer_compiler.artifact import Artifact, NotCached, Store, first_process
 from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data, load_texts
@@ -19,9 +15,9 @@ from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.output import locked, publish, write_whole
 from coformer_compiler.progress import Progress
 from coformer_compiler.report.schema import Report
-from coformer_compiler.report.write import write_report
 from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
 from coformer_compiler.stages.decompose import (
@@ -41,7 +37,6 @@ from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
 from coformer_compiler.stages.targets import label_with_teacher
 from coformer_compiler.stages.transplant import transplant_members
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.manifest import MANIFEST_NAME
 
 STAGES = ("import", "calibrate", "decompose", "transplant", "boost", "evaluate", "lower", "pack", "measure")
 
@@ -61,13 +56,13 @@ def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
         CoformerError: for what the user can mend; the stage's own text says what, where and how.
         CheckFailed: if something that was built is not what it should be.
     """
-    with _locked(out):
+    with locked(out):
         store = Store(out / "cache", progress)
         made, teacher, data, config = _run_stages(store, config)
         report = report_from_artifacts(made, config, teacher, data, store.used)
         changed = not all(artifact.cached for artifact in store.used)
         if first_process():
-            _publish(made, report, config, out)
+            publish(made, report, config, out)
             store.prune()
     return Built(report, changed)
 
@@ -89,7 +84,7 @@ def search_only(config: BuildConfig, out: Path, progress: Progress) -> tuple[lis
 
     Writes policy.json and journal.jsonl into `out`.
     """
-    with _locked(out):
+    with locked(out):
         store = Store(out / "cache", progress)
         imported = import_teacher(store, config.model)
         teacher = load_teacher(imported)
@@ -97,8 +92,8 @@ def search_only(config: BuildConfig, out: Path, progress: Progress) -> tuple[lis
         data = load_build_data(config, imported, teacher)
         statistics = calibrate(store, imported, teacher, data, config.policy.importance)
         policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
-        _write(out / "policy.json", policy_json(policy_of(policy)))
-        _write(out / JOURNAL, (policy.path / JOURNAL).read_text(encoding="utf-8"))
+        write_whole(out / "policy.json", policy_json(policy_of(policy)))
+        write_whole(out / JOURNAL, (policy.path / JOURNAL).read_text(encoding="utf-8"))
     return journal_of(policy), preflight_of(policy)
 
 
@@ -157,71 +152,3 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             "give the data that the teacher was trained for, or a teacher fine-tuned on this data",
         )
     return data
-
-
-def _publish(made: Artifacts, report: Report, config: BuildConfig, out: Path) -> None:
-    """Bundles, policy, report and the build's index; each appears whole, by rename.
-
-    The index goes first and comes last: a folder without one holds no finished build. Bundles that are there already
-    stay untouched, since a node may be serving them.
-    """
-    bundles, index = out / "bundles", out / BUILD_NAME
-    if not (bundles.is_dir() and tree_digest(bundles) == made.bundles.sha256):
-        index.unlink(missing_ok=True)
-        _replace_folder(made.bundles.path, bundles)
-    _write(out / "policy.json", policy_json(policy_of(made.policy)))
-    write_report(report, out)
-    names = [device.name for device in config.devices]
-    content = {
-        "format": BUILD_FORMAT,
-        "build": report.build,
-        "devices": names,
-        "targets": [device.target.name for device in config.devices],
-        "manifests": {name: file_digest(bundles / name / MANIFEST_NAME) for name in names},
-        "system": made.boosted.path.relative_to(out).as_posix(),
-        "packed": made.bundles.path.relative_to(out).as_posix(),
-    }
-    _write(index, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _replace_folder(source: Path, final: Path) -> None:
-    fresh, old = final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
-    for folder in (fresh, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("artifact.json"))
-    if final.exists():
-        final.rename(old)
-    fresh.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the output folder; two builds in one folder would undo each other's work.
-
-    Under torchrun every process builds the same thing, and the first one holds the lock for all.
-    """
-    import fcntl
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise CoformerError(
-            f"cannot be written ({error.strerror})", f"output folder {out}", "choose another with -o"
-        ) from error
-    with lock:
-        if first_process():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise CoformerError(
-                    "another build is writing there", f"output folder {out}", "wait for it, or choose another with -o"
-                ) from error
-        yield

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coformer_compiler import compile as compile_module
+from coformer_compiler import output
 from coformer_compiler.artifact import tree_digest
 from coformer_compiler.compile import STAGES, build, plan
 from coformer_compiler.config import Overrides, read_config
@@ -130,7 +130,7 @@ def test_a_build_that_is_interrupted_while_it_publishes_is_no_finished_build(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compile_module, "write_report", interrupted)
+    monkeypatch.setattr(output, "write_report", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(config, copied, SilentProgress())
     outcome = coformerc("validate", copied)
