@@ -8,6 +8,7 @@ from typing import Any
 from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.hf_checkpoint import Checkpoint, random_tensors
 from coformer_compiler.frontends.hf_encoder import ENCODERS, transformer_from_encoder
+from coformer_compiler.frontends.hf_t5 import transformer_from_t5
 from coformer_compiler.frontends.tensor_files import TensorFolder
 from coformer_compiler.frontends.weights import read_folder_config
 from coformer_compiler.model.transformer import Transformer
@@ -15,7 +16,11 @@ from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 from coformer_runtime.errors import CoformerError
 from coformer_targets.nearest import suggestion
 
-MODEL_TYPES: dict[str, Callable[[Checkpoint], Transformer]] = dict.fromkeys(ENCODERS, transformer_from_encoder)
+MODEL_TYPES: dict[str, Callable[[Checkpoint], Transformer]] = {
+    **dict.fromkeys(ENCODERS, transformer_from_encoder),
+    "t5": transformer_from_t5,
+    "mt5": transformer_from_t5,
+}
 """`model_type` of config.json, and what imports it."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import nn
 
 from coformer_compiler.model.linear import linear_from
 from coformer_compiler.model.norm import Norm
-from coformer_compiler.model.spec import Activation, NormSpec
+from coformer_compiler.model.spec import Activation, NormKind, NormSpec
 from coformer_runtime.errors import CoformerError
 from coformer_targets.nearest import nearest, suggestion
 
@@ -29,6 +30,9 @@ ACTIVATION_NAMES: dict[str, Activation] = {
     "tanh": "tanh",
 }
 """The library's names of activations."""
+
+WITH_DECODER = ("t5", "mt5")
+"""Model types of an encoder and a decoder; config.json of such an encoder alone need not say so."""
 
 
 @dataclass
@@ -91,13 +95,14 @@ class Checkpoint:
         """A linear with bias, `NAME.weight` `(outputs, inputs)`."""
         return linear_from(self.tensor(f"{name}.weight", (outputs, inputs)), self.tensor(f"{name}.bias", (outputs,)))
 
-    def norm(self, name: str, width: int, eps: float) -> Norm:
-        """A LayerNorm, `NAME.weight` and `NAME.bias`."""
-        made = Norm(NormSpec(width, "layer", eps))
-        assert made.weight is not None and made.bias is not None
+    def norm(self, name: str, width: int, eps: float, kind: NormKind = "layer") -> Norm:
+        """A norm: `NAME.weight`, and for "layer" `NAME.bias`."""
+        made = Norm(NormSpec(width, kind, eps))
+        assert made.weight is not None
         with torch.no_grad():
             made.weight.copy_(self.tensor(f"{name}.weight", (width,)))
-            made.bias.copy_(self.tensor(f"{name}.bias", (width,)))
+            if made.bias is not None:
+                made.bias.copy_(self.tensor(f"{name}.bias", (width,)))
         return made
 
     def option(self, name: str, default: int | str | bool) -> Any:
@@ -161,11 +166,16 @@ def _modern(name: str) -> str:
 
 
 def random_tensors(config: Any, seed: int) -> dict[str, torch.Tensor]:
-    """State dict of the library's own model for sequence classification with fresh weights."""
-    from transformers import AutoModelForSequenceClassification
+    """State dict of the library's own model for sequence classification with fresh weights.
 
+    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    kind = AutoModelForTokenClassification if config.model_type in WITH_DECODER else AutoModelForSequenceClassification
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        own = copy.deepcopy(config)  # a model notes in its config what it is
+        model = kind.from_config(own)  # type: ignore[no-untyped-call]
     tensors: dict[str, torch.Tensor] = model.state_dict()
     return tensors

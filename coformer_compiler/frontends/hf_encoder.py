@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from coformer_compiler.frontends.hf_checkpoint import Checkpoint
+from coformer_compiler.frontends.hf_checkpoint import WITH_DECODER, Checkpoint
+from coformer_compiler.frontends.hf_sentence import embedding_head
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.head import Head
 from coformer_compiler.model.linear import linear_from
@@ -230,7 +231,7 @@ def _pool_and_head(checkpoint: Checkpoint, family: Family, norm: Norm) -> tuple[
         raise CoformerError(f"pool = '{kind}'", "model.options.pool", "give 'cls' or 'mean'")
     pool = Pool(PoolSpec("prefix", 1, norm.spec, True) if kind == "cls" else PoolSpec("mean", 0, norm.spec, True))
     pool.norm = norm
-    return pool, _classifier(checkpoint, family, kind) or _embedding(checkpoint)
+    return pool, _classifier(checkpoint, family, kind) or embedding_head(checkpoint)
 
 
 def _classifier(checkpoint: Checkpoint, family: Family, pool: str) -> Head | None:
@@ -245,14 +246,6 @@ def _classifier(checkpoint: Checkpoint, family: Family, pool: str) -> Head | Non
         return Head.assemble(HeadSpec(classes), linear)
     spec = HeadSpec(classes, width, family.activation)
     return Head.assemble(spec, linear, checkpoint.linear(family.pooler, width, width))
-
-
-def _embedding(checkpoint: Checkpoint) -> Head:
-    modules = checkpoint.sentence_transformers("modules.json").get("modules", [])
-    known = any(str(module.get("type", "")).endswith("Normalize") for module in modules)
-    width = checkpoint.config.hidden_size
-    spec = HeadSpec(width, normalise=checkpoint.option("normalise", known))
-    return Head.assemble(spec, linear_from(torch.eye(width), torch.zeros(width)))
 
 
 def verify_encoder(checkpoint: Checkpoint, imported: Transformer) -> None:
@@ -294,13 +287,15 @@ def random_ids(spec: TokenStemSpec) -> torch.Tensor:
 
 
 def library_model(checkpoint: Checkpoint) -> Any:
-    """The library's own base model with the checkpoint's tensors, in evaluation mode."""
-    from transformers import AutoModel
+    """The library's own encoder with the checkpoint's tensors, in evaluation mode."""
+    from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.initialization import no_init_weights
 
+    kind = AutoModelForTextEncoding if checkpoint.config.model_type in WITH_DECODER else AutoModel
     with no_init_weights():
-        model = AutoModel.from_config(checkpoint.config)  # type: ignore[no-untyped-call]
+        model = kind.from_config(checkpoint.config)  # type: ignore[no-untyped-call]
     names = [name for name in model.state_dict() if checkpoint.has(f"{checkpoint.prefix}{name}")]
     state = {name: checkpoint.tensor(f"{checkpoint.prefix}{name}", model.state_dict()[name].shape) for name in names}
     model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
     return model.eval()

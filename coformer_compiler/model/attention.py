@@ -153,7 +153,7 @@ class Attention(nn.Module):
         query = graph.op("Mul", f"{name}.query_scaled", [query, scale], (batch, heads, tokens, dim))
         scores = graph.op("MatMul", f"{name}.scores", [query, key], (batch, heads, tokens, tokens))
         if bias is not None:
-            added = graph.weight(f"{name}.score_bias", bias)
+            added = graph.shared_weight(f"{name}.score_bias", bias)
             scores = graph.op("Add", f"{name}.biased", [scores, added], (batch, heads, tokens, tokens))
         if padding is not None:
             scores = graph.op("Add", f"{name}.masked", [scores, padding.scores], (batch, heads, tokens, tokens))

@@ -5,6 +5,7 @@ The compiler writes its graphs at opset 20, IR version 10, with static shapes; t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ class GraphWriter:
         """Start an empty graph."""
         self.tape = Tape()
         self.inputs: list[ir.Value] = []
+        self._shared: dict[tuple[tuple[int, ...], bytes], ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
         """A graph input of static shape."""
@@ -38,6 +40,14 @@ class GraphWriter:
         """A float32 initializer with the tensor's contents and shape; a scalar becomes `(1,)`."""
         array = np.ascontiguousarray(tensor.detach().cpu().numpy().astype(np.float32, copy=False))
         return self.tape.initializer(ir.Tensor(array, name=name))
+
+    def shared_weight(self, name: str, tensor: torch.Tensor) -> ir.Value:
+        """Like `weight`, but one initializer for all tensors of equal contents, under the name of the first."""
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy().astype(np.float32, copy=False))
+        key = (array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in self._shared:
+            self._shared[key] = self.weight(name, tensor)
+        return self._shared[key]
 
     def shape(self, name: str, numbers: Sequence[int]) -> ir.Value:
         """A 1-D int64 initializer, as Reshape, Slice and the like take it."""

@@ -18,7 +18,10 @@ from coformer_compiler.model.spec import Activation, MlpSpec
 
 
 class Mlp(nn.Module):
-    """`(batch, tokens, embed)` to `(batch, tokens, out)` through `neurons` hidden units, which are its units."""
+    """`(batch, tokens, embed)` to `(batch, tokens, out)` through `neurons` hidden units, which are its units.
+
+    `reader` gives `(batch, tokens, neurons)`, or, gated, all gates and then all values, `2 · neurons`.
+    """
 
     unit_name = "neurons"
 
@@ -26,8 +29,13 @@ class Mlp(nn.Module):
         """Fresh weights; importers and the transplant overwrite them."""
         super().__init__()
         self.spec = spec
-        self.reader = nn.Linear(spec.embed, spec.neurons, bias=spec.reader_bias)
+        self.reader = nn.Linear(spec.embed, self.parts * spec.neurons, bias=spec.reader_bias)
         self.writer = nn.Linear(spec.neurons, spec.out, bias=spec.writer_bias)
+
+    @property
+    def parts(self) -> int:
+        """How many rows of the reader a neuron owns: two with a gate."""
+        return 2 if self.spec.gated else 1
 
     @property
     def units(self) -> int:
@@ -40,12 +48,16 @@ class Mlp(nn.Module):
         return out
 
     def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The activation: `(batch, tokens, neurons)` to the same shape."""
-        return ACTIVATIONS[self.spec.activation](read)
+        """The activation, times the values where they are gated: `(batch, tokens, neurons)`."""
+        active = ACTIVATIONS[self.spec.activation]
+        if not self.spec.gated:
+            return active(read)
+        gates, values = read.chunk(2, -1)
+        return active(gates) * values
 
     def reader_rows(self, neurons: Sequence[int]) -> list[int]:
-        """Rows of `reader` that the given neurons own."""
-        return list(neurons)
+        """Rows of `reader` that the given neurons own, in the layout of a smaller reader."""
+        return [part * self.spec.neurons + neuron for part in range(self.parts) for neuron in neurons]
 
     def writer_columns(self, neurons: Sequence[int]) -> list[int]:
         """Columns of `writer` that the given neurons own."""
@@ -68,21 +80,26 @@ class Mlp(nn.Module):
 
     def take(self, neurons: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Mlp:
         """Index selection: the given neurons, reading and writing the given channels."""
-        reader = take_linear(self.reader, neurons, channels_in)
+        reader = take_linear(self.reader, self.reader_rows(neurons), channels_in)
         return self.with_units(neurons, reader, take_linear(self.writer, channels_out, neurons))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
-        """MatMul, activation, MatMul."""
+        """MatMul, activation, MatMul; gated, with a Split before and a Mul behind the activation."""
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
-        active = lower_activation(graph, f"{name}.activation", read, self.spec.activation)
+        if not self.spec.gated:
+            active = lower_activation(graph, f"{name}.activation", read, self.spec.activation)
+        else:
+            gates, values = graph.split(f"{name}.split", read, [self.spec.neurons] * 2)
+            active = lower_activation(graph, f"{name}.activation", gates, self.spec.activation)
+            active = graph.op("Mul", f"{name}.gated", [active, values], shape_of(values))
         return graph.linear(f"{name}.writer", active, self.writer.weight, self.writer.bias)
 
     def cost(self, tokens: int) -> Cost:
-        """Two linears; the activation's input and output are alive together."""
+        """Two linears; the activation's input (gates and values) and output are alive together."""
         spec = self.spec
-        reader = linear_cost(tokens, spec.embed, spec.neurons, spec.reader_bias)
+        reader = linear_cost(tokens, spec.embed, self.parts * spec.neurons, spec.reader_bias)
         writer = linear_cost(tokens, spec.neurons, spec.out, spec.writer_bias)
-        return reader + Cost(0, 0, 2 * tokens * spec.neurons) + writer
+        return reader + Cost(0, 0, (self.parts + 1) * tokens * spec.neurons) + writer
 
 
 def lower_activation(graph: GraphWriter, name: str, x: ir.Value, kind: Activation) -> ir.Value:

@@ -86,7 +86,16 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """Two linears with an activation between them."""
+    """Two linears with an activation between them.
+
+    Attributes:
+        embed: width of the stream that is read.
+        neurons: hidden units.
+        out: width of the stream that is written.
+        activation: of the hidden units.
+        reader_bias, writer_bias: whether the linears have a bias.
+        gated: a neuron is `activation(gate) · value`, and the reader gives all gates, then all values (GEGLU, SwiGLU).
+    """
 
     embed: int
     neurons: int
@@ -94,6 +103,7 @@ class MlpSpec:
     activation: Activation = "gelu"
     reader_bias: bool = True
     writer_bias: bool = True
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,7 @@ class TokenStemSpec:
         types: token types that the input tells apart in a second row (2 for pairs of texts); 1 for no such row.
         norm: norm over the tokens, or none.
         mix: width after a linear behind the norm (ELECTRA's projection), or none where there is no such linear.
+        positions: whether there is a table of positions; T5 has them in its attention's scores.
     """
 
     length: int
@@ -206,6 +217,7 @@ class TokenStemSpec:
     types: int = 1
     norm: NormSpec | None = None
     mix: int | None = None
+    positions: bool = True
 
     @property
     def tokens(self) -> int:

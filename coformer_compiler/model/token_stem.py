@@ -21,7 +21,7 @@ class TokenStem(nn.Module):
     """int32 token numbers `(batch, length)`, or `(batch, 2, length)` with their types, to `(batch, length, out)`.
 
     `positions` belongs to places in the sequence, not to numbers of tokens: padding comes last, so a token's place is
-    known when the graph is written. A type that all tokens have is part of `positions`.
+    known when the graph is written. A type that all tokens have is part of `positions`. Without a table it is none.
     """
 
     def __init__(self, spec: TokenStemSpec) -> None:
@@ -29,7 +29,7 @@ class TokenStem(nn.Module):
         super().__init__()
         self.spec = spec
         self.words = nn.Parameter(torch.zeros(spec.vocabulary, spec.embed))
-        self.positions = nn.Parameter(torch.zeros(spec.length, spec.embed))
+        self.positions = nn.Parameter(torch.zeros(spec.length, spec.embed)) if spec.positions else None
         self.types = None if spec.types == 1 else nn.Parameter(torch.zeros(spec.types, spec.embed))
         self.norm = None if spec.norm is None else Norm(spec.norm)
         self.mix = None if spec.mix is None else nn.Linear(spec.embed, spec.mix)
@@ -48,7 +48,8 @@ class TokenStem(nn.Module):
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Tokens `(batch, length, embed)` before norm and mix."""
         words, types = self._rows(ids)
-        tokens = nn.functional.embedding(words, self.words) + self.positions
+        tokens = nn.functional.embedding(words, self.words)
+        tokens = tokens if self.positions is None else tokens + self.positions
         return tokens if self.types is None else tokens + nn.functional.embedding(types, self.types)
 
     def _rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +80,8 @@ class TokenStem(nn.Module):
         basis = basis.double()
         with torch.no_grad():
             made.words.copy_(self.words.double() @ basis.T)
-            made.positions.copy_(self.positions.double() @ basis.T)
+            if self.positions is not None and made.positions is not None:
+                made.positions.copy_(self.positions.double() @ basis.T)
             if self.types is not None and made.types is not None:
                 made.types.copy_(self.types.double() @ basis.T)
         return made
@@ -97,7 +99,8 @@ class TokenStem(nn.Module):
         words = ids if self.types is None else self._lower_row(graph, f"{name}.word", ids, 0)
         shape = (1, length, spec.embed)
         x = graph.op("Gather", f"{name}.words", [graph.weight(f"{name}.words.table", self.words), words], shape)
-        x = graph.op("Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], shape)
+        if self.positions is not None:
+            x = graph.op("Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], shape)
         if self.types is not None:
             types = self._lower_row(graph, f"{name}.type", ids, 1)
             typed = graph.op("Gather", f"{name}.types", [graph.weight(f"{name}.types.table", self.types), types], shape)
@@ -132,7 +135,7 @@ class TokenStem(nn.Module):
     def cost(self) -> Cost:
         """Tables are read, not multiplied: their parameters, then norm and mix."""
         spec = self.spec
-        rows = spec.vocabulary + spec.length + (0 if self.types is None else spec.types)
+        rows = spec.vocabulary + (spec.length if spec.positions else 0) + (0 if self.types is None else spec.types)
         total = Cost(0, rows * spec.embed, 2 * spec.length * spec.embed)
         if self.norm is not None:
             total += self.norm.cost(spec.tokens)

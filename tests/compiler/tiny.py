@@ -114,6 +114,17 @@ def tiny_encoder(
     return TransformerSpec(stem, tuple(blocks), PoolSpec(pool, int(pool == "prefix"), plain, True), head or HeadSpec(5))
 
 
+def tiny_t5(*, gated: bool = True) -> TransformerSpec:
+    """A pre-norm encoder of texts with RMSNorm, relative positions and no bias, as T5 is (gated: Flan-T5)."""
+    stem, plain = TokenStemSpec(9, 23, 0, 12, positions=False), NormSpec(12, "rms")
+    blocks = []
+    for layer in range(2):
+        attention = AttentionSpec(12, 3, 5, 12, False, False, score_bias=9)
+        mlp = MlpSpec(12, 20, 12, "gelu_tanh" if gated else "relu", False, False, gated)
+        blocks += [ResidualSpec(layer, plain, attention), ResidualSpec(layer, plain, mlp)]
+    return TransformerSpec(stem, tuple(blocks), PoolSpec("mean", 0, plain, True), HeadSpec(5))
+
+
 VARIANTS: dict[str, TransformerSpec] = {
     "class token": tiny_spec(),
     "three colours": tiny_spec(channels=3, patch=(4, 2)),
@@ -142,6 +153,8 @@ VARIANTS: dict[str, TransformerSpec] = {
     "text, pairs": tiny_encoder(types=2, head=HeadSpec(5, 7, "gelu")),
     "text, mean": tiny_encoder(pool="mean", head=HeadSpec(6, normalise=True)),
     "text, pre-norm": tiny_encoder(post_norm=False, pool="mean"),
+    "text, T5": tiny_t5(gated=False),
+    "text, T5 gated": tiny_t5(),
     "text, projected": tiny_encoder(embed=8, stem_norm=True, mix=12),
 }
 

@@ -39,12 +39,12 @@ def timm(name: str, options: dict[str, object]) -> Callable[[], Transformer]:
     return lambda: import_model(ModelSource(f"timm:{name}", "random", options=tuple(options.items())))
 
 
-def hf(kind: str) -> Callable[[], Transformer]:
+def hf(kind: str, **options: str) -> Callable[[], Transformer]:
     """A Hugging Face model; `import_model` itself compares it with transformers' own hidden states to 1e-4."""
 
     def make() -> Transformer:
         with tempfile.TemporaryDirectory() as folder:
-            config = {"model_type": kind, "vocab_size": 50, "max_position_embeddings": 40, **TEXTS[kind]}
+            config = {"model_type": kind, "vocab_size": 50, "max_position_embeddings": 40, **TEXTS[kind], **options}
             (Path(folder) / "config.json").write_text(json.dumps(config))
             return import_model(ModelSource(f"hf:{kind}", "random", Path(folder), (("length", 12),)))
 
@@ -64,6 +64,9 @@ FAMILIES = {
     "RoBERTa": Family("hf `roberta`", hf("roberta")),
     "DistilBERT": Family("hf `distilbert`", hf("distilbert")),
     "ELECTRA": Family("hf `electra`", hf("electra")),
+    "T5 encoder": Family("hf `t5`", hf("t5")),
+    "Flan-T5 encoder": Family("hf `t5` (T5 v1.1 too)", hf("t5", feed_forward_proj="gated-gelu")),
+    "mT5 encoder": Family("hf `mt5`", hf("mt5")),
 }
 """One line each. A family of another library makes its model here as well."""
 

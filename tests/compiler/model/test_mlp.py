@@ -26,9 +26,9 @@ FORMULAS = {
 }
 
 
-def random_mlp(activation: Activation = "gelu", reader_bias: bool = True) -> Mlp:
+def random_mlp(activation: Activation = "gelu", reader_bias: bool = True, gated: bool = False) -> Mlp:
     torch.manual_seed(2)
-    made = Mlp(MlpSpec(6, 9, 5, activation, reader_bias))
+    made = Mlp(MlpSpec(6, 9, 5, activation, reader_bias, gated=gated))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
@@ -39,17 +39,19 @@ def test_every_activation_has_a_formula() -> None:
     assert set(ACTIVATIONS) == set(FORMULAS)
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reader_bias", [True, False])
 @pytest.mark.parametrize("activation", FORMULAS)
 @torch.no_grad()
-def test_forward_is_the_definition(activation: Activation, reader_bias: bool) -> None:
-    mlp = random_mlp(activation, reader_bias)
+def test_forward_is_the_definition(activation: Activation, reader_bias: bool, gated: bool) -> None:
+    mlp = random_mlp(activation, reader_bias, gated)
     x = torch.randn(2, 3, 6)
     weights = {name: tensor.double().numpy() for name, tensor in mlp.state_dict().items()}
     hidden = x.double().numpy() @ weights["reader.weight"].T + weights.get("reader.bias", 0)
-    hidden = np.vectorize(FORMULAS[activation])(hidden)
+    gates = np.vectorize(FORMULAS[activation])(hidden[..., :9])
+    hidden = gates * hidden[..., 9:] if gated else gates
     want = hidden @ weights["writer.weight"].T + weights["writer.bias"]
-    np.testing.assert_allclose(mlp(x).numpy(), want, atol=3e-5)
+    np.testing.assert_allclose(mlp(x).numpy(), want, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -61,6 +63,16 @@ def test_take_by_hand() -> None:
     assert torch.equal(taken.reader.bias, mlp.reader.bias[[8, 0, 3]])
     assert torch.equal(taken.writer.weight, mlp.writer.weight[[4, 2, 0]][:, [8, 0, 3]])
     assert torch.equal(taken.writer.bias, mlp.writer.bias[[4, 2, 0]])
+
+
+@torch.no_grad()
+def test_a_gated_neuron_takes_its_value_along() -> None:
+    mlp = random_mlp(gated=True)
+    taken = mlp.take([8, 0, 3], [5, 1], [4, 2, 0])
+    assert taken.spec == MlpSpec(2, 3, 3, gated=True)
+    assert torch.equal(taken.reader.weight, mlp.reader.weight[[8, 0, 3, 17, 9, 12]][:, [5, 1]])
+    assert torch.equal(taken.reader.bias, mlp.reader.bias[[8, 0, 3, 17, 9, 12]])
+    assert torch.equal(taken.writer.weight, mlp.writer.weight[[4, 2, 0]][:, [8, 0, 3]])
 
 
 @torch.no_grad()

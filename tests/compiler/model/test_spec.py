@@ -34,6 +34,7 @@ MLPS = st.builds(
     st.sampled_from(["gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh"]),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 PATCHES = st.builds(PatchStemSpec, PAIRS, PAIRS, SIZES, SIZES, SIZES, st.none() | NORMS, st.none() | SIZES)
 TOKENS = st.builds(TokenStemSpec, SIZES, SIZES, SIZES, SIZES, st.sampled_from([1, 2]), st.none() | NORMS)

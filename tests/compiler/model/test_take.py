@@ -91,7 +91,7 @@ def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tenso
                 units = (units[:, None] * dim + torch.arange(dim)).flatten()
                 rows = torch.cat([part * heads * dim + units for part in range(3)])
             else:
-                rows = units
+                rows = torch.cat([part * block.branch.units + units for part in range(1 + block.branch.spec.gated)])
             if name.endswith("score_bias"):
                 tensor = tensor[list(kept)]
             elif parts[2] == "norm" or name.endswith("writer.bias"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coformer_compiler.model.spec import TokenStemSpec
+from coformer_compiler.model.spec import AttentionSpec, ResidualSpec, TokenStemSpec
 from coformer_compiler.model.token_stem import TokenStem
 from coformer_compiler.model.transformer import Transformer
 from tests.compiler.tiny import VARIANTS, random_inputs, random_model
@@ -48,13 +48,28 @@ def test_padding_changes_nothing(name: str) -> None:
     stem = model.stem
     assert isinstance(stem, TokenStem)
     ids = random_inputs(model.spec, 4)
-    longer = replace(model.spec, stem=replace(stem.spec, length=stem.spec.length + 5))
+    longer = replace(
+        model.spec,
+        stem=replace(stem.spec, length=stem.spec.length + 5),
+        blocks=tuple(_with_room(block, 5) for block in model.spec.residuals),
+    )
     other = Transformer(longer).eval()
     state = model.state_dict()
-    state["stem.positions"] = torch.cat([state["stem.positions"], torch.randn(5, stem.spec.embed)])
+    for key, tensor in state.items():
+        if key == "stem.positions":
+            state[key] = torch.cat([tensor, torch.randn(5, stem.spec.embed)])
+        elif key.endswith("score_bias"):
+            state[key] = torch.nn.functional.pad(tensor, (0, 5, 0, 5), value=3.0)
     other.load_state_dict(state)
     padded = torch.nn.functional.pad(ids, (0, 5))
     torch.testing.assert_close(other(padded), model(ids), atol=1e-5, rtol=1e-5)
+
+
+def _with_room(block: ResidualSpec, tokens: int) -> ResidualSpec:
+    branch = block.branch
+    if isinstance(branch, AttentionSpec) and branch.score_bias is not None:
+        return replace(block, branch=replace(branch, score_bias=branch.score_bias + tokens))
+    return block
 
 
 @pytest.mark.parametrize("name", TEXTS)
