@@ -6,8 +6,8 @@ Three devices on loopback, 150 kB of uint8 as input. In one run, in turns:
 
 - added: a request's time at the client, less the slowest engine's own time in that request (`added_ms`), and less the
   time of an engine alone in this process (`over_alone_ms`);
-- the device edge alone: the same bytes to one worker and back over our stream, over one unary gRPC call each, and over
-  a plain TCP socket, with no engine behind (`edge_ms`);
+- the device edge alone: the same bytes to two workers at once and the features back, over our streams, over one unary
+  gRPC call each, and over plain TCP sockets, with no engine behind (`edge_ms`);
 - load: 1, 4 and 16 requests at a time against engines of about 20 ms, throughput as a part of what the slowest engine
   allows.
 
@@ -20,8 +20,10 @@ import argparse
 import contextlib
 import json
 import os
+import queue
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -54,6 +56,8 @@ RESULT = ROOT / "benchmarks" / "results" / "cluster_latency.json"
 P50_MS, P99_MS, SHARE = 2.5, 8.0, 0.9
 WARM_UP = 200
 LOADS = (1, 4, 16)
+Send = Callable[[bytes], Any]
+Receive = Callable[[Any], bytes]
 
 
 def pixels() -> np.ndarray:
@@ -89,68 +93,54 @@ def added(dirs: list[str], requests: int) -> dict[str, Any]:
     }
 
 
-def edge(manifest: Manifest, requests: int) -> dict[str, Any]:
-    """A round trip of the input and the features, in turns by our stream, unary gRPC, and a TCP socket."""
-    array = pixels()
-    features = np.ones(manifest.output.shape, np.float32)
+def edge(dirs: list[str], requests: int) -> dict[str, Any]:
+    """A round trip of the input and the features with both workers at once, in turns by stream, unary gRPC, and TCP."""
     with contextlib.ExitStack() as stack:
-        ways: dict[str, Callable[[int], bytes]] = {
-            "stream": stack.enter_context(streamed(manifest, array, features)),
-            "unary": stack.enter_context(unary(array, features)),
-            "tcp": stack.enter_context(plain(array, features)),
-        }
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        peers = [stack.enter_context(answering_process(path)) for path in dirs[1:]]
+        manifests = [open_bundle(path).manifest for path in dirs[1:]]
+        ways: dict[str, list[tuple[Send, Receive]]] = {name: [] for name in ("stream", "unary", "tcp")}
+        for manifest, (address, port) in zip(manifests, peers, strict=True):
+            channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            stack.callback(channel.close)
+            ways["stream"].append(stack.enter_context(streamed(channel, manifest)))
+            ways["unary"].append(unary(channel))
+            ways["tcp"].append(stack.enter_context(plain(port)))
+        array, times = pixels(), {name: [] for name in ways}
         for number in range(1, WARM_UP + requests + 1):
-            for name, ask in ways.items():
+            for name, both in ways.items():
                 started = time.perf_counter()
-                ask(number)
+                request = wire.tensor_frame(wire.REQUEST, number, manifests[0].build, array)
+                data = wire.encode_frame(request)
+                waiting = [(send(data), receive) for send, receive in both]
+                for sent, receive in waiting:
+                    frame = wire.decode_frame(receive(sent))
+                    assert frame.kind == wire.FEATURES and frame.request_id == number
                 if number > WARM_UP:
                     times[name].append((time.perf_counter() - started) * 1e3)
     return {name: quantiles(values) for name, values in times.items()}
 
 
 @contextlib.contextmanager
-def streamed(manifest: Manifest, array: np.ndarray, features: np.ndarray) -> Iterator[Callable[[int], bytes]]:
-    """Our device edge, with its frames and its inbox."""
-    import queue
+def answering_process(bundle_dir: str) -> Iterator[tuple[str, int]]:
+    """A process that answers with features at once, in all three ways; its gRPC address and its TCP port."""
+    command = [sys.executable, __file__, "--answer", bundle_dir]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdin is not None
+        address, port = process.stdout.readline().split()
+        yield address, int(port)
+        process.stdin.close()
 
+
+def answer_all(bundle_dir: str) -> int:
+    """What such a process does until its standard input ends: no engine, the same features for every request."""
+    manifest = open_bundle(bundle_dir).manifest
+    features = np.ones(manifest.output.shape, np.float32)
     exchange = Exchange(manifest, lambda _: features, threading.Lock())
-    server, address = open_server({wire.SERVICE: exchange.methods()}, "127.0.0.1:0", LOOPBACK, 4)
-    outgoing: queue.Queue[bytes | None] = queue.Queue()
-    outgoing.put(wire.encode_frame(wire.hello_frame(manifest, "bench")))
-    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    call = channel.stream_stream(wire.METHOD)(iter(outgoing.get, None))
-    next(call)
 
-    def ask(number: int) -> bytes:
-        outgoing.put(wire.encode_frame(wire.tensor_frame(wire.REQUEST, number, manifest.build, array)))
-        frame = wire.decode_frame(next(call))
-        assert frame.kind == wire.FEATURES and frame.request_id == number
-        return frame.payload
+    def answer(data: bytes, context: object = None) -> bytes:
+        request_id = wire.decode_frame(data).request_id
+        return wire.encode_frame(wire.tensor_frame(wire.FEATURES, request_id, manifest.build, features))
 
-    yield ask
-    outgoing.put(None)
-    call.cancel()
-    channel.close()
-    server.stop(0).wait()
-
-
-@contextlib.contextmanager
-def unary(array: np.ndarray, features: np.ndarray) -> Iterator[Callable[[int], bytes]]:
-    """One gRPC call per request, raw bytes."""
-    handler = grpc.unary_unary_rpc_method_handler(lambda data, context: features.tobytes())
-    server, address = open_server({"bench.Unary": {"Ask": handler}}, "127.0.0.1:0", LOOPBACK, 4)
-    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    call = channel.unary_unary("/bench.Unary/Ask")
-    yield lambda number: call(array.tobytes())
-    channel.close()
-    server.stop(0).wait()
-
-
-@contextlib.contextmanager
-def plain(array: np.ndarray, features: np.ndarray) -> Iterator[Callable[[int], bytes]]:
-    """A socket on which lengths and bytes go back and forth: the floor."""
-    reply = features.tobytes()
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -158,33 +148,69 @@ def plain(array: np.ndarray, features: np.ndarray) -> Iterator[Callable[[int], b
         with peer:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while header := received(peer, 4):
-                received(peer, struct.unpack("<I", header)[0])
+                reply = answer(received(peer, struct.unpack("<I", header)[0]))
                 peer.sendall(struct.pack("<I", len(reply)) + reply)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    mine = socket.create_connection(listening.getsockname())
-    mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    services = {
+        wire.SERVICE: exchange.methods(),
+        "bench.Unary": {"Ask": grpc.unary_unary_rpc_method_handler(answer)},
+    }
+    server, address = open_server(services, "127.0.0.1:0", LOOPBACK, 4)
+    threading.Thread(target=serve, daemon=True).start()
+    print(address, listening.getsockname()[1], flush=True)
+    sys.stdin.read()
+    server.stop(0).wait()
+    return 0
 
-    def ask(number: int) -> bytes:
-        data = array.tobytes()
-        mine.sendall(struct.pack("<I", len(data)) + data)
-        return received(mine, struct.unpack("<I", received(mine, 4))[0])
 
-    yield ask
-    mine.close()
-    thread.join()
-    listening.close()
+@contextlib.contextmanager
+def streamed(channel: grpc.Channel, manifest: Manifest) -> Iterator[tuple[Send, Receive]]:
+    """Our device edge, with its frames, its inbox and a thread that receives."""
+    outgoing: queue.Queue[bytes | None] = queue.Queue()
+    incoming: queue.Queue[bytes] = queue.Queue()
+    outgoing.put(wire.encode_frame(wire.hello_frame(manifest, "bench")))
+    call = channel.stream_stream(wire.METHOD)(iter(outgoing.get, None))
+    next(call)
+
+    def receive_all() -> None:
+        with contextlib.suppress(grpc.RpcError):
+            for data in call:
+                incoming.put(data)
+
+    threading.Thread(target=receive_all, daemon=True).start()
+    yield outgoing.put, lambda sent: incoming.get()
+    outgoing.put(None)
+    call.cancel()
+
+
+def unary(channel: grpc.Channel) -> tuple[Send, Receive]:
+    """One gRPC call per request."""
+    call = channel.unary_unary("/bench.Unary/Ask")
+    return call.future, lambda sent: sent.result()
+
+
+@contextlib.contextmanager
+def plain(port: int) -> Iterator[tuple[Send, Receive]]:
+    """A socket on which lengths and bytes go back and forth: the floor."""
+    with socket.create_connection(("127.0.0.1", port)) as mine:
+        mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def send(data: bytes) -> None:
+            mine.sendall(struct.pack("<I", len(data)))
+            mine.sendall(data)
+
+        yield send, lambda sent: received(mine, struct.unpack("<I", received(mine, 4))[0])
 
 
 def received(peer: socket.socket, count: int) -> bytes:
     """Exactly so many bytes, or none where the peer has closed."""
-    data = bytearray()
-    while len(data) < count:
-        piece = peer.recv(count - len(data))
+    data = bytearray(count)
+    view, filled = memoryview(data), 0
+    while filled < count:
+        piece = peer.recv_into(view[filled:])
         if not piece:
             return b""
-        data += piece
+        filled += piece
     return bytes(data)
 
 
@@ -228,14 +254,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--output", type=Path, default=RESULT, help="where the raw figures go")
+    parser.add_argument(
+        "--answer", metavar="BUNDLE", help="serve the device edge's measurement; for this script itself"
+    )
     options = parser.parse_args()
+    if options.answer is not None:
+        return answer_all(options.answer)
     with tempfile.TemporaryDirectory() as directory:
         dirs = bundles.make_cluster(Path(directory) / "cluster", pixels=PIXELS)
         measured: dict[str, Any] = {
             "input_bytes": int(np.prod(PIXELS)),
             "cpus": len(os.sched_getaffinity(0)),
             **added(dirs, options.requests),
-            "edge_ms": edge(open_bundle(dirs[1]).manifest, options.requests),
+            "edge_ms": edge(dirs, options.requests),
             "load": load(Path(directory) / "load", max(40, options.requests // 10)),
         }
     options.output.parent.mkdir(exist_ok=True)

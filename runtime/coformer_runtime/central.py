@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Tuple, Type
 
 from . import wire
 from .answer import Answer, Phases
@@ -71,10 +71,13 @@ class Central:
         self._aggregators: Dict[Tuple[int, ...], Engine] = {}
         self._aggregating, self._claiming = threading.Lock(), threading.Lock()
         self._features: Dict[int, TensorSpec] = {}
+        self._usable = usable_aggregators(self.manifest, options.min_members)
+        self._chosen: Dict[FrozenSet[int], Optional[AggregatorSpec]] = {}
         self._own: Optional[OwnMember] = None
         self.observed = Observed(self.manifest.build[:12], self.manifest.members)
         self.in_progress = 0
         everyone = range(len(self.manifest.members))
+        self._everyone = frozenset(everyone)
         self._breakers = {
             index: Breaker(changed=functools.partial(_log_breaker, self.manifest.members[index])) for index in everyone
         }
@@ -83,7 +86,7 @@ class Central:
     def __enter__(self) -> "Central":
         try:
             self._own = OwnMember(open_member(self._bundle, self.options.threads), self.manifest)
-            for spec in usable_aggregators(self.manifest, self.options.min_members):
+            for spec in self._usable:
                 self._aggregators[spec.members] = open_aggregator(self._bundle, spec)
             everyone = tuple(range(len(self.manifest.members)))
             taken = {spec.name: spec for spec in self._aggregators[everyone].inputs}
@@ -188,7 +191,7 @@ class Central:
         present = [index for index in sorted(replies) if replies[index].features is not None]
         lost = {index: reply for index, reply in replies.items() if reply.features is None and reply.cause != SPARED}
         missing = {names[index]: reply.failure for index, reply in lost.items()}
-        spec = self._choose(present)
+        spec = self._choose(frozenset(present))
         if spec is None:
             self.observed.unanswered(missing)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
@@ -302,16 +305,17 @@ class Central:
         if features is None:
             return reply
         wanted = self._features[index]
-        if (features.dtype.name, features.shape) != (wanted.dtype, wanted.shape):
+        if features.shape != wanted.shape or features.dtype != wanted.dtype:
             return failed(
                 "its features are {} of shape {}, not {} of shape {}".format(
                     features.dtype.name, list(features.shape), wanted.dtype, list(wanted.shape)
                 ),
                 BROKEN,
             )
-        finite = int(numpy.isfinite(features).sum())
-        if finite != features.size:
-            return failed("{} of its {} features are not finite".format(features.size - finite, features.size), BROKEN)
+        finite = numpy.isfinite(features)
+        if not finite.all():
+            wrong = features.size - int(finite.sum())
+            return failed("{} of its {} features are not finite".format(wrong, features.size), BROKEN)
         return reply
 
     def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
@@ -329,15 +333,17 @@ class Central:
             )
         return logits
 
-    def _all_but(self, gone: Iterable[int]) -> List[int]:
+    def _all_but(self, gone: Iterable[int]) -> FrozenSet[int]:
         """Return the indices of the members that are not among these."""
-        return [index for index in range(len(self.manifest.members)) if index not in set(gone)]
+        return self._everyone.difference(gone)
 
-    def _choose(self, present: Sequence[int]) -> Optional[AggregatorSpec]:
-        """Return the best aggregator that the present members can feed, or None."""
-        usable = usable_aggregators(self.manifest, self.options.min_members)
-        fed = [spec for spec in usable if set(spec.members) <= set(present)]
-        return max(fed, key=lambda spec: (len(spec.members), spec.expected_accuracy)) if fed else None
+    def _choose(self, present: FrozenSet[int]) -> Optional[AggregatorSpec]:
+        """Return the best aggregator that the present members can feed, or None; found once for each such set."""
+        if present not in self._chosen:
+            fed = [spec for spec in self._usable if present.issuperset(spec.members)]
+            best = max(fed, key=lambda spec: (len(spec.members), spec.expected_accuracy)) if fed else None
+            self._chosen[present] = best
+        return self._chosen[present]
 
     def _roster(self) -> Dict[int, Tuple[Optional[WorkerLink], str]]:
         """Return member index → its link that can be asked now, or why not ("" where it can); no link for this node."""
