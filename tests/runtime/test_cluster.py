@@ -76,9 +76,9 @@ def test_concurrent_clients_get_their_own_answers(cluster_dirs: List[str]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["runtime_soak.py", "runtime_footprint.py", "cluster_fuzz.py"])
+@pytest.mark.parametrize("script", ["soak.py", "footprint.py", "fuzz.py"])
 def test_benchmark_stays_within_its_limits(tmp_path: Path, script: str) -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / script
+    path = Path(__file__).parents[2] / "benchmarks" / "service" / script
     words = [sys.executable, str(path), "--output", str(tmp_path / "raw.json")]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout.decode()

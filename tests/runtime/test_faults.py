@@ -25,7 +25,7 @@ from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
 from tests.runtime.proxy import FAULTS, PASS, Proxy, half_open
 
 DEADLINE_MS = 200
-SLACK_S = 1.0  # for a busy machine; benchmarks/cluster_chaos.py measures how much is taken
+SLACK_S = 1.0  # for a busy machine; benchmarks/service/chaos.py measures how much is taken
 
 
 @pytest.mark.parametrize("fault", FAULTS)

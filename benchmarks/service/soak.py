@@ -1,6 +1,6 @@
 """Does a local 3-device cluster answer thousands of requests without an error and without growing?
 
-Usage: python benchmarks/runtime_soak.py [--requests 2000] [--python PATH] [--bundles DIR DIR DIR]
+Usage: python benchmarks/service/soak.py [--requests 2000] [--python PATH] [--bundles DIR DIR DIR]
 
 Sends requests one after the other, reads every process' resident memory and open files after the warm-up and at the
 end, and writes benchmarks/results/runtime_soak.json. Exits 1 if a request failed or a process grew.
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 import numpy as np

@@ -1,6 +1,6 @@
 """How often is `current` a whole release after a kill, or a full disk, at any point of pull and activate?
 
-Usage: python benchmarks/shipping_interrupted.py [--python PATH ...]
+Usage: python benchmarks/service/shipping_interrupted.py [--python PATH ...]
 
 Four operations (first install, upgrade, a release that does not prove well, roll-back), interrupted before every step
 of the tables and before every call that changes the disk. After each, every byte of `current` is hashed, the board
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("passes", "targets", "runtime"))]
 
 from tests.runtime.shipping.releases import make_build, make_keys, pushed

@@ -1,6 +1,6 @@
 """Does a cluster of processes keep its word while its members are killed, stopped, and cut off?
 
-Usage: python benchmarks/cluster_chaos.py [--requests 2000] [--minutes M] [--output FILE]
+Usage: python benchmarks/service/chaos.py [--requests 2000] [--minutes M] [--output FILE]
 
 Three devices on loopback, an answer by any one of them allowed.
 
@@ -30,12 +30,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 import numpy as np
 
-from benchmarks.runtime_soak import footprint
+from benchmarks.service.soak import footprint
 from coformer_runtime.breaker import OPEN_S
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.central import Central

@@ -1,6 +1,6 @@
 """What does a cluster add to its slowest engine, and how much load does it take?
 
-Usage: python benchmarks/cluster_latency.py [--requests 2000] [--output FILE]
+Usage: python benchmarks/service/latency.py [--requests 2000] [--output FILE]
 
 Three devices on loopback, 150 kB of uint8 as input. In one run, in turns:
 
@@ -33,13 +33,13 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 import grpc
 import numpy as np
 
-from benchmarks.runtime_soak import PIXELS, quantiles
+from benchmarks.service.soak import PIXELS, quantiles
 from coformer_runtime import wire
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.client import Client

@@ -1,6 +1,6 @@
 """Do mutated messages ever crash, hang or unmask a node?
 
-Usage: python benchmarks/cluster_fuzz.py [--messages 200000] [--seed 0] [--output FILE]
+Usage: python benchmarks/service/fuzz.py [--messages 200000] [--seed 0] [--output FILE]
 
 Half of the messages go to the central node's ModelInfer and its siblings, half to a worker's stream, through the
 handlers that gRPC calls, in one process: that is where every byte from outside is first looked at. A message starts as
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 import numpy as np

@@ -1,6 +1,6 @@
 """How much does the runtime add to the bare engine library, in start-up time and in memory?
 
-Usage: python benchmarks/runtime_footprint.py [--python PATH ...]
+Usage: python benchmarks/service/footprint.py [--python PATH ...]
 
 Each interpreter needs coformer-runtime[onnxruntime]; the one that runs this script takes the source tree. Compared
 in one run: a process that only imported onnxruntime, one that opened the same graph as a bare session and ran it,
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 
 from coformer_runtime.cluster import LocalCluster
