@@ -16,6 +16,7 @@ from .bundle import Bundle
 from .central_options import CentralOptions, check_options, split_worker, usable_aggregators
 from .engines import Engine, feature_name, open_aggregator, open_member
 from .errors import CheckFailed
+from .exchange import Exchange
 from .failures import log
 from .gather import Round, Unheards
 from .link import WorkerLink, greeting_refusal, open_link
@@ -118,6 +119,11 @@ class Central:
             self._own.close()
         for engine in self._aggregators.values():
             engine.close()
+
+    def exchange(self) -> Exchange:
+        """Return this node's end of the device edge: for the other central nodes of the cluster it is a worker."""
+        assert self._own is not None
+        return Exchange(self.manifest, self._own.infer, self._own.free)
 
     def missing(self) -> Dict[str, str]:
         """Return device → why it would not be asked now, for the members that would not."""

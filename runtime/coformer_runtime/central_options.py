@@ -16,6 +16,7 @@ class CentralOptions(NamedTuple):
         min_members: answer with at least so many members; None: all of them, or no answer.
         threads: threads of one inference of the own member.
         security: how workers are reached, and who may call.
+        standby: run where another device is the central one.
     """
 
     workers: Tuple[str, ...]
@@ -23,6 +24,7 @@ class CentralOptions(NamedTuple):
     min_members: Optional[int] = None
     threads: int = 1
     security: Security = LOOPBACK
+    standby: bool = False
 
 
 def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:
@@ -41,12 +43,7 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
     """Raise a CoformerError for options that contradict the manifest or each other."""
     where = "central node '{}'".format(manifest.device)
     count = len(manifest.members)
-    if not manifest.is_central:
-        raise CoformerError(
-            "'{}' is not the central device, that is '{}'".format(manifest.device, manifest.central),
-            where,
-            "serve this bundle with 'coformer-node serve'",
-        )
+    _check_role(manifest, options.standby, where)
     if options.min_members is not None and not 1 <= options.min_members <= count:
         raise CoformerError(
             "--min-members is {} of {}".format(options.min_members, count),
@@ -77,6 +74,27 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
             ),
             where,
             "give one --worker for each of {}".format(_others(manifest)),
+        )
+
+
+def _check_role(manifest: Manifest, standby: bool, where: str) -> None:
+    if not manifest.can_aggregate:
+        raise CoformerError(
+            "'{}' is not the central device, that is '{}'".format(manifest.device, manifest.central),
+            where,
+            "serve this bundle with 'coformer-node serve', or build it with standby = true for '{}'".format(
+                manifest.device
+            )
+            if standby
+            else "serve this bundle with 'coformer-node serve'",
+        )
+    if standby == manifest.is_central:
+        raise CoformerError(
+            "'{}' is the central device, not one on standby".format(manifest.device)
+            if standby
+            else "'{}' stands by for the central device '{}'".format(manifest.device, manifest.central),
+            where,
+            "leave out --standby" if standby else "pass --standby",
         )
 
 

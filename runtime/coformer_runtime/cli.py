@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
         help="answer with at least K members (default: all, or no answer)",
     )
     central.add_argument(
+        "--standby",
+        action="store_true",
+        help="stand in for the central device: be its worker, and answer clients that turn to this node",
+    )
+    central.add_argument(
         "--metrics",
         metavar="HOST:PORT",
         help="also serve /metrics for Prometheus and a live page over plain HTTP",
@@ -192,7 +197,12 @@ def _central(options: argparse.Namespace) -> None:
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
     settings = CentralOptions(
-        tuple(options.worker), options.deadline_ms, options.min_members, _threads(options), _security(options)
+        tuple(options.worker),
+        options.deadline_ms,
+        options.min_members,
+        _threads(options),
+        _security(options),
+        options.standby,
     )
     with contextlib.ExitStack() as stack:
         central = stack.enter_context(Central(bundle, settings))

@@ -1,8 +1,9 @@
-"""A small client of a central node; any Open Inference Protocol v2 client does as well."""
+"""A small client of a cluster; any Open Inference Protocol v2 client does as well."""
 
 import json
+import time
 from types import TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Optional, Sequence, Type, Union
 
 from .answer import Answer, answer_from_parameters
 from .arrays import Array
@@ -14,20 +15,26 @@ from .security import LOOPBACK, Security, open_channel, parse_address
 
 
 class Client:
-    """A connection to a central node. A context manager.
+    """Connections to a central node and those that stand by for it. A context manager.
+
+    A call that finds nobody at one address is made at the next; the one that answered is asked first from then on.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT, or several of them in the order in which they are tried.
         security: how it is protected; see `read_security`.
         timeout_s: how long a call may take.
     """
 
-    def __init__(self, address: str, security: Security = LOOPBACK, timeout_s: float = 30.0) -> None:
-        parse_address(address, security, "client")
-        self.address, self._timeout_s = address, timeout_s
-        self._channel = open_channel(address, security, CHANNEL_OPTIONS)
-        self._metadata = security.metadata()
-        self._calls: Dict[str, Any] = {}
+    def __init__(
+        self, address: Union[str, Sequence[str]], security: Security = LOOPBACK, timeout_s: float = 30.0
+    ) -> None:
+        addresses = [address] if isinstance(address, str) else list(address)
+        if not addresses:
+            raise CoformerError("no address was given", "client", "name one HOST:PORT or more")
+        for each in addresses:
+            parse_address(each, security, "client")
+        self._timeout_s, self._metadata = timeout_s, security.metadata()
+        self._nodes = [_Node(each, open_channel(each, security, CHANNEL_OPTIONS)) for each in addresses]
         self._input_name: Optional[str] = None
 
     def __enter__(self) -> "Client":
@@ -42,11 +49,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        """Close the connections."""
+        for node in self._nodes:
+            node.channel.close()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the node that is asked first."""
+        return self._nodes[0].address
 
     def ready(self) -> bool:
-        """Return whether the cluster would answer a request now; False too where nobody listens."""
+        """Return whether the cluster would answer a request now; False too where nobody answers."""
         try:
             return bool(self._call("ServerReady", messages()["ServerReadyRequest"](), self._timeout_s).ready)
         except Unreachable:
@@ -86,22 +99,54 @@ class Client:
         return answer_from_parameters(logits, parameters)
 
     def _call(self, method: str, request: Any, timeout_s: Optional[float]) -> Any:
+        until = time.monotonic() + (timeout_s or self._timeout_s)
+        for node in list(self._nodes):
+            try:
+                return node.call(method, request, until - time.monotonic(), self._metadata)
+            except Unreachable as error:
+                unreachable = error
+                self._put_last(node)
+                if error.timed_out:
+                    break
+        raise unreachable
+
+    def _put_last(self, node: "_Node") -> None:
+        self._nodes = [each for each in self._nodes if each is not node] + [node]
+
+
+class _Node:
+    """One central node: where it is, and the calls to it."""
+
+    def __init__(self, address: str, channel: Any) -> None:
+        self.address, self.channel = address, channel
+        self._calls: Dict[str, Any] = {}
+
+    def call(self, method: str, request: Any, timeout_s: float, metadata: Sequence[Any]) -> Any:
+        """Return the response; raise an Unreachable where nobody answered, and in the node's words otherwise."""
         import grpc
 
         if method not in self._calls:
-            self._calls[method] = self._channel.unary_unary(
+            self._calls[method] = self.channel.unary_unary(
                 "/{}/{}".format(SERVICE, method),
                 request_serializer=lambda message: message.SerializeToString(),
                 response_deserializer=messages()[METHODS[method][1]].FromString,
             )
         try:
-            return self._calls[method](request, timeout=timeout_s or self._timeout_s, metadata=self._metadata)
+            return self._calls[method](request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             raise _error(error, self.address) from None
 
 
 class Unreachable(CheckFailed):
-    """Nobody answered at the address."""
+    """Nobody answered at the address.
+
+    Attributes:
+        timed_out: within the time allowed, so that there is none left to ask another.
+    """
+
+    def __init__(self, what: str, where: str, mend: str, timed_out: bool) -> None:
+        super().__init__(what, where, mend)
+        self.timed_out = timed_out
 
 
 def _error(error: Any, address: str) -> CoformerError:
@@ -114,5 +159,8 @@ def _error(error: Any, address: str) -> CoformerError:
             what, where, mend = json.loads(value.decode("utf-8"))
             return CoformerError(what, where, mend) if wrong else CheckFailed(what, where, mend)
     what = "{}: {}".format(error.code().name.lower().replace("_", " "), error.details())
-    kind = Unreachable if error.code() == grpc.StatusCode.UNAVAILABLE else CheckFailed
-    return kind(what, address, "check that the central node runs at this address")
+    where, mend = address, "check that the central node runs at this address"
+    timed_out = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    if not timed_out and error.code() != grpc.StatusCode.UNAVAILABLE:
+        return CheckFailed(what, where, mend)
+    return Unreachable(what, where, mend, timed_out)

@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,9 +36,11 @@ class LocalCluster:
         python: device → interpreter with coformer-runtime and the engine library; the others use this one.
         deadline_ms, min_members, threads: as for the central node; `threads` holds for each process.
         start_timeout_s: how long entering may take.
+        standby: let the devices that can stand in for the central one do so.
 
     Attributes:
         address: HOST:PORT of the central node, once entered.
+        addresses: the same, and then those of the nodes on standby.
 
     Raises:
         CoformerError: bundles that do not make one cluster.
@@ -52,6 +55,7 @@ class LocalCluster:
         min_members: Optional[int] = None,
         threads: int = 1,
         start_timeout_s: float = 60.0,
+        standby: bool = False,
     ) -> None:
         self._bundles = {
             manifest.device: (str(path), manifest)
@@ -64,6 +68,9 @@ class LocalCluster:
         self._children: Dict[str, Child] = {}
         self._addresses: Dict[str, str] = {}
         self._clients: List[Client] = []
+        first = next(iter(self._bundles.values()))[1]
+        self._central = first.central
+        self._standby = [device for device in first.standby if standby and device in self._bundles]
         self.address = ""
 
     @property
@@ -71,14 +78,19 @@ class LocalCluster:
         """Device → process id."""
         return {device: child.process.pid for device, child in self._children.items()}
 
+    @property
+    def addresses(self) -> List[str]:
+        """HOST:PORT of the central node and of those that stand by for it."""
+        return [self.address] + [self._addresses[device] for device in self._standby]
+
     def kill(self, device: str) -> None:
-        """End a worker's process as a power cut would: it has no time for anything."""
+        """End a node's process as a power cut would: it has no time for anything."""
         process = self._children[device].process
         process.kill()
         process.wait()
 
     def restart(self, device: str) -> None:
-        """Start a killed worker again, at the address that it had.
+        """Start a killed node again, at the address that it had.
 
         Raises:
             CheckFailed: it does not listen in time.
@@ -86,30 +98,31 @@ class LocalCluster:
         child, address = self._children[device], self._addresses[device]
         for stream in (child.process.stdin, child.process.stdout, child.stderr):
             stream.close()
-        self._start(device, ["serve"], [], address)
+        self._start(device, address)
         self._listening(device, time.monotonic() + self._start_timeout_s)
 
     def client(self) -> Client:
-        """Return a client that is closed with the cluster at the latest."""
-        client = Client(self.address)
+        """Return a client of all central nodes, which is closed with the cluster at the latest."""
+        client = Client(self.addresses)
         self._clients.append(client)
         return client
 
     def __enter__(self) -> "LocalCluster":
         until = time.monotonic() + self._start_timeout_s
-        central = next(manifest.central for _, manifest in self._bundles.values())
         try:
-            workers = [device for device in self._bundles if device != central]
+            answering = [*self._standby, self._central]
+            workers = [device for device in self._bundles if device not in answering]
             for device in workers:
-                self._start(device, ["serve"], [])
-            arguments = ["--deadline-ms", str(self._deadline_ms)]
-            if self._min_members is not None:
-                arguments += ["--min-members", str(self._min_members)]
+                self._start(device, None)
             for device in workers:
                 self._addresses[device] = self._listening(device, until)
-                arguments += ["--worker", "{}={}".format(device, self._addresses[device])]
-            self._start(central, ["central"], arguments)
-            self.address = self._listening(central, until)
+            if self._standby:  # these must know each other's addresses before any of them listens
+                self._addresses.update((device, free_address()) for device in answering)
+            for device in answering:
+                self._start(device, self._addresses.get(device))
+            for device in answering:
+                self._addresses[device] = self._listening(device, until)
+            self.address = self._addresses[self._central]
             self._wait_until_ready(until)
         except BaseException:
             self.close()
@@ -142,21 +155,34 @@ class LocalCluster:
             child.stderr.close()
         self._children, self._clients = {}, []
 
-    def _start(self, device: str, words: List[str], arguments: List[str], listen: str = "127.0.0.1:0") -> None:
+    def _words(self, device: str) -> List[str]:
+        """Return subcommand, bundle and options of a device's node."""
+        bundle = self._bundles[device][0]
+        if device != self._central and device not in self._standby:
+            return ["serve", bundle]
+        words = ["central", bundle, "--deadline-ms", str(self._deadline_ms)]
+        if self._min_members is not None:
+            words += ["--min-members", str(self._min_members)]
+        if device in self._standby:
+            words += ["--standby"]
+        others = [name for name in self._bundles if name != device and name in self._addresses]
+        for name in others:
+            words += ["--worker", "{}={}".format(name, self._addresses[name])]
+        return words
+
+    def _start(self, device: str, listen: Optional[str]) -> None:
         python = self._python.get(device, sys.executable)
         command = (
             [python, "-m", "coformer_runtime"]
-            + words
+            + self._words(device)
             + [
-                self._bundles[device][0],
                 "--listen",
-                listen,
+                listen or "127.0.0.1:0",
                 "--threads",
                 str(self._threads),
                 "--exit-with-stdin",
             ]
             + (["--allow-root"] if os.geteuid() == 0 else [])  # the caller's own rights
-            + arguments
         )
         environment = dict(os.environ)
         if python == sys.executable:
@@ -215,6 +241,13 @@ class LocalCluster:
         size = os.fstat(child.stderr.fileno()).st_size
         child.stderr.seek(max(0, size - _STDERR_BYTES))
         return child.stderr.read().decode("utf-8", "replace").strip() or "nothing"
+
+
+def free_address() -> str:
+    """Return a HOST:PORT of loopback that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return "127.0.0.1:{}".format(found.getsockname()[1])
 
 
 def check_cluster(manifests: Sequence[Manifest], given: int, min_members: Optional[int]) -> None:

@@ -14,6 +14,7 @@ from .manifest import Manifest
 from .security import is_node
 
 MAX_WAITING = 64  # twice what a central node has in flight, so that its cancels are read while requests wait
+MAX_STREAMS = 8  # central nodes at a time
 
 
 class Item(NamedTuple):
@@ -101,6 +102,7 @@ class Exchange:
 
     def __init__(self, manifest: Manifest, infer: Callable[[Array], Array], free: threading.Lock) -> None:
         self._manifest, self._infer, self._free = manifest, infer, free
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
 
     def methods(self) -> Dict[str, Any]:
         """Return method name → gRPC handler."""
@@ -110,10 +112,18 @@ class Exchange:
 
     def converse(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer one central node's stream: hello for hello, then features or a failure per request."""
-        if not is_node(context):
-            import grpc
+        import grpc
 
+        if not is_node(context):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate is not that of a node")
+        if not self._streams.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "{} central nodes ask already".format(MAX_STREAMS))
+        try:
+            yield from self._conversation(frames, context)
+        finally:
+            self._streams.release()
+
+    def _conversation(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
         inbox, greeted = Inbox(), False
         context.add_callback(inbox.close)
         late = threading.Timer(HANDSHAKE_S, context.cancel)

@@ -4,12 +4,13 @@ import json
 import threading
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import __version__
+from . import __version__, wire
 from .answer import Answer, parameters_from_answer
 from .arrays import Array
 from .central import CalledOff, Central, Unanswered
 from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
+from .exchange import MAX_STREAMS
 from .failures import report
 from .health import SERVICE as HEALTH
 from .health import Health
@@ -19,7 +20,7 @@ from .members import BUSY, LATE
 from .oip import CONFIG_TYPES, ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
 
 CONCURRENCY = 32  # inferences at a time
-CALLS = CONCURRENCY + 16  # the rest is for health, metadata, and requests that are refused
+CALLS = CONCURRENCY + MAX_STREAMS + 16  # the rest is for health, metadata, and requests that are refused
 SERVER = "coformer-node"
 PLATFORM = "coformer"
 
@@ -279,6 +280,8 @@ def open_front(central: Central, listen: str) -> Tuple[Any, str]:
     """Start to serve clients at `listen`; return the server and its address."""
     health = Health((SERVICE, MODEL), central.ready)
     services = {SERVICE: Front(central).methods(), HEALTH: health.methods()}
+    if central.manifest.standby:
+        services[wire.SERVICE] = central.exchange().methods()
     return open_server(services, listen, central.options.security, CALLS, HEALTH)
 
 

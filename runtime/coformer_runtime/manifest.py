@@ -86,9 +86,10 @@ class Manifest(NamedTuple):
         member: this device's index into `members`.
         members: the names of all devices, in aggregation order.
         central: the device that aggregates.
+        standby: the devices that can do so in its place; they have the aggregators as well.
         input, output: what the member takes and gives, as they travel.
         answer: what the aggregator gives.
-        aggregators: empty unless this device is the central one.
+        aggregators: empty unless this device aggregates, or can.
         wire_bytes: size of the output tensor as it travels.
         files: every file except manifest.json, sorted by path.
     """
@@ -108,11 +109,17 @@ class Manifest(NamedTuple):
     aggregators: Tuple[AggregatorSpec, ...]
     wire_bytes: int
     files: Tuple[FileSpec, ...]
+    standby: Tuple[str, ...] = ()
 
     @property
     def is_central(self) -> bool:
         """Whether this bundle's device is the one that aggregates."""
         return self.device == self.central
+
+    @property
+    def can_aggregate(self) -> bool:
+        """Whether this bundle's device is the central one or may stand in for it."""
+        return self.is_central or self.device in self.standby
 
 
 def load_manifest(bundle_dir: str) -> Manifest:
@@ -162,6 +169,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         aggregators=tuple(_aggregator(fields) for fields in top.sections("aggregators")),
         wire_bytes=top.integer("wire_bytes", 1),
         files=_files(top.section("files")),
+        standby=tuple(top.texts("standby")) if top.has("standby") else (),
     )
     top.finish()
     check_manifest(manifest, where)
@@ -257,6 +265,8 @@ def manifest_json(manifest: Manifest) -> str:
 def _plain(manifest: Manifest) -> Dict[str, Any]:
     document: Dict[str, Any] = OrderedDict(manifest._asdict())
     document["format"] = FORMAT
+    if not manifest.standby:
+        del document["standby"]
     for key in ("engine", "input", "output", "answer", "golden"):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
     document["aggregators"] = [dict(spec._asdict()) for spec in manifest.aggregators]

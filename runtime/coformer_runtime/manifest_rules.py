@@ -34,6 +34,9 @@ def _members(manifest: "Manifest") -> Optional[str]:
         return "member {} of 'members' is not the device '{}'".format(manifest.member, manifest.device)
     if manifest.central not in names:
         return "'central' names '{}', which is not one of 'members'".format(manifest.central)
+    for name in manifest.standby:
+        if name not in names or name == manifest.central or manifest.standby.count(name) > 1:
+            return "'standby' names '{}', which is not another of 'members', once".format(name)
     return None
 
 
@@ -62,9 +65,9 @@ def _tensors(manifest: "Manifest") -> Optional[str]:
 
 
 def _aggregators(manifest: "Manifest") -> Optional[str]:
-    if not manifest.is_central:
+    if not manifest.can_aggregate:
         if manifest.aggregators or manifest.golden.answer is not None:
-            return "aggregators and a golden answer belong to the central device only"
+            return "aggregators and a golden answer belong to the central device and those on standby only"
         return None
     subsets: List[Tuple[int, ...]] = []
     for spec in manifest.aggregators:
@@ -75,9 +78,9 @@ def _aggregators(manifest: "Manifest") -> Optional[str]:
             return "two aggregators for the members {}".format(list(spec.members))
         subsets.append(spec.members)
     if tuple(range(len(manifest.members))) not in subsets:
-        return "the central device has no aggregator for all members"
+        return "the device aggregates, and has no aggregator for all members"
     if manifest.golden.answer is None:
-        return "the central device has no golden answer"
+        return "the device aggregates, and has no golden answer"
     return None
 
 

@@ -139,7 +139,9 @@ def golden_pixels(pixels: Sequence[int] = PIXELS) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
 
-def member_files(member: int, pixels: Sequence[int] = PIXELS, graph: Optional[bytes] = None) -> Dict[str, bytes]:
+def member_files(
+    member: int, pixels: Sequence[int] = PIXELS, graph: Optional[bytes] = None, standby: Sequence[str] = ()
+) -> Dict[str, bytes]:
     """Return path -> content of a bundle's files; member 0 is the central one."""
     inputs = golden_pixels(pixels)
     files = {
@@ -147,7 +149,7 @@ def member_files(member: int, pixels: Sequence[int] = PIXELS, graph: Optional[by
         "golden/input.npy": npy(inputs),
         "golden/output.npy": npy(features_of(member, inputs)),
     }
-    if member == 0:
+    if member == 0 or DEVICES[member] in standby:
         everyone = tuple(range(len(DEVICES)))
         files["golden/answer.npy"] = npy(answer_of(everyone, inputs))
         for members in subsets():
@@ -165,10 +167,14 @@ def aggregator_path(members: Sequence[int]) -> str:
 
 
 def member_manifest(
-    member: int, files: Dict[str, bytes], build: str = "b" * 64, pixels: Sequence[int] = PIXELS
+    member: int,
+    files: Dict[str, bytes],
+    build: str = "b" * 64,
+    pixels: Sequence[int] = PIXELS,
+    standby: Sequence[str] = (),
 ) -> Manifest:
     """Return the manifest for these files."""
-    central = member == 0
+    central = member == 0 or DEVICES[member] in standby
     aggregators = tuple(
         AggregatorSpec(members, aggregator_path(members), 0.9 + 0.01 * len(members)) for members in subsets()
     )
@@ -190,6 +196,7 @@ def member_manifest(
         files=tuple(
             FileSpec(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in sorted(files.items())
         ),
+        standby=tuple(standby),
     )
 
 
@@ -204,13 +211,23 @@ def write_bundle(directory: Path, manifest: Manifest, files: Dict[str, bytes]) -
 
 
 def make_bundle(
-    directory: Path, member: int, build: str = "b" * 64, graph: Optional[bytes] = None, pixels: Sequence[int] = PIXELS
+    directory: Path,
+    member: int,
+    build: str = "b" * 64,
+    graph: Optional[bytes] = None,
+    pixels: Sequence[int] = PIXELS,
+    standby: Sequence[str] = (),
 ) -> str:
     """Write one device's bundle and return its directory."""
-    files = member_files(member, pixels, graph)
-    return write_bundle(directory, member_manifest(member, files, build, pixels), files)
+    files = member_files(member, pixels, graph, standby)
+    return write_bundle(directory, member_manifest(member, files, build, pixels, standby), files)
 
 
-def make_cluster(directory: Path, build: str = "b" * 64, pixels: Sequence[int] = PIXELS) -> List[str]:
+def make_cluster(
+    directory: Path, build: str = "b" * 64, pixels: Sequence[int] = PIXELS, standby: Sequence[str] = ()
+) -> List[str]:
     """Write the three bundles of a cluster and return their directories, the central one first."""
-    return [make_bundle(directory / name, member, build, pixels=pixels) for member, name in enumerate(DEVICES)]
+    return [
+        make_bundle(directory / name, member, build, pixels=pixels, standby=standby)
+        for member, name in enumerate(DEVICES)
+    ]

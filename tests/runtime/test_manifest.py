@@ -65,9 +65,9 @@ EDITS = {
     "accuracy": (lambda d: d["aggregators"][0].update(expected_accuracy="high"), "'aggregators[0].expected_accuracy'"),
     "subset": (lambda d: d["aggregators"][3].update(members=[1, 0]), "are not ascending member indices"),
     "subset twice": (lambda d: d["aggregators"][3].update(members=[0]), "two aggregators for the members [0]"),
-    "no full set": (lambda d: d["aggregators"].pop(), "the central device has no aggregator for all members"),
-    "no answer": (lambda d: d["golden"].pop("answer"), "the central device has no golden answer"),
-    "not central": (lambda d: d.update(central="hall"), "belong to the central device only"),
+    "no full set": (lambda d: d["aggregators"].pop(), "the device aggregates, and has no aggregator for all members"),
+    "no answer": (lambda d: d["golden"].pop("answer"), "the device aggregates, and has no golden answer"),
+    "not central": (lambda d: d.update(central="hall"), "belong to the central device and those on standby only"),
     "not listed": (lambda d: d["files"].pop("member.onnx"), "'member.onnx' is used but not listed in 'files'"),
     "climbs out": (
         lambda d: d["engine"].update(file="../member.onnx"),
