@@ -19,6 +19,7 @@ class Device:
         memory_mb: memory that the member may use, engine library included; Φ_n of C6.
         max_gflop: most work per inference, 10⁹ operations; Ω_n of C5, or None for no limit.
         central: whether it aggregates.
+        standby: whether it gets the aggregators too, to stand in for the central one.
         predictor: of its members' latency, measured on such a device; none was given.
         deadline_ms: when its features have to be there, by the estimate; None for no deadline.
     """
@@ -31,3 +32,4 @@ class Device:
     central: bool = False
     predictor: Predictor | None = None
     deadline_ms: float | None = None
+    standby: bool = False

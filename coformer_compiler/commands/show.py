@@ -226,6 +226,8 @@ def _bundle_text(found: dict[str, Any], path: Path) -> str:
     engine, answer = manifest["engine"], manifest["answer"]
     central = manifest["central"]
     role = "central" if manifest["device"] == central else f"worker, the central device is {central}"
+    if manifest["device"] in manifest.get("standby", []):
+        role = f"stands by for the central device {central}"
     recipe = f", built on the board by {engine['recipe']}" if "recipe" in engine else ""
     labels = ", ".join(answer["labels"][:12]) + (", …" if len(answer["labels"]) > 12 else "")
     facts = [

@@ -60,10 +60,18 @@ def read_devices(
                 section.max_gflop,
                 predictor=_predictor(section, target, folder, where),
                 deadline_ms=section.deadline_ms,
+                standby=section.standby,
             )
         )
     # The aggregation waits for the slowest anyway; the fastest board has the most time to spare for it.
-    central = chosen[0] if chosen else max(range(len(devices)), key=lambda n: (devices[n].gflops, -n))
+    free = [n for n, device in enumerate(devices) if not device.standby] or range(len(devices))
+    central = chosen[0] if chosen else max(free, key=lambda n: (devices[n].gflops, -n))
+    if devices[central].standby:
+        raise CoformerError(
+            f"'{devices[central].name}' is the central device and cannot stand by for itself",
+            f"{where}, device '{devices[central].name}', standby",
+            "set standby = true for another device",
+        )
     return tuple(replace(device, central=n == central) for n, device in enumerate(devices))
 
 

@@ -54,6 +54,11 @@ class BuildConfig:
         """Index of the device that aggregates."""
         return next(n for n, device in enumerate(self.devices) if device.central)
 
+    @property
+    def aggregating(self) -> tuple[int, ...]:
+        """Indices of the devices that aggregate or can."""
+        return tuple(n for n, device in enumerate(self.devices) if device.central or device.standby)
+
 
 def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
     """The configuration of a file, of the command line, or of both.

@@ -110,6 +110,7 @@ class DeviceSection(_Section):
     deadline_ms: float | None = Field(
         default=None, gt=0, description="when its features have to be at the central device; for searches"
     )
+    standby: bool = Field(default=False, description="this device can aggregate where the central one has died")
     central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")
     predictor: Path | None = Field(default=None, description="of its latency, from `coformerc profile fit`")
 

@@ -45,12 +45,12 @@ def require_builders(devices: Sequence[Device]) -> None:
 def lower_members(store: Store, system: Artifact, config: BuildConfig, data: DataSet) -> Artifact:
     """One folder per device: the legal member graph, its golden vectors, recipe or engine facts.
 
-    Aggregators for one.
+    Aggregators for those that aggregate or can.
     """
     options = {
         "targets": [repr(device.target) for device in config.devices],
         "names": [device.name for device in config.devices],
-        "central": config.central,
+        "aggregating": config.aggregating,
         "data": data.sha256,
     }
 
@@ -62,7 +62,7 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
             for n, device in enumerate(config.devices):
                 place = folder / device.name
                 _write_member(place, loaded.members[n], device.target, inputs, features[n])
-                if n == config.central:
+                if n in config.aggregating:
                     _write_aggregators(place, loaded, device, features)
                 stage.advance()
         _measure_lowered(folder, loaded, config, data, store.progress)

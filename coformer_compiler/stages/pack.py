@@ -52,6 +52,7 @@ def pack_bundles(
         "tokenizer": data.tokenizer,
         "devices": [[device.name, device.target.name] for device in config.devices],
         "central": config.central,
+        "aggregating": config.aggregating,
     }
 
     def make(folder: Path, _work: Path) -> None:
@@ -60,7 +61,7 @@ def pack_bundles(
         for n, device in enumerate(config.devices):
             bundle = folder / device.name
             copy_graphs(graphs, device, bundle)
-            if data.tokenizer is not None and n == config.central:
+            if data.tokenizer is not None and n in config.aggregating:
                 (bundle / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
             facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
             manifest = _manifest(bundle, n, config, data, policy, build, facts, expected)
@@ -91,10 +92,10 @@ def _manifest(
 ) -> Manifest:
     device = config.devices[n]
     inputs, features = (np.load(bundle / name, mmap_mode="r") for name in (GOLDEN_INPUT, GOLDEN_OUTPUT))
-    central = n == config.central
+    aggregates = n in config.aggregating
     aggregators = [
         AggregatorSpec(tuple(subset), aggregator_file(subset), _share(accuracy.subsets[subset_name(subset)]))
-        for subset in (subsets_of(len(config.devices)) if central else [])
+        for subset in (subsets_of(len(config.devices)) if aggregates else [])
     ]
     recipe = RECIPE if (bundle / RECIPE).exists() else None
     return Manifest(
@@ -109,7 +110,7 @@ def _manifest(
         input=TensorSpec(facts["input"], inputs.dtype.name, (1, *inputs.shape[1:])),
         output=TensorSpec(FEATURES_NAME, "float32", (1, *features.shape[1:])),
         answer=AnswerSpec(LOGITS_NAME, "float32", (1, data.outputs), tuple(data.class_names)),
-        golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, facts["tolerance"], GOLDEN_ANSWER if central else None),
+        golden=GoldenSpec(GOLDEN_INPUT, GOLDEN_OUTPUT, facts["tolerance"], GOLDEN_ANSWER if aggregates else None),
         aggregators=tuple(sorted(aggregators)),
         wire_bytes=4 * int(np.prod(features.shape[1:])),
         files=tuple(
@@ -117,4 +118,5 @@ def _manifest(
             for path in sorted(bundle.rglob("*"))
             if path.is_file()
         ),
+        standby=tuple(each.name for each in config.devices if each.standby),
     )

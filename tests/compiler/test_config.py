@@ -75,6 +75,11 @@ def test_the_fastest_device_aggregates_unless_one_is_named(write) -> None:
     assert central(read_config(equal, NO_OVERRIDES)) == "attic"
 
 
+def test_a_device_on_standby_is_not_the_central_one(write) -> None:
+    config = read_config(write(('name = "hall"', 'name = "hall"\nstandby = true')), NO_OVERRIDES)
+    assert central(config) == "attic" and config.aggregating == (0, 1)
+
+
 def test_a_title_is_made_where_there_is_none(write) -> None:
     assert read_config(write(('title = "Tiny"\n', "")), NO_OVERRIDES).title == "vit_tiny_patch16_224 on 3 devices"
 
@@ -234,6 +239,11 @@ MISTAKES = [
     (
         ('target = "cpu"', 'target = "cpu"\ncentral = true'),
         "config tiny.toml, devices: 2 devices are central; set central = true for one of them",
+    ),
+    (
+        ("gflops = 10.0", "gflops = 10.0\ncentral = true\nstandby = true"),
+        "config tiny.toml, device 'desk', standby: 'desk' is the central device and cannot stand by for itself; set "
+        "standby = true for another device",
     ),
     (
         ("[data]", '[policy]\nstrategy = "proportionl"\n[data]'),

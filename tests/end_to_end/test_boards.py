@@ -28,8 +28,17 @@ def test_each_bundle_holds_what_its_board_needs(boards: Path) -> None:
         "desk": ("jetson-nano", "tensorrt", "recipe.json"),
     }
     assert {each.build for each in manifests.values()} == {json.loads((boards / "build.json").read_text())["build"]}
-    central = [name for name, each in manifests.items() if each.aggregators]
-    assert central == [manifests["attic"].central]
+    assert {name for name, each in manifests.items() if each.aggregators} == {"hall", "desk"}
+    assert {(each.central, each.standby) for each in manifests.values()} == {("hall", ("desk",))}
+
+
+def test_a_device_on_standby_has_what_the_central_one_has(boards: Path) -> None:
+    hall, desk = (open_bundle(str(boards / "bundles" / name)) for name in ("hall", "desk"))
+    assert [spec.members for spec in desk.manifest.aggregators] == [spec.members for spec in hall.manifest.aggregators]
+    answers = [np.load(bundle.file("golden/answer.npy")) for bundle in (hall, desk)]
+    np.testing.assert_array_equal(*answers)
+    told = coformerc("inspect", boards / "bundles" / "desk").out
+    assert "  device  desk, stands by for the central device hall" in told.splitlines()
 
 
 def test_the_jetson_nano_gets_graph_and_recipe_and_no_engine(boards: Path) -> None:
@@ -37,7 +46,7 @@ def test_the_jetson_nano_gets_graph_and_recipe_and_no_engine(boards: Path) -> No
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     shared = {"manifest.json", "member.onnx", "recipe.json", "golden/input.npy", "golden/output.npy"}
     aggregators = {name for name in names if name.startswith("aggregators/")}
-    assert names - aggregators - {"golden/answer.npy"} == shared
+    assert len(aggregators) == 7 and names - aggregators == shared | {"golden/answer.npy"}
     model = onnx.load(bundle / "member.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
     assert model.ir_version == 7

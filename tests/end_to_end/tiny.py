@@ -67,7 +67,9 @@ learning_rate = 1e-3
 checkpoint_every = 1
 device = "cpu"
 """
-MIXED = TINY.replace('name = "desk"\ntarget = "cpu"\ngflops = 10.0', 'name = "desk"\ntarget = "jetson-nano"')
+MIXED = TINY.replace(
+    'name = "desk"\ntarget = "cpu"\ngflops = 10.0', 'name = "desk"\ntarget = "jetson-nano"\nstandby = true'
+)
 RTX = MIXED.replace('target = "jetson-nano"', 'target = "rtx-ada"')
 # The example's teacher, since members of the tiny one are too small for int8 to gain anything; cut out, not trained.
 LOW = (
