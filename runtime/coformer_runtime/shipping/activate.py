@@ -182,9 +182,13 @@ def _rolled_back(activation: _Activation, error: CheckFailed, before: Callable[[
     """Undo the activation and return what to raise."""
     problem = ""
     try:
+        activation.root.refuse(activation.new, error.what)
+    except OSError as full:  # going back matters more
+        problem = "; that could not be noted ({})".format(full.strerror)
+    try:
         _settle(activation.root, activation.probation, before)
     except CheckFailed as second:
-        problem = "; and then {}".format(second.what)
+        problem += "; and then {}".format(second.what)
     old = "'{}' is served again".format(activation.old) if activation.old else "nothing is served"
     return CheckFailed(
         "release '{}' was rolled back, {}: {}{}".format(activation.new, old, error.what, problem),
@@ -239,6 +243,7 @@ def _prove(a: _Activation) -> None:
 def _confirm(a: _Activation) -> None:
     """From here on there is no way back by itself."""
     a.root.write_journal(Journal(a.old, a.new, True))
+    a.root.forgive(a.new)
 
 
 def _keep(a: _Activation) -> None:

@@ -19,6 +19,7 @@ def add_commands(commands: Any) -> None:
     _add_root(pull)
     _add_trust(pull)
     pull.add_argument("--allow-downgrade", action="store_true", help="take an older version than the one served")
+    pull.add_argument("--retry", action="store_true", help="take a release that was tried here and rolled back")
     pull.add_argument("--max-bytes", type=int, metavar="N", help="largest bundle to take (default: 8 GiB)")
     pull.add_argument("--fetch-only", action="store_true", help="fetch and test, but go on serving what is served")
     _add_network(pull)
@@ -115,6 +116,7 @@ def _pull(options: argparse.Namespace) -> None:
         trusted_keys(options.key, options.root),
         options.allow_unsigned,
         options.allow_downgrade,
+        options.retry,
         MAX_BYTES if options.max_bytes is None else options.max_bytes,
     )
     with open_store(reference, HttpOptions(options.plain_http, options.ca)) as store:
@@ -148,13 +150,16 @@ def _list(options: argparse.Namespace) -> None:
 
     root = Root(options.root)
     links = {name: root.link(name) for name in (CURRENT, PREVIOUS, NEXT)}
-    pins, journal = root.pins(), root.journal()
-    found: Dict[str, Any] = dict(links, pins=pins, releases=[dict(record._asdict()) for record in root.releases()])
+    pins, journal, refused = root.pins(), root.journal(), root.refused()
+    found: Dict[str, Any] = dict(
+        links, pins=pins, refused=refused, releases=[dict(record._asdict()) for record in root.releases()]
+    )
     found["activation"] = None if journal is None else dict(journal._asdict())
     lines = []
     for record in root.releases():
         marks = [name for name, release in sorted(links.items()) if release == record.id]
         marks += ["pinned"] * (record.id in pins)
+        marks += ["rolled back"] * (record.id in refused)
         marks += ["on probation"] * (journal is not None and journal.new == record.id and not journal.confirmed)
         signed = "signed by {}...".format(record.signed_by[:12]) if record.signed_by else "not signed"
         line = "{}  {} for '{}' ({}), {}".format(record.id, record.name, record.device, record.target, signed)

@@ -36,6 +36,7 @@ class PullOptions(NamedTuple):
         keys: public keys, one of which must have signed.
         allow_unsigned: take a release that nobody signed.
         allow_downgrade: take an older version than the one served.
+        retry: take a release that was tried here and rolled back.
         max_bytes: largest bundle.
         reserve_bytes: to be left free on the disk.
         patience: with a slow network.
@@ -46,6 +47,7 @@ class PullOptions(NamedTuple):
     keys: Tuple[PublicKey, ...] = ()
     allow_unsigned: bool = False
     allow_downgrade: bool = False
+    retry: bool = False
     max_bytes: int = MAX_BYTES
     reserve_bytes: int = RESERVE_BYTES
     patience: Patience = Patience()
@@ -153,6 +155,13 @@ def _accept(p: Progress) -> None:
     p.record = Record(
         name, release.name, release.version, release.build, member.device, member.target, member.sha256, p.signed_by
     )
+    refused = p.root.refused()
+    if name in refused and not p.options.retry:
+        raise CheckFailed(
+            "version {} was tried here and rolled back: {}".format(release.version, refused[name]),
+            p.where,
+            "push a mended one with a higher version, or pass --retry",
+        )
     served = p.root.served()
     if served is None:
         return

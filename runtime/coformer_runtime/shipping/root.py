@@ -7,6 +7,7 @@
       pins/ID   -> ../releases/ID kept from garbage collection
       releases/ID/                one bundle, whole and tested; ID is VERSION-DIGEST
       releases/ID.json            what it is: name, version, device, who signed it
+      refused.json                releases that were tried and did not prove well, and why
       activation.json             there while an activation is not confirmed: what to go back to
       incoming/                   half-fetched bundles; anything in here may be removed
       keys/*.pub                  trusted public keys
@@ -30,7 +31,9 @@ from ..manifest_fields import Fields, parse_json
 
 CURRENT, PREVIOUS, NEXT = "current", "previous", "next"
 RELEASES, PINS, INCOMING, KEYS, JOURNAL, LOCK = "releases", "pins", "incoming", "keys", "activation.json", "lock"
+REFUSED = "refused.json"
 RECORD_FORMAT, JOURNAL_FORMAT = "coformer-release/1", "coformer-activation/1"
+REFUSED_FORMAT = "coformer-refused/1"
 UNWRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
     errno.EEXIST,
@@ -186,6 +189,28 @@ class Root:
     def end_journal(self) -> None:
         """Forget the activation: it is finished."""
         remove_file(self.at(JOURNAL))
+
+    def refused(self) -> Dict[str, str]:
+        """Return release → why it did not prove well here."""
+        if not os.path.exists(self.at(REFUSED)):
+            return {}
+        fields = self._document(self.at(REFUSED), REFUSED_FORMAT)
+        reasons = fields.section("releases")
+        there = reasons.keys()
+        return {release: reasons.text(release) for release in there}
+
+    def refuse(self, release: str, reason: str) -> None:
+        """Remember that a release did not prove well."""
+        self._write_refused(dict(self.refused(), **{release: reason}))
+
+    def forgive(self, release: str) -> None:
+        """Forget that: it has proved well."""
+        refused = self.refused()
+        if refused.pop(release, None) is not None:
+            self._write_refused(refused)
+
+    def _write_refused(self, refused: Dict[str, str]) -> None:
+        self._write(self.at(REFUSED), {"format": REFUSED_FORMAT, "releases": refused})
 
     def pins(self) -> List[str]:
         """Return the releases that are kept whatever comes."""

@@ -1,5 +1,6 @@
 """Switching, probation, holding, rolling back, recovering, and what garbage collection keeps."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -76,6 +77,33 @@ def test_a_release_that_does_not_prove_well(root: Root, tmp_path: Path) -> None:
     )
     assert restarts.read_text() == "xx"  # forward and back
     assert versions(root) == {"current": 1, "next": 2} and root.journal() is None
+
+
+def test_a_release_that_did_not_prove_well_is_not_tried_again(shipped: Shipped, root: Root) -> None:
+    with pytest.raises(CheckFailed, match="was rolled back"):
+        activate(root, probation=Probation(check="false", limit_s=0.0, sleep=quickly))
+    with pytest.raises(CheckFailed) as caught:
+        pulled(shipped.layout + ":two", root, shipped.key)
+    assert caught.value.what == (
+        "version 2 was tried here and rolled back: `false` did not succeed 3 times in a row within 0 s: exit code 1"
+    )
+    assert caught.value.mend == "push a mended one with a higher version, or pass --retry"
+    assert node("release", "list", "--root", root.path).stdout.count("[next, rolled back]") == 1
+    pulled(shipped.layout + ":one", root, shipped.key)  # what is served is not in doubt
+    assert pulled(shipped.layout + ":two", root, shipped.key, retry=True).present
+    activate(root, probation=Probation(check="true", sleep=quickly))
+    assert root.refused() == {}
+    assert pulled(shipped.layout + ":two", root, shipped.key).present
+
+
+def test_a_full_disk_does_not_keep_a_board_from_going_back(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(release: str, reason: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(root, "refuse", full)
+    with pytest.raises(CheckFailed, match=r"exit code 1; that could not be noted \(No space left on device\)"):
+        activate(root, probation=Probation(check="false", limit_s=0.0, sleep=quickly))
+    assert_valid(root, 1)
 
 
 def test_a_node_that_does_not_start(root: Root, tmp_path: Path) -> None:
