@@ -12,10 +12,11 @@ from . import wire
 from .answer import Answer, Phases
 from .arrays import Array
 from .breaker import FAILURES, Breaker
+from .broadcast import Broadcasts, Joined
 from .bundle import Bundle
 from .central_options import CentralOptions, check_options, split_worker, usable_aggregators
 from .engines import Engine, feature_name, open_aggregator, open_member
-from .errors import CheckFailed
+from .errors import CheckFailed, CoformerError
 from .exchange import Exchange
 from .failures import log
 from .gather import Round, Unheards
@@ -75,6 +76,8 @@ class Central:
         self._usable = usable_aggregators(self.manifest, options.min_members)
         self._chosen: Dict[FrozenSet[int], Optional[AggregatorSpec]] = {}
         self._own: Optional[OwnMember] = None
+        others = [index for index in range(len(self.manifest.members)) if index != self.manifest.member]
+        self._broadcasts = Broadcasts(others, options.deadline_ms / 1e3)
         self.observed = Observed(self.manifest.build[:12], self.manifest.members)
         self.in_progress = 0
         everyone = range(len(self.manifest.members))
@@ -94,7 +97,10 @@ class Central:
             self._features = {member: taken[feature_name(member)] for member in everyone}
             for worker in self.options.workers:
                 expected, address = split_worker(worker)
-                self._links.append(open_link(address, self.manifest, expected, self._claim, self.options.security))
+                link = open_link(
+                    address, self.manifest, expected, self._claim, self.options.security, self._broadcasts.arrived
+                )
+                self._links.append(link)
             until = time.monotonic() + FIRST_CONTACT_S
             for link in self._links:
                 link.tried.wait(max(0.0, until - time.monotonic()))
@@ -161,6 +167,7 @@ class Central:
         array: Array,
         budget_s: Optional[float] = None,
         on_gone: Optional[Callable[[Callable[[], None]], bool]] = None,
+        broadcast: Optional[int] = None,
     ) -> Answer:
         """Answer one input of the manifest's dtype and shape.
 
@@ -169,29 +176,43 @@ class Central:
             budget_s: the caller's own limit in seconds, if shorter than the deadline.
             on_gone: takes a function to call when the caller is gone, so that the members need not go on; returns
                 False where the caller is gone already.
+            broadcast: the id under which the caller sends the input to the other members itself.
 
         Raises:
+            CoformerError: the id is in use, or this node takes none.
             Unanswered: too few members answered; names each missing one and why.
             CalledOff: the caller has gone.
         """
         with self._claiming:
             self.in_progress += 1
         try:
-            return self._answer(array, budget_s, on_gone)
+            return self._answer(array, budget_s, on_gone, self._joined(broadcast))
         finally:
             with self._claiming:
                 self.in_progress -= 1
+
+    def _joined(self, broadcast: Optional[int]) -> Optional[Joined]:
+        if broadcast is None:
+            return None
+        if not self.options.broadcast:
+            raise CoformerError(
+                "inputs are forwarded by this node, not sent by clients",
+                "request, parameter 'broadcast'",
+                "leave it out, or start the nodes of the cluster with --broadcast",
+            )
+        return self._broadcasts.claim(broadcast)
 
     def _answer(
         self,
         array: Array,
         budget_s: Optional[float],
         on_gone: Optional[Callable[[Callable[[], None]], bool]],
+        joined: Optional[Joined],
     ) -> Answer:
-        started = time.monotonic()
+        started = time.monotonic() if joined is None else joined.first
         allowed_s = self.options.deadline_ms / 1e3
         allowed_s = allowed_s if budget_s is None else min(allowed_s, max(budget_s, 0.0))
-        replies = self._gather(array, started, started + allowed_s, on_gone)
+        replies = self._gather(array, started, started + allowed_s, on_gone, joined)
         gathered = time.monotonic()
         names = self.manifest.members
         present = [index for index in sorted(replies) if replies[index].features is not None]
@@ -214,7 +235,7 @@ class Central:
             phases=_phases(started, gathered, ended, answered),
         )
         sizes = {device: reply.features.nbytes for device, reply in answered.items() if reply.features is not None}
-        self.observed.answered(answer, array.nbytes, sizes)
+        self.observed.answered(answer, array.nbytes if joined is None else 0, sizes)
         return answer
 
     def _gather(
@@ -223,6 +244,7 @@ class Central:
         started: float,
         deadline: float,
         on_gone: Optional[Callable[[Callable[[], None]], bool]],
+        joined: Optional[Joined],
     ) -> Dict[int, Reply]:
         """Ask every member at once and return its reply by member index; all are there at the deadline."""
         self._judge()
@@ -230,7 +252,9 @@ class Central:
         if self._choose(self._all_but(replies)) is None:
             return replies
         budget_ms = max(1, int((deadline - time.monotonic()) * 1e3))
-        asked = self._ask(roster, array, deadline, budget_ms)
+        asked = self._ask(roster, array, deadline, budget_ms) if joined is None else _expect(roster, joined)
+        if self.manifest.member in roster:  # last: the others need not wait for it
+            asked[self.manifest.member] = self._ask_own(array, deadline)
         # A member on probation is waited for only where there is no answer without it.
         needed = self._choose(self._all_but({*replies, *probes})) is None
         awaited = {index: asking.reply for index, asking in asked.items() if needed or index not in probes}
@@ -278,19 +302,19 @@ class Central:
     def _ask(
         self, roster: Dict[int, Optional[WorkerLink]], array: Array, deadline: float, budget_ms: int
     ) -> Dict[int, _Asking]:
-        """Send the input to these members and start this node's own, last: the others need not wait for it."""
+        """Send the input to the workers among these members."""
         manifest, request_id = self.manifest, next(self._ids)
         frame = wire.tensor_frame(wire.REQUEST, request_id, manifest.build, array, budget_ms, manifest.member)
         data = wire.encode_frame(frame)
-        asked = {
+        return {
             index: _Asking(link.ask(request_id, data, deadline), functools.partial(link.cancel, request_id))
             for index, link in roster.items()
             if link is not None
         }
-        if manifest.member in roster:
-            assert self._own is not None
-            asked[manifest.member] = _Asking(self._own.ask(array, deadline), lambda: None)
-        return asked
+
+    def _ask_own(self, array: Array, deadline: float) -> _Asking:
+        assert self._own is not None
+        return _Asking(self._own.ask(array, deadline), lambda: None)
 
     def _note(self, index: int, reply: Reply) -> None:
         if reply.features is not None:
@@ -402,6 +426,11 @@ class Central:
             mend,
             causes[0] if causes and set(causes) in ({LATE}, {BUSY}) else AWAY,
         )
+
+
+def _expect(roster: Dict[int, Optional[WorkerLink]], joined: Joined) -> Dict[int, _Asking]:
+    """Return what a client has asked the workers among these members for itself."""
+    return {index: _Asking(joined.futures[index], lambda: None) for index, link in roster.items() if link is not None}
 
 
 def _log_breaker(device: str, state: str) -> None:

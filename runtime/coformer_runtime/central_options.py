@@ -17,6 +17,7 @@ class CentralOptions(NamedTuple):
         threads: threads of one inference of the own member.
         security: how workers are reached, and who may call.
         standby: run where another device is the central one.
+        broadcast: take inputs that clients send to every device themselves.
     """
 
     workers: Tuple[str, ...]
@@ -25,6 +26,7 @@ class CentralOptions(NamedTuple):
     threads: int = 1
     security: Security = LOOPBACK
     standby: bool = False
+    broadcast: bool = False
 
 
 def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:

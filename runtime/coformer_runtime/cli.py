@@ -139,6 +139,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow addresses that other machines reach, without encryption",
     )
+    command.add_argument(
+        "--broadcast",
+        action="store_true",
+        help="take inputs that clients send to every device themselves; for all nodes of a cluster or none",
+    )
     command.add_argument("--allow-root", action="store_true", help="run with root's rights, which are not needed")
     command.add_argument(
         "--exit-with-stdin",
@@ -183,7 +188,7 @@ def _serve(options: argparse.Namespace) -> None:
     from .worker import Worker
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
-    with Worker(bundle, options.listen, _threads(options), _security(options)) as worker:
+    with Worker(bundle, options.listen, _threads(options), _security(options), options.broadcast) as worker:
         serve_until_stopped(worker.server, worker.address, options.exit_with_stdin)
 
 
@@ -203,6 +208,7 @@ def _central(options: argparse.Namespace) -> None:
         _threads(options),
         _security(options),
         options.standby,
+        options.broadcast,
     )
     with contextlib.ExitStack() as stack:
         central = stack.enter_context(Central(bundle, settings))

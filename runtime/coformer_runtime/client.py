@@ -3,14 +3,14 @@
 import json
 import time
 from types import TracebackType
-from typing import Any, Dict, Optional, Sequence, Type, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Type, Union
 
-from .answer import Answer, answer_from_parameters
+from .answer import Answer, Parameter, answer_from_parameters
 from .arrays import Array
 from .dtypes import DTYPES, dtype_named
 from .errors import CheckFailed, CoformerError
 from .listen import CHANNEL_OPTIONS
-from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, parameter_value
+from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, parameter_value, set_parameter
 from .security import LOOPBACK, Security, open_channel, parse_address
 
 
@@ -77,6 +77,11 @@ class Client:
             CoformerError: the request is wrong, in the central node's words.
             CheckFailed: the cluster did not answer; says which members are missing and why.
         """
+        return self._infer(array, deadline_ms, request_id, {})
+
+    def _infer(
+        self, array: Array, deadline_ms: Optional[float], request_id: str, parameters: Mapping[str, Parameter]
+    ) -> Answer:
         import numpy
 
         if self._input_name is None:
@@ -86,6 +91,8 @@ class Client:
         datatype = dtype_named(array.dtype.name, "client").oip
         request.inputs.add(name=self._input_name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
+        for name, value in parameters.items():
+            set_parameter(request.parameters[name], value)
         timeout_s = None if deadline_ms is None else deadline_ms / 1e3
         response = self._call("ModelInfer", request, timeout_s)
         if response.id != request_id:
@@ -95,8 +102,8 @@ class Client:
         output = response.outputs[0]
         names = [dtype.name for dtype in DTYPES if dtype.oip == output.datatype]
         logits = numpy.frombuffer(response.raw_output_contents[0], names[0]).reshape(tuple(output.shape))
-        parameters = {name: parameter_value(value) for name, value in response.parameters.items()}
-        return answer_from_parameters(logits, parameters)
+        told = {name: parameter_value(value) for name, value in response.parameters.items()}
+        return answer_from_parameters(logits, told)
 
     def _call(self, method: str, request: Any, timeout_s: Optional[float]) -> Any:
         until = time.monotonic() + (timeout_s or self._timeout_s)

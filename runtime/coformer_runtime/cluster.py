@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Type
 
+from .broadcast_client import BroadcastClient
 from .client import Client
 from .errors import CheckFailed, CoformerError
 from .manifest import Manifest, load_manifest
@@ -37,6 +38,7 @@ class LocalCluster:
         deadline_ms, min_members, threads: as for the central node; `threads` holds for each process.
         start_timeout_s: how long entering may take.
         standby: let the devices that can stand in for the central one do so.
+        broadcast: let clients send their inputs to every device themselves.
 
     Attributes:
         address: HOST:PORT of the central node, once entered.
@@ -56,6 +58,7 @@ class LocalCluster:
         threads: int = 1,
         start_timeout_s: float = 60.0,
         standby: bool = False,
+        broadcast: bool = False,
     ) -> None:
         self._bundles = {
             manifest.device: (str(path), manifest)
@@ -65,6 +68,7 @@ class LocalCluster:
         self._python = dict(python or {})
         self._deadline_ms, self._min_members, self._threads = deadline_ms, min_members, threads
         self._start_timeout_s = start_timeout_s
+        self._broadcast = broadcast
         self._children: Dict[str, Child] = {}
         self._addresses: Dict[str, str] = {}
         self._clients: List[Client] = []
@@ -103,7 +107,8 @@ class LocalCluster:
 
     def client(self) -> Client:
         """Return a client of all central nodes, which is closed with the cluster at the latest."""
-        client = Client(self.addresses)
+        workers = [address for device, address in self._addresses.items() if device != self._central]
+        client = BroadcastClient(self.addresses, workers) if self._broadcast else Client(self.addresses)
         self._clients.append(client)
         return client
 
@@ -182,6 +187,7 @@ class LocalCluster:
                 str(self._threads),
                 "--exit-with-stdin",
             ]
+            + (["--broadcast"] if self._broadcast else [])
             + (["--allow-root"] if os.geteuid() == 0 else [])  # the caller's own rights
         )
         environment = dict(os.environ)

@@ -3,7 +3,7 @@
 import collections
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional, Set
 
 from . import __version__, wire
 from .arrays import Array
@@ -18,12 +18,16 @@ MAX_STREAMS = 8  # central nodes at a time
 
 
 class Item(NamedTuple):
-    """A frame that was received, or why it is none; `arrived` in time.monotonic() seconds."""
+    """A frame that was received, or why it is none, or an encoded one to send.
+
+    `arrived` is in time.monotonic() seconds.
+    """
 
     arrived: float
     frame: Optional[wire.Frame]
     error: Optional[CoformerError] = None
     cancelled: bool = False
+    pushed: Optional[bytes] = None
 
 
 class Inbox:
@@ -57,6 +61,13 @@ class Inbox:
             return  # the peer is gone
         finally:
             self.close()
+
+    def push(self, data: bytes) -> None:
+        """Let this encoded frame be sent; where the inbox is full nobody waits for it."""
+        with self._changed:
+            if len(self._items) < MAX_WAITING and not self._closed:
+                self._items.append(Item(time.monotonic(), None, pushed=data))
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Take in nothing more; what is there can still be taken out."""
@@ -98,11 +109,16 @@ class Exchange:
         manifest: of the bundle that is served.
         infer: maps the input array to the features.
         free: the lock of the engine.
+
+    Attributes:
+        build: digest of the build that is served.
     """
 
     def __init__(self, manifest: Manifest, infer: Callable[[Array], Array], free: threading.Lock) -> None:
         self._manifest, self._infer, self._free = manifest, infer, free
+        self.build = manifest.build
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
+        self._greeted: Set[Inbox] = set()
 
     def methods(self) -> Dict[str, Any]:
         """Return method name → gRPC handler."""
@@ -133,12 +149,15 @@ class Exchange:
         try:
             for item in inbox:
                 frame, error = item.frame, item.error
-                if frame is not None and frame.kind == wire.HELLO:
+                if item.pushed is not None:
+                    yield item.pushed
+                elif frame is not None and frame.kind == wire.HELLO:
                     late.cancel()
                     greeted = True
+                    self._greeted.add(inbox)
                     yield wire.encode_frame(wire.hello_frame(self._manifest, __version__))
                 elif frame is not None and frame.kind == wire.REQUEST and greeted:
-                    yield self._answer(item, frame)
+                    yield self.answer(item, frame)
                 else:
                     # The peer does not speak the protocol: there may be no request id to answer to.
                     due = CoformerError("a request was due", self._manifest.device, wire.MEND)
@@ -146,11 +165,19 @@ class Exchange:
                     return
         finally:
             late.cancel()
+            self._greeted.discard(inbox)
             inbox.close()
 
-    def _answer(self, item: Item, frame: wire.Frame) -> bytes:
+    def push(self, data: bytes) -> int:
+        """Send an encoded frame to every central node that has a stream here; return how many there are."""
+        greeted = self._greeted.copy()
+        for inbox in greeted:
+            inbox.push(data)
+        return len(greeted)
+
+    def answer(self, item: Item, frame: wire.Frame) -> bytes:
         """Return the encoded FEATURES or FAILURE frame for one request."""
-        refused = self._refusal(frame)
+        refused = self.refusal(frame)
         if refused is not None:
             return refused
         if item.cancelled:
@@ -190,7 +217,7 @@ class Exchange:
         )
         return wire.encode_frame(answer)
 
-    def _refusal(self, frame: wire.Frame) -> Optional[bytes]:
+    def refusal(self, frame: wire.Frame) -> Optional[bytes]:
         """Return the FAILURE for a request of another build, dtype or shape, or None."""
         manifest = self._manifest
         if frame.build != manifest.build:

@@ -17,10 +17,23 @@ from .health import Health
 from .listen import open_server, serve_until_stopped
 from .manifest import Manifest, TensorSpec
 from .members import BUSY, LATE
-from .oip import CONFIG_TYPES, ERROR_KEY, METHODS, MODEL, SERVICE, messages, set_parameter
+from .oip import (
+    BROADCAST_KEY,
+    CONFIG_TYPES,
+    ERROR_KEY,
+    METHODS,
+    MODEL,
+    SERVICE,
+    messages,
+    parameter_value,
+    set_parameter,
+)
+from .submit import MAX_SUBMITTED, submit_methods
 
 CONCURRENCY = 32  # inferences at a time
-CALLS = CONCURRENCY + MAX_STREAMS + 16  # the rest is for health, metadata, and requests that are refused
+CALLS = (
+    CONCURRENCY + MAX_STREAMS + MAX_SUBMITTED + 16
+)  # the rest is for health, metadata, and requests that are refused
 SERVER = "coformer-node"
 PLATFORM = "coformer"
 
@@ -109,13 +122,13 @@ class Front:
 
     def _infer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
-        array = array_from_request(request, self._manifest)
+        array, broadcast = array_from_request(request, self._manifest), broadcast_of(request)
         if not self._admitted.acquire(blocking=False):
             raise Crowded(
                 "{} requests are being answered".format(CONCURRENCY), "central node", "send it again in a moment"
             )
         try:
-            answer = self._central.answer(array, context.time_remaining(), context.add_callback)
+            answer = self._central.answer(array, context.time_remaining(), context.add_callback, broadcast)
         finally:
             self._admitted.release()
         return self._response(request.id, answer)
@@ -236,6 +249,20 @@ def array_from_request(request: Any, manifest: Manifest) -> Array:
     return numpy.frombuffer(raw, numpy.dtype(dtype.name).newbyteorder("<")).reshape(spec.shape)
 
 
+def broadcast_of(request: Any) -> Optional[int]:
+    """Return the id under which the client sends the input to the workers itself, None where it does not."""
+    if BROADCAST_KEY not in request.parameters:
+        return None
+    chosen = parameter_value(request.parameters[BROADCAST_KEY])
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 < chosen < wire.BROADCAST:
+        raise CoformerError(
+            "it is {!r}".format(chosen),
+            "request, parameter '{}'".format(BROADCAST_KEY),
+            "send 63 random bits as int64_param",
+        )
+    return wire.BROADCAST | chosen
+
+
 def _raw_contents(request: Any, where: str) -> Optional[bytes]:
     """Return the raw bytes of the only input, or None for typed contents; both or too many are errors."""
     if not request.raw_input_contents:
@@ -278,11 +305,13 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
 
 def open_front(central: Central, listen: str) -> Tuple[Any, str]:
     """Start to serve clients at `listen`; return the server and its address."""
+    options = central.options
     health = Health((SERVICE, MODEL), central.ready)
     services = {SERVICE: Front(central).methods(), HEALTH: health.methods()}
     if central.manifest.standby:
-        services[wire.SERVICE] = central.exchange().methods()
-    return open_server(services, listen, central.options.security, CALLS, HEALTH)
+        exchange = central.exchange()
+        services[wire.SERVICE] = dict(exchange.methods(), **(submit_methods(exchange) if options.broadcast else {}))
+    return open_server(services, listen, options.security, CALLS, HEALTH)
 
 
 def serve_front(central: Central, listen: str, exit_with_stdin: bool) -> None:

@@ -45,6 +45,7 @@ class WorkerLink:
         expected: the device that must answer there, or None for any of the others.
         claim: called with (link, greeting): sets `member` and `claimed`, or returns why the worker is refused.
         metadata: what each call carries.
+        pushed: called with (request id, member, reply) for what a client has asked the worker for.
 
     Attributes:
         member: index of the member that answers there; None until the first accepted hello.
@@ -62,6 +63,7 @@ class WorkerLink:
         expected: Optional[str],
         claim: Callable[["WorkerLink", wire.Greeting], Optional[str]],
         metadata: Sequence[Tuple[str, str]] = (),
+        pushed: Callable[[int, int, Reply], None] = lambda request_id, member, reply: None,
     ) -> None:
         self.address, self.expected = address, expected
         self.member: Optional[int] = None
@@ -70,7 +72,7 @@ class WorkerLink:
         self.problem: Optional[str] = "not reached yet at {}".format(address)
         self.retried = 0
         self._logged, self._details = "", ""
-        self._manifest, self._claim, self._metadata = manifest, claim, metadata
+        self._manifest, self._claim, self._metadata, self._pushed = manifest, claim, metadata, pushed
         self._lock = threading.Lock()
         self._pending: Dict[int, _Asked] = {}
         self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
@@ -227,6 +229,8 @@ class WorkerLink:
             asked = self._pending.pop(frame.request_id, None)
         if asked is not None:
             asked.future.set_result(reply)
+        elif frame.request_id & wire.BROADCAST and self.member is not None:
+            self._pushed(frame.request_id, self.member, reply)
 
 
 def open_link(
@@ -235,10 +239,11 @@ def open_link(
     expected: Optional[str],
     claim: Callable[[WorkerLink, wire.Greeting], Optional[str]],
     security: Security = LOOPBACK,
+    pushed: Callable[[int, int, Reply], None] = lambda request_id, member, reply: None,
 ) -> WorkerLink:
     """Return a link to the worker at HOST:PORT; see WorkerLink."""
     channel = open_channel(address, security, LINK_OPTIONS, expected or NODE_NAME)
-    return WorkerLink(channel, address, manifest, expected, claim, security.metadata())
+    return WorkerLink(channel, address, manifest, expected, claim, security.metadata(), pushed)
 
 
 def greeting_refusal(

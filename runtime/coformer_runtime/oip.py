@@ -12,6 +12,7 @@ from .messages import ONEOF, Fields, message_classes
 PACKAGE = "inference"
 MODEL = "coformer"  # the one model that a central node serves
 ERROR_KEY = "coformer-error-bin"  # trailing metadata: what, where and mend of an error as JSON
+BROADCAST_KEY = "broadcast"  # request parameter: the id under which the client sends the input to the workers itself
 SERVICE = "inference.GRPCInferenceService"
 METHODS = {
     "ServerLive": ("ServerLiveRequest", "ServerLiveResponse"),

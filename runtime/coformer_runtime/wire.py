@@ -18,7 +18,9 @@
 
 The conversation: the central node sends hello, the worker answers hello (its payload says who it is), then
 every request is answered by exactly one features or failure with the same request id. A cancel has the id of a
-request that nobody waits for any more; where it has not begun, failure "cancelled" answers it. No protobuf.
+request that nobody waits for any more; where it has not begun, failure "cancelled" answers it. Features and failures
+whose id has the bit BROADCAST were asked for by a client, with a request frame of its own to the method Submit.
+No protobuf.
 """
 
 import json
@@ -35,12 +37,14 @@ if TYPE_CHECKING:
     from .arrays import Array
 
 MAGIC = b"CoF1"
-METHOD = "/coformer.Worker/Exchange"
-SERVICE, METHOD_NAME = "coformer.Worker", "Exchange"
+METHOD, SUBMIT = "/coformer.Worker/Exchange", "/coformer.Worker/Submit"
+SERVICE, METHOD_NAME, SUBMIT_NAME = "coformer.Worker", "Exchange", "Submit"
 HEADER = struct.Struct("<4sBBBBQ32sIIHHI8I")
 MAX_FRAME_BYTES = 8 << 20
 MAX_RANK = 8
 NO_MEMBER = 65535
+ANY_BUILD = "0" * 64  # of a client, which cannot know it
+BROADCAST = 1 << 63  # set in the ids that clients choose; central nodes count from 1
 MAX_BUDGET_MS = (1 << 32) - 1
 
 HELLO, REQUEST, FEATURES, FAILURE, CANCEL = 1, 2, 3, 4, 5

@@ -8,13 +8,14 @@ from . import wire
 from .arrays import Array
 from .bundle import Bundle
 from .engines import Engine, open_member
-from .exchange import Exchange
+from .exchange import MAX_STREAMS, Exchange
 from .health import SERVICE as HEALTH
 from .health import Health
 from .listen import open_server
 from .security import LOOPBACK, Security
+from .submit import MAX_SUBMITTED, submit_methods
 
-CALLS = 24  # streams of central nodes, and health
+CALLS = MAX_STREAMS + MAX_SUBMITTED + 16  # the rest is for health, and for calls that are refused
 
 
 class Worker:
@@ -25,13 +26,17 @@ class Worker:
         listen: HOST:PORT, port 0 for a free one.
         threads: threads of one inference.
         security: who may call.
+        broadcast: take inputs from clients too; their features go to the central nodes.
 
     Attributes:
         address: where it listens, once entered.
         server: the gRPC server, once entered.
     """
 
-    def __init__(self, bundle: Bundle, listen: str, threads: int, security: Security = LOOPBACK) -> None:
+    def __init__(
+        self, bundle: Bundle, listen: str, threads: int, security: Security = LOOPBACK, broadcast: bool = False
+    ) -> None:
+        self._broadcast = broadcast
         self._bundle, self._listen, self._threads, self._security = bundle, listen, threads, security
         self._engine: Optional[Engine] = None
         self.address = ""
@@ -42,7 +47,8 @@ class Worker:
         exchange = Exchange(self._bundle.manifest, self._infer, threading.Lock())
         try:
             health = Health((wire.SERVICE,), lambda: True)
-            services = {wire.SERVICE: exchange.methods(), HEALTH: health.methods()}
+            methods = dict(exchange.methods(), **(submit_methods(exchange) if self._broadcast else {}))
+            services = {wire.SERVICE: methods, HEALTH: health.methods()}
             self.server, self.address = open_server(services, self._listen, self._security, CALLS, HEALTH)
         except BaseException:
             self._engine.close()
