@@ -111,11 +111,11 @@ def test_client_that_hangs_up_frees_its_place(cluster_dirs: List[str]) -> None:
     with gathering(cluster_dirs[0], [], min_members=1) as central:
         gather = central._gather
 
-        def stuck(array: Any, started: float, deadline: float, on_gone: Any) -> Any:
+        def stuck(array: Any, started: float, deadline: float, on_gone: Any, joined: Any) -> Any:
             gone = threading.Event()
             on_gone(gone.set)
             seen.append(gone.wait(10))
-            return gather(array, started, deadline, on_gone)
+            return gather(array, started, deadline, on_gone, joined)
 
         central._gather = stuck
         server, address = open_front(central, "127.0.0.1:0")
@@ -294,7 +294,7 @@ def test_missing_member_and_internal_error(
             assert not client.ready()
             with pytest.raises(CheckFailed, match="all 3 members are needed; missing: hall "):
                 client.infer(PIXELS)
-            monkeypatch.setattr(central, "answer", lambda array, budget_s, on_gone: 1 / 0)
+            monkeypatch.setattr(central, "answer", lambda *words: 1 / 0)
             with pytest.raises(CheckFailed, match=r"internal error [0-9a-f]{12}") as caught:
                 client.infer(PIXELS)
         server.stop(0).wait()
