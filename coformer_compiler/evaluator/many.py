@@ -130,13 +130,15 @@ def many_memory_mb(costs: ManyCosts, devices: Sequence[Device]) -> Array:
     return needed
 
 
-def many_fit(costs: ManyCosts, devices: Sequence[Device]) -> npt.NDArray[np.bool_]:
-    """Whether C5 and C6 hold, `(candidates, devices)`; true for devices that are left out."""
+def many_broken(costs: ManyCosts, devices: Sequence[Device]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Whether C5 and C6 are broken, each `(candidates, devices)`; by no device that is left out."""
     most = np.array([np.inf if device.max_gflop is None else device.max_gflop * 1e9 for device in devices])
     memory = np.array([device.memory_mb for device in devices])
-    held: npt.NDArray[np.bool_] = (costs.flops <= most) & (many_memory_mb(costs, devices) <= memory)
-    fits: npt.NDArray[np.bool_] = held | (costs.params == 0)
-    return fits
+    takes_part = costs.params > 0
+    return {
+        "C5": takes_part & (costs.flops > most),
+        "C6": takes_part & (many_memory_mb(costs, devices) > memory),
+    }
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _terms(w: Array, heads: Array, neurons: Array) -> Array:
     return np.stack([np.ones_like(w), w, heads, neurons, w * heads, w * neurons, w * w], -1)
 
 
+@functools.lru_cache(maxsize=64)
 def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     """Fit on a grid of shapes, and check on others that it is exact: costs are integers."""
     branches = {type(block.branch): block.branch for block in _blocks(teacher, layer)}

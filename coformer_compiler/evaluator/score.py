@@ -8,7 +8,7 @@ whether members complement each other (`benchmarks/search/fidelity.py`); that on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,8 @@ WALK_BYTES = 2**31
 """The teacher's streams are kept while they need no more than this; beyond, every candidate walks the teacher anew."""
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Fewer than a build tries: a candidate's rank does not hang on the last half decade."""
+SKETCH = 64
+"""Directions of the outputs that penalties are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,12 @@ class Evaluator:
         self.task = validation.task
         self.batch = max(1, ROWS // teacher.spec.stem.tokens)
         kept = 4 * len(self.inputs) * teacher.spec.stem.tokens * teacher.spec.embed * (len(teacher.residuals) + 1)
-        self.lesson = (
-            lesson_with_walk(teacher, statistics, self.inputs, basis, self.batch, penalties=PENALTIES)
+        lesson = (
+            lesson_with_walk(teacher, statistics, self.inputs, basis, self.batch)
             if kept <= WALK_BYTES
-            else lesson_of(teacher, statistics, basis, penalties=PENALTIES)
+            else lesson_of(teacher, statistics, basis)
         )
+        self.lesson = replace(lesson, penalties=PENALTIES, sketch=SKETCH)
         self.features = self._teacher_features() if self.lesson.walk is None else self.lesson.walk.features
         self.scores = {
             (block.kind, block.layer): scores

@@ -47,6 +47,7 @@ class Lesson:
         vectors: eigenbasis at each point.
         stem_vectors: of the stem's own norm, if it has one.
         penalties: that ridge regressions try.
+        sketch: directions that they choose by, see `regression.ridge`; a search's, builds look at everything.
         products: what the products of one batch are computed in; float32 halves a search's time, builds use float64.
         walk: the teacher's streams, where they are kept.
     """
@@ -58,6 +59,7 @@ class Lesson:
     vectors: tuple[torch.Tensor, ...]
     stem_vectors: torch.Tensor | None
     penalties: tuple[float, ...] = PENALTIES
+    sketch: int | None = None
     products: torch.dtype = torch.float64
     walk: Walk | None = None
 
@@ -72,9 +74,7 @@ class Lesson:
         ]
 
 
-def lesson_of(
-    teacher: Transformer, statistics: Statistics, basis: BasisKind, penalties: tuple[float, ...] = PENALTIES
-) -> Lesson:
+def lesson_of(teacher: Transformer, statistics: Statistics, basis: BasisKind) -> Lesson:
     """The bases alone."""
     device = teacher.device
     kinds = tuple(kind_of(norm) for norm in (*(block.norm for block in teacher.steps), teacher.pool.norm))
@@ -82,7 +82,7 @@ def lesson_of(
     stem = None
     if teacher.stem.norm is not None and statistics.stem_moment is not None:
         stem = eigenbasis(statistics.stem_moment.to(device), teacher.stem.norm.spec.kind)
-    return Lesson(teacher, statistics, basis, kinds, tuple(vectors), stem, penalties)
+    return Lesson(teacher, statistics, basis, kinds, tuple(vectors), stem)
 
 
 @torch.no_grad()
@@ -92,7 +92,6 @@ def lesson_with_walk(
     inputs: torch.Tensor,
     basis: BasisKind,
     batch: int = 128,
-    penalties: tuple[float, ...] = PENALTIES,
 ) -> Lesson:
     """Bases and streams; memory goes with samples × tokens × embed × sub-blocks.
 
@@ -102,9 +101,8 @@ def lesson_with_walk(
         inputs: calibration samples `(samples, *stem input)`.
         basis: see `Lesson`.
         batch: samples at a time.
-        penalties: see `Lesson`.
     """
-    made = lesson_of(teacher, statistics, basis, penalties)
+    made = lesson_of(teacher, statistics, basis)
     parts: list[list[torch.Tensor]] = [[] for _ in range(len(teacher.steps) + 1)]
     readings = [reading_gram(block, torch.float32) for block in teacher.steps]
     features = []

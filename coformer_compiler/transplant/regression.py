@@ -7,8 +7,11 @@ any strength never loses what the projection knew. The strength is chosen on hel
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -73,18 +76,18 @@ class Gram:
         made.xx, made.xy, made.x = self.xx[index][:, index], self.xy[index], self.x[index]
         return made
 
-    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: Gram) -> Gram:
+    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: Gram | None) -> Gram:
         """The statistics of the same inputs with `weight · y + bias` for outputs.
 
         Args:
             weight: `(outputs, these outputs)`, float64.
             bias: `(outputs,)` or None.
-            outputs: the Gram that has these outputs as its inputs; for ΣY² of the new ones.
+            outputs: the Gram that has these outputs as its inputs; for ΣY² of the new ones, which are nan without it.
         """
         made = Gram(0, 0)
         made.rows, made.xx, made.x = self.rows, self.xx, self.x
         made.xy, made.y = self.xy @ weight.T, weight @ self.y
-        made.yy = ((weight @ outputs.xx) * weight).sum(1)
+        made.yy = torch.full_like(made.y, math.nan) if outputs is None else ((weight @ outputs.xx) * weight).sum(1)
         if bias is not None:
             made.yy = made.yy + 2 * bias * made.y + self.rows * bias.square()
             made.xy, made.y = made.xy + torch.outer(self.x, bias), made.y + self.rows * bias
@@ -133,10 +136,10 @@ class SplitGram:
         """Both Grams with only the given input columns."""
         return _split(self.whole.select(columns), self.held_out.select(columns))
 
-    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: SplitGram) -> SplitGram:
+    def mapped(self, weight: torch.Tensor, bias: torch.Tensor | None, outputs: SplitGram | None) -> SplitGram:
         """Both Grams with mapped outputs, see `Gram.mapped`."""
-        whole = self.whole.mapped(weight, bias, outputs.whole)
-        return _split(whole, self.held_out.mapped(weight, bias, outputs.held_out))
+        whole, out = (None, None) if outputs is None else (outputs.whole, outputs.held_out)
+        return _split(self.whole.mapped(weight, bias, whole), self.held_out.mapped(weight, bias, out))
 
 
 def _split(whole: Gram, held_out: Gram) -> SplitGram:
@@ -158,7 +161,8 @@ class Fit:
         weight: float64 `(outputs, inputs)`.
         bias: float64 `(outputs,)`.
         penalty: the chosen strength, relative to the mean of the diagonal of the centred XᵀX.
-        match: R² on the held-out samples of the same fit without them (at most 1; 1 where nothing was held out).
+        match: R² on the held-out samples of the same fit without them (at most 1; 1 where nothing was held out, nan
+            where the penalty was chosen on a sketch).
     """
 
     weight: torch.Tensor
@@ -167,20 +171,30 @@ class Fit:
     match: float
 
 
-def ridge(gram: SplitGram, prior: torch.Tensor | None = None, penalties: Sequence[float] = PENALTIES) -> Fit:
+def ridge(
+    gram: SplitGram,
+    prior: torch.Tensor | None = None,
+    penalties: Sequence[float] = PENALTIES,
+    sketch: int | None = None,
+) -> Fit:
     """Minimise ‖Y − XWᵀ − b‖² + λ‖W − prior‖² with λ chosen on the held-out rows, then fitted on all rows.
 
     Args:
         gram: statistics of X and Y.
         prior: `(outputs, inputs)` to pull towards; zero where None.
         penalties: candidates for λ, relative to the mean diagonal, ascending.
+        sketch: choose λ on so many random directions of Y, in float32, in place of all its columns, and look only
+            downhill from the middle candidate; see `_sketched`.
     """
     fit = gram.fit
     if gram.held_out.rows < 2 or fit.rows < 2:
         # Nothing to choose by, so the strongest prior that still lets large effects through.
         penalty, match = 1.0, 1.0
-    else:
+    elif sketch is None:
         penalty, match = _chosen_on_held_out(fit, gram.held_out, prior, penalties)
+    else:
+        towards = fit.xy.new_zeros(fit.xy.shape).T if prior is None else prior.to(fit.xy)
+        penalty, match = _walked_down(_sketched(fit, gram.held_out, towards, sketch), penalties), math.nan
     xx, xy = _centred(gram.whole, prior)
     departure = _departure(xx, xy, penalty)
     while departure is None:
@@ -210,26 +224,100 @@ def _with_bias(gram: Gram, departure: torch.Tensor, prior: torch.Tensor | None) 
     return weight, (gram.y - weight @ gram.x) / max(gram.rows, 1)
 
 
+class _Choice(NamedTuple):
+    """Sums that λ is chosen by: of the rows that are fitted and of those held out, centred, less the prior's part."""
+
+    fit_xx: torch.Tensor
+    fit_xy: torch.Tensor
+    out_xx: torch.Tensor
+    out_xy: torch.Tensor
+
+
 def _chosen_on_held_out(
     fit: Gram, out: Gram, prior: torch.Tensor | None, penalties: Sequence[float]
 ) -> tuple[float, float]:
     """The candidate with the least squared error on the held-out rows, and the R² there of the fit without them."""
+    fit_xx, fit_xy = _centred(fit, prior)
+    xx, xy = _held_out_sums(fit, out)
+    if prior is not None:
+        xy = xy - xx @ prior.to(xx).T
+    departure, penalty = _least_error(_Choice(fit_xx, fit_xy, xx, xy), penalties)
+    return penalty, 1.0 if departure is None else _match(out, *_with_bias(fit, departure, prior))
+
+
+def _held_out_sums(fit: Gram, out: Gram) -> tuple[torch.Tensor, torch.Tensor]:
+    """XᵀX and XᵀY of the held-out rows around the means of the others."""
     mean_x, mean_y = fit.x / fit.rows, fit.y / fit.rows
     cross = torch.outer(out.x, mean_x)
     xx = out.xx - cross - cross.T + out.rows * torch.outer(mean_x, mean_x)
     xy = out.xy - torch.outer(out.x, mean_y) - torch.outer(mean_x, out.y) + out.rows * torch.outer(mean_x, mean_y)
-    if prior is not None:
-        xy = xy - xx @ prior.to(xx).T
-    fit_xx, fit_xy = _centred(fit, prior)
+    return xx, xy
+
+
+def _sketched(fit: Gram, out: Gram, prior: torch.Tensor, directions: int) -> _Choice:
+    """The sums for random directions of Y, the same ones for every λ.
+
+    The squared error over k of them is that over all columns up to a factor near one (Johnson and Lindenstrauss, 1984),
+    which all candidates share for the most part; the products that grow with the columns of Y are spared.
+    """
+    mix = _signs(fit.xy.shape[1], directions).to(fit.xy)
+    mixed_prior = prior.T @ mix
+    mean_x = fit.x / fit.rows
+    fit_xx = fit.xx - torch.outer(fit.x, mean_x)
+    fit_xy = fit.xy @ mix - torch.outer(mean_x, fit.y @ mix) - fit_xx @ mixed_prior
+    mixed = Gram(0, 0)
+    mixed.rows, mixed.xx, mixed.x = out.rows, out.xx, out.x
+    mixed.xy, mixed.y = out.xy @ mix, out.y @ mix
+    centre = Gram(0, 0)
+    centre.rows, centre.x, centre.y = fit.rows, fit.x, fit.y @ mix
+    xx, xy = _held_out_sums(centre, mixed)
+    return _Choice(*(each.float() for each in (fit_xx, fit_xy, xx, xy - xx @ mixed_prior)))
+
+
+@functools.cache
+def _signs(outputs: int, directions: int) -> torch.Tensor:
+    """Random signs `(outputs, directions)`; all outputs themselves where there are no more of them."""
+    if outputs <= 2 * directions:
+        return torch.eye(outputs, dtype=torch.float64)
+    random = torch.Generator().manual_seed(outputs)
+    return torch.randint(0, 2, (outputs, directions), generator=random).double() * 2 - 1
+
+
+def _least_error(sums: _Choice, penalties: Sequence[float]) -> tuple[torch.Tensor | None, float]:
+    """The candidate of the least squared error on the held-out rows, and its departure from the prior."""
     best: tuple[float, float, torch.Tensor] | None = None
     for penalty in penalties:
-        departure = _departure(fit_xx, fit_xy, penalty)
-        if departure is not None:
-            error = float((departure * (xx @ departure - 2 * xy)).sum())
-            best = (error, penalty, departure) if best is None or error < best[0] else best
-    if best is None:
-        return penalties[-1], 1.0
-    return best[1], _match(out, *_with_bias(fit, best[2], prior))
+        error, departure = _error(sums, penalty)
+        if departure is not None and (best is None or error < best[0]):
+            best = (error, penalty, departure)
+    return (None, penalties[-1]) if best is None else (best[2], best[1])
+
+
+def _walked_down(sums: _Choice, penalties: Sequence[float]) -> float:
+    """`_least_error` where the error falls to one least value and rises again: from the middle, downhill."""
+    errors: dict[int, float] = {}
+
+    def error(n: int) -> float:
+        if n not in errors:
+            errors[n] = _error(sums, penalties[n])[0] if 0 <= n < len(penalties) else math.inf
+        return errors[n]
+
+    here = len(penalties) // 2
+    step = 1 if error(here + 1) < error(here) else -1
+    while error(here + step) < error(here):
+        here += step
+    return penalties[-1] if error(here) == math.inf else penalties[here]
+
+
+def _error(sums: _Choice, penalty: float) -> tuple[float, torch.Tensor | None]:
+    """Squared error on the held-out rows, up to a constant, and the departure from the prior.
+
+    Infinite and None where the penalty is too weak for float arithmetic.
+    """
+    departure = _departure(sums.fit_xx, sums.fit_xy, penalty)
+    if departure is None:
+        return math.inf, None
+    return float((departure * (sums.out_xx @ departure - 2 * sums.out_xy)).sum()), departure
 
 
 def _match(gram: Gram, weight: torch.Tensor, bias: torch.Tensor) -> float:

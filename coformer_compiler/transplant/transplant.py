@@ -200,7 +200,7 @@ class _Walker:
         self.index, self.stream = index, index + 1
         teacher, device = lesson.teacher, lesson.teacher.device
         self.teacher, self.names = teacher, teacher.spec.block_names
-        self.products, self.penalties = lesson.products, lesson.penalties
+        self.products, self.penalties, self.sketch = lesson.products, lesson.penalties, lesson.sketch
         self.token_weights = [weights.to(device) for weights in lesson.statistics.token_weights]
         self.bases = lesson.bases(policy.embed)
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=lesson.basis == "per-norm")
@@ -255,7 +255,7 @@ class _Walker:
         for part in streams.parts():
             beside = local.norm(local.side_by_side(streams.read(self.stream, part)))
             gram.add(beside, block(streams.read(0, part)) @ cast.T, part.start, weights)
-        self._set(local.reader, ridge(gram, prior, self.penalties), point, "merge")
+        self._set(local.reader, ridge(gram, prior, self.penalties, self.sketch), point, "merge")
         return local
 
     def begin_read(self, block: Residual, products: torch.dtype) -> tuple[SplitGram, Residual]:
@@ -276,7 +276,9 @@ class _Walker:
         weight = reader.weight.detach().double()[rows]
         bias = None if reader.bias is None else reader.bias.detach().double()[rows]
         prior = (weight * gain_of(block.norm, weight.shape[1]).to(weight)) @ self.bases[point].back
-        fit = ridge(gram.mapped(weight, bias, reading), prior, self.penalties)
+        # ΣY², which costs more than all else here, is needed for the match alone.
+        outputs = reading if self.sketch is None else None
+        fit = ridge(gram.mapped(weight, bias, outputs), prior, self.penalties, self.sketch)
         self._set(local.branch.reader, fit, point, "reader")
         self.pending = _Pending(local, point, block, units)
 
@@ -322,7 +324,7 @@ class _Walker:
             else:
                 pool = teacher.pool
                 gram.add(pool.rows(read, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
-        self._set_writer(local, ridge(gram, prior, self.penalties), before)
+        self._set_writer(local, ridge(gram, prior, self.penalties, self.sketch), before)
         for n, part in enumerate(streams.parts()):
             s, mask = streams.read(self.stream, part), masks.read(part)
             normed = local.normed(s)

@@ -13,7 +13,7 @@ from coformer_compiler.decomposer.constraints import Excess, excess
 from coformer_compiler.decomposer.search.encoding import Encoding, Point
 from coformer_compiler.decomposer.shapes import MaybeShape
 from coformer_compiler.evaluator.latency import Latencies, LatencyModel, Network
-from coformer_compiler.evaluator.many import CostModel, candidates_of, many_fit
+from coformer_compiler.evaluator.many import CostModel, candidates_of, many_broken
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.profiling.table import table_of_shapes
 from coformer_runtime.errors import CoformerError
@@ -22,6 +22,7 @@ SHRINK, SMALLEST = 0.85, 0.02
 TRIES = 2000
 SAMPLED = 512
 
+Array = npt.NDArray[np.float64]
 Shapes: TypeAlias = tuple[MaybeShape, ...]
 
 
@@ -56,21 +57,33 @@ class Space:
         shrink = [1.0] * len(self.devices)
         while True:
             shapes = self.encoding.decode(point, shrink)
-            if self.fit([shapes])[0].all():
+            held = self.fit([shapes])[0]
+            if held.all():
                 return shapes
-            n, found = self._first_excess(shapes)
+            n = int(np.argmin(held))
             shrink[n] *= SHRINK
             if shrink[n] < SMALLEST:
-                return found
+                return self._excess(shapes, n)
+
+    def many_shapes(self, points: Array) -> list[Shapes | Excess]:
+        """`shapes` of many points `(points, dimensions)`; those that fit as they are cost one look together."""
+        plain = [self.encoding.decode(point, [1.0] * len(self.devices)) for point in points]
+        fits = np.all(self.fit(plain), axis=1)
+        return [found if fit else self.shapes(point) for point, found, fit in zip(points, plain, fits, strict=True)]
 
     def fit(self, shapes: Sequence[Shapes]) -> npt.NDArray[np.bool_]:
         """Whether every member fits its device, `(candidates, devices)`."""
+        found: npt.NDArray[np.bool_] = ~np.any(list(self.broken(shapes).values()), axis=0)
+        return found
+
+    def broken(self, shapes: Sequence[Shapes]) -> dict[str, npt.NDArray[np.bool_]]:
+        """Constraint → whether the members break it, `(candidates, devices)`."""
         candidates = candidates_of(shapes, self.encoding.shape.layers)
-        held = many_fit(self.model.costs(candidates), self.devices)
+        broken = many_broken(self.model.costs(candidates), self.devices)
         deadlines = np.array([np.inf if d.deadline_ms is None else d.deadline_ms for d in self.devices])
         if np.isfinite(deadlines).any():
-            held &= deadlines >= self.latencies(shapes).arrival_ms.T
-        return held
+            broken["deadline"] = deadlines < self.latencies(shapes).arrival_ms.T
+        return broken
 
     def latencies(self, shapes: Sequence[Shapes]) -> Latencies:
         """Predicted latencies of many policies."""
@@ -110,15 +123,18 @@ class Space:
         random = np.random.default_rng([seed, 1_000_003])
         points = random.random((sampled, self.encoding.dimensions))
         shapes = [self.encoding.decode(point, [1.0] * len(self.devices)) for point in points]
-        fits = self.fit(shapes).all(1)
-        binding: dict[str, float] = {}
+        broken = self.broken(shapes)
+        fits = ~np.any(list(broken.values()), axis=(0, 2))
+        binding = {
+            f"{constraint} of '{device.name}'": float(share)
+            for constraint, found in broken.items()
+            for device, share in zip(self.devices, found.mean(0), strict=True)
+            if share
+        }
         shrunk = int(fits.sum())
         worst: Excess | None = None
-        for n in np.flatnonzero(~fits):
-            device, found = self._first_excess(shapes[n])
-            key = f"{found.constraint} of '{self.devices[device].name}'"
-            binding[key] = binding.get(key, 0.0) + 1 / sampled
-            made = self.shapes(points[n])
+        for point in points[~fits]:
+            made = self.shapes(point)
             if isinstance(made, Excess):
                 worst = made
             else:
@@ -127,21 +143,13 @@ class Space:
             raise self.infeasible(sampled, worst)
         return Preflight(sampled, float(fits.mean()), shrunk / sampled, dict(sorted(binding.items())))
 
-    def _first_excess(self, shapes: Shapes) -> tuple[int, Excess]:
-        for n, (shape, device) in enumerate(zip(shapes, self.devices, strict=True)):
-            found = None if shape is None else excess(self.teacher, shape, device, shortcuts=self.shortcuts)
-            if found is not None:
-                return n, found
-        arrivals = self.latencies([shapes]).arrival_ms[:, 0]
-        late = [
-            (float(arrival) / device.deadline_ms, n)
-            for n, (arrival, device) in enumerate(zip(arrivals, self.devices, strict=True))
-            if device.deadline_ms is not None
-        ]
-        n = max(late)[1]
-        device = self.devices[n]
+    def _excess(self, shapes: Shapes, n: int) -> Excess:
+        """The limit of the device that the shapes break."""
+        shape, device = shapes[n], self.devices[n]
+        found = None if shape is None else excess(self.teacher, shape, device, shortcuts=self.shortcuts)
+        if found is not None:
+            return found
         assert device.deadline_ms is not None
+        arrival = float(self.latencies([shapes]).arrival_ms[n, 0])
         relax = f"raise deadline_ms of '{device.name}', or the network's rate"
-        return n, Excess(
-            "deadline", "time until its features arrive", float(arrivals[n]), device.deadline_ms, "ms", relax
-        )
+        return Excess("deadline", "time until its features arrive", arrival, device.deadline_ms, "ms", relax)

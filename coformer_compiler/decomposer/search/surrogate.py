@@ -23,8 +23,11 @@ from coformer_compiler.decomposer.search.space import Shapes, Space
 from coformer_compiler.evaluator.many import candidates_of
 from coformer_runtime.errors import CoformerError
 
-FRESH, MUTATIONS, SECOND, PARENTS = 64, 128, 96, 5
+FRESH, MUTATIONS, PARENTS = 192, 192, 6
+ROUNDS, CHILDREN = 4, 96
 STEPS = (0.05, 0.12, 0.3)
+APART = 3
+"""Evaluations per feature from which on every feature has a length scale of its own."""
 
 Array = npt.NDArray[np.float64]
 
@@ -79,9 +82,10 @@ def propose(
 
         pool = _fitting(space, pool_around(np.stack(points), objectives, random))
         expected = gains([each for _, each in pool])
-        top = np.argsort(-expected, kind="stable")[:PARENTS]
-        more = _fitting(space, mutations(np.stack([pool[n][0] for n in top]), SECOND, random))
-        pool, expected = pool + more, np.concatenate([expected, gains([each for _, each in more])])
+        for _ in range(ROUNDS):
+            top = np.argsort(-expected, kind="stable")[:PARENTS]
+            more = _fitting(space, mutations(np.stack([pool[n][0] for n in top]), CHILDREN, random))
+            pool, expected = pool + more, np.concatenate([expected, gains([each for _, each in more])])
         taken = {repr(each) for each in (*shapes, *(proposal.shapes for proposal in chosen))}
         ranking = np.argsort(-expected, kind="stable")
         new = int(next((n for n in ranking if repr(pool[n][1]) not in taken), ranking[0]))
@@ -98,18 +102,25 @@ class _Model:
         gp, self.ei = skopt_parts()
         kernels = gp.kernels
         self.centre, self.spread = float(logs.mean()), float(logs.std()) or 1.0
+        # One length scale for all features, until there is enough to tell them apart by.
+        scales = np.ones(x.shape[1]) if len(x) >= APART * x.shape[1] else 1.0
         kernel = kernels.ConstantKernel(1.0, (0.05, 20.0)) * kernels.Matern(
-            np.ones(x.shape[1]), (0.1, 20.0), nu=1.5
+            scales, (0.5, 20.0), nu=1.5
         ) + kernels.WhiteKernel(1e-2, (1e-4, 0.3))
+        self.origin, self.unit = x.mean(0), np.maximum(x.std(0), 1e-6)
         self.model = gp.GaussianProcessRegressor(kernel=kernel, normalize_y=False, random_state=0)
         with warnings.catch_warnings():
             # A length scale at its bound means that the feature does not matter, which is an answer.
             warnings.simplefilter("ignore")
-            self.model.fit(x, (logs - self.centre) / self.spread)
+            self.model.fit(self._scaled(x), (logs - self.centre) / self.spread)
+
+    def _scaled(self, x: Features) -> Features:
+        found: Features = (x - self.origin) / self.unit
+        return found
 
     def mean(self, x: Features) -> Array:
         """Expected logarithm of the loss."""
-        found: Array = self.model.predict(x) * self.spread + self.centre
+        found: Array = self.model.predict(self._scaled(x)) * self.spread + self.centre
         return found
 
     def gains(self, x: Features, left: Array) -> Array:
@@ -117,7 +128,7 @@ class _Model:
         goal = (np.log(np.maximum(left, 1e-9)) - self.centre) / self.spread
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = self.ei(x, _Shifted(self.model, goal), y_opt=0.0, xi=0.0)
+            found = self.ei(self._scaled(x), _Shifted(self.model, goal), y_opt=0.0, xi=0.0)
         gains: Array = np.where(left > 0, found * self.spread, 0.0)
         return gains
 
@@ -150,7 +161,7 @@ def mutations(parents: Array, count: int, random: np.random.Generator) -> Array:
 
 
 def _fitting(space: Space, points: Array) -> list[tuple[Point, Shapes]]:
-    pairs = [(point, space.shapes(point)) for point in points]
+    pairs = zip(points, space.many_shapes(points), strict=True)
     return [(point, shapes) for point, shapes in pairs if not isinstance(shapes, Excess)]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,8 +45,9 @@ def devices(count: int, **changes: float) -> tuple[Device, ...]:
     )
 
 
-def space_of(cluster: Sequence[Device], *, drop: bool = True) -> Space:
-    encoding = Encoding(teacher_shape(SPEC), tuple(cluster), (0.3, 0.2, 0.1), False, drop)
+@functools.cache
+def space_of(cluster: tuple[Device, ...], *, drop: bool = True) -> Space:
+    encoding = Encoding(teacher_shape(SPEC), cluster, (0.3, 0.2, 0.1), False, drop)
     return Space(encoding, SPEC, Network(), shortcuts=True)
 
 
@@ -90,6 +91,7 @@ def test_every_strategy_is_never_worse_than_where_it_starts(tmp_path: Path, stra
     assert set(SEARCHES) == set(PROPOSERS)
 
 
+@pytest.mark.slow
 def test_proposals_beat_chance(tmp_path: Path) -> None:
     def mean(strategy: str) -> float:
         found = [best_of(run(tmp_path, strategy, 20, seed=seed, name=f"{strategy}{seed}")) for seed in range(3)]
@@ -232,7 +234,23 @@ def test_features_do_not_know_which_device_has_which_member() -> None:
     shape = space.encoding.shape
     one, other = (features_of(candidates_of([each], shape.layers), shape) for each in (shapes, shapes[::-1]))
     np.testing.assert_allclose(one, other)
-    assert one.shape == (1, 20)
+    assert one.shape == (1, 12)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 7), (2, 11), (3, 12), (5, 12)])
+def test_features_of_any_number_of_members(count: int, width: int) -> None:
+    encoding = Encoding(teacher_shape(SPEC), devices(count), (0.3, 0.2, 0.1), False)
+    points = np.random.default_rng(3).random((4, encoding.dimensions))
+    candidates = candidates_of([encoding.decode(each, [1.0] * count) for each in points], 3)
+    found = features_of(candidates, encoding.shape)
+    assert found.shape == (4, width)
+    assert np.isfinite(found).all()
+
+
+def test_many_points_decode_as_one_does() -> None:
+    space = space_of(devices(3, max_gflop=2e-4))
+    points = np.random.default_rng(5).random((12, space.encoding.dimensions))
+    assert space.many_shapes(points) == [space.shapes(point) for point in points]
 
 
 def test_the_pool_has_news_and_kin() -> None:

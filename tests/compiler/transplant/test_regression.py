@@ -98,6 +98,23 @@ def test_the_penalty_is_the_best_on_held_out_rows(seed: int, with_prior: bool, n
     assert error(chosen) <= error(best) * (1 + 1e-6) + 1e-9
 
 
+@pytest.mark.parametrize("outputs", [4, 300])
+@pytest.mark.parametrize("noise", [0.3, 3.0, 30.0])
+def test_a_sketch_chooses_nearly_as_well(outputs: int, noise: float) -> None:
+    problem = random_problem(11, 200, inputs=20, outputs=outputs, noise=noise)
+    gram, out = gram_of(problem), problem.held_out
+
+    def error(penalty: float) -> float:
+        weight, bias = dense(problem.x[~out], problem.y[~out], penalty, problem.prior)
+        return float(np.square(problem.x[out].numpy() @ weight.T + bias - problem.y[out].numpy()).sum())
+
+    whole, sketched = ridge(gram, problem.prior), ridge(gram, problem.prior, sketch=64)
+    assert error(sketched.penalty) <= 1.01 * error(whole.penalty)
+    assert np.isnan(sketched.match)
+    same = ridge(gram, problem.prior, [sketched.penalty])
+    torch.testing.assert_close(sketched.weight, same.weight)
+
+
 def test_noise_asks_for_a_stronger_penalty() -> None:
     weak, strong = (ridge(gram_of(random_problem(2, 40, noise=noise))).penalty for noise in (1e-6, 100.0))
     assert weak <= 1e-5
@@ -154,6 +171,9 @@ def test_mapped_outputs_are_as_if_they_had_been_added(biased: bool) -> None:
     outputs = SplitGram(4, 0)
     outputs.add(problem.y, problem.y[:, :0], 0)
     mapped = gram_of(problem).mapped(weight, bias, outputs)
+    bare = gram_of(problem).mapped(weight, bias, None).whole
+    torch.testing.assert_close(bare.xy, mapped.whole.xy)
+    assert bare.yy.isnan().all()
     direct = SplitGram(7, 5)
     direct.add(problem.x, wanted, 0)
     for a, b in ((mapped.fit, direct.fit), (mapped.held_out, direct.held_out)):
