@@ -79,7 +79,7 @@ def digits() -> Setup:
     return Setup("digits", teacher, statistics, calibration, data.validation, config.devices, Network())
 
 
-def deit_small(size: int = 64, samples: int = 64) -> Setup:
+def deit_small(size: int = 64, samples: int = 64, validation_samples: int = 128) -> Setup:
     """DeiT-S's shape on `size` × `size` noise, for a Jetson Orin Nano, a Xavier NX and a Raspberry Pi 5."""
     source = ModelSource(
         "timm:deit_small_patch16_224", "random", options=(("img_size", size), ("num_classes", CLASSES)), seed=0
@@ -93,7 +93,7 @@ def deit_small(size: int = 64, samples: int = 64) -> Setup:
         images = coarse.repeat(8, 2).repeat(8, 3)
         return Split(images, np.zeros(count, np.int64))
 
-    calibration, validation = split(samples), split(2 * samples)
+    calibration, validation = split(samples), split(validation_samples)
     with torch.no_grad():
         _make_sure(teacher, torch.from_numpy(calibration.inputs))
         calibration, validation = (
