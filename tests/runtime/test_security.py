@@ -62,7 +62,7 @@ def test_wrong_token(certs: Path, secured: List[str], token: str) -> None:
     with Client(secured[0], security(certs, "phone", token)) as client:
         with pytest.raises(CheckFailed, match="unauthenticated: the token is missing or wrong"):
             client.infer(PIXELS)
-        check = client._channel.unary_unary("/grpc.health.v1.Health/Check")
+        check = client._nodes[0].channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"", timeout=5) == b"\x08\x01"  # for probes, which have none
 
 
