@@ -1,0 +1,142 @@
+"""Untrained members of really trained models of every family: index selection against transplanting.
+
+Run: python benchmarks/families_transplant.py [FAMILY …], all of them where none is named. ViT is the digits' teacher,
+"ViT, glyphs" that of examples/glyphs (needs its fonts), BERT is MiniLM with the head of examples/debian_topics (needs
+prepare.py), the others are the tiny stand-ins of standins.py, trained first. Three members of a third and two of a half
+of every width; figures are on validation and test samples together, which no fit has seen. Writes
+results/families_transplant.json, keeping the figures of families that are not named.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from standins import CALIBRATION, ROOT, STANDINS
+
+from coformer_compiler.config import Overrides, read_config
+from coformer_compiler.data import DataSet, load_data
+from coformer_compiler.data.load import load_texts
+from coformer_compiler.data.tokenizer import read_tokenizer
+from coformer_compiler.decomposer.dealing import members_from_shapes
+from coformer_compiler.decomposer.policy import MemberPolicy
+from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.frontends import import_model
+from coformer_compiler.model.spec import PatchStemSpec, TokenStemSpec
+from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.stages.batches import batches_of
+from coformer_compiler.stages.transplant import selection_of
+from coformer_compiler.transplant.basis import BasisKind
+from coformer_compiler.transplant.readout import fit_readouts
+from coformer_compiler.transplant.statistics import Statistics, statistics_from_batches
+from coformer_compiler.transplant.transplant import transplant
+
+RESULT = ROOT / "benchmarks" / "results" / "families_transplant.json"
+PARTS = {"thirds": 3, "halves": 2}
+METHODS: dict[str, BasisKind | None] = {
+    "index selection": None,
+    "transplant, one basis": "global",
+    "transplant, one per norm": "per-norm",
+}
+Teacher = tuple[Transformer, DataSet]
+
+
+def example(path: str) -> Callable[[], Teacher]:
+    """The teacher and the data of a worked example."""
+
+    def made() -> Teacher:
+        config = read_config(ROOT / "examples" / path, Overrides())
+        teacher = import_model(config.model)
+        stem = teacher.stem.spec
+        if isinstance(stem, PatchStemSpec):
+            data = load_data(
+                config.data.source, image_size=stem.image_size, channels=stem.channels, calibration=CALIBRATION
+            )
+            return teacher, data
+        assert isinstance(stem, TokenStemSpec) and config.model.checkpoint is not None
+        tokenizer = read_tokenizer(config.model.checkpoint, stem)
+        return teacher, load_texts(config.data.source, tokenizer, calibration=CALIBRATION, truncate=True)
+
+    return made
+
+
+FAMILIES: dict[str, Callable[[], Teacher]] = {
+    "ViT": example("digits/digits.toml"),
+    "ViT, glyphs": example("glyphs/glyphs.toml"),
+    "BERT": example("debian_topics/topics.toml"),
+    **STANDINS,
+}
+"""Trained teachers by family."""
+
+
+def main() -> None:
+    """Measure the families that are named, print a table, write the figures."""
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    for name in sys.argv[1:] or FAMILIES:
+        start = time.process_time()
+        teacher, data = FAMILIES[name]()
+        print(f"{name}: teacher after {time.process_time() - start:.0f} CPU seconds", flush=True)
+        known[name] = measured(teacher, data)
+        RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
+    """Figures of one family: accuracy in per cent and cross-entropy in nats."""
+    found = statistics_from_batches(teacher, batches_of(data.calibration), task=data.train.task)
+    unseen = [*batches_of(data.validation), *batches_of(data.test)]
+    labels = torch.cat([each for _, each in unseen])
+
+    def figures(answers: torch.Tensor) -> dict[str, float]:
+        right = 100 * float((answers.argmax(-1) == labels).float().mean())
+        return {"accuracy": round(right, 2), "loss": round(float(F.cross_entropy(answers, labels)), 4)}
+
+    result: dict[str, object] = {"unseen": len(labels), "calibration": len(data.calibration)}
+    result["teacher"] = figures(torch.cat([teacher(inputs) for inputs, _ in unseen]))
+    print("  teacher", result["teacher"], flush=True)
+    inputs = torch.from_numpy(np.asarray(data.calibration.inputs))
+    lessons = [(each, teacher.features(each)) for each, _ in batches_of(data.calibration)]
+    for size, count in PARTS.items():
+        rows: dict[str, object] = {}
+        for method, basis in METHODS.items():
+            if basis == "global" and teacher.spec.post_norm:
+                continue
+            policies = shared_out(teacher, found, count, channels=basis is None)
+            if basis is None:
+                members, priors = [teacher.take(selection_of(policy)) for policy in policies], None
+            else:
+                made = transplant(teacher, found, policies, inputs, basis=basis)
+                members, priors = made.members, made.priors
+            aggregator = fit_readouts(members, teacher.head, lessons, priors)
+            features = [torch.cat([member.features(each) for each, _ in unseen]) for member in members]
+            alone = [figures(member.head(each)) for member, each in zip(members, features, strict=True)]
+            together = figures(aggregator(dict(enumerate(features))))
+            rows[method] = {"aggregated": together, "members": alone}
+            print(f"  {size:7} {method:26} {together}", flush=True)
+        result[size] = rows
+    return result
+
+
+def shared_out(teacher: Transformer, found: Statistics, count: int, *, channels: bool) -> list[MemberPolicy]:
+    """Equal members of one part in `count` of every width."""
+    scores = {(block.kind, block.layer): each for block, each in zip(teacher.residuals, found.scores, strict=True)}
+    units = {key: len(each) // count for key, each in scores.items()}
+    shape = MemberShape(
+        teacher.spec.embeds[0] // count,
+        {layer: n for (kind, layer), n in units.items() if kind == "attention"},
+        {layer: n for (kind, layer), n in units.items() if kind == "mlp"},
+    )
+    names = [str(n) for n in range(count)]
+    return list(members_from_shapes(names, [shape] * count, scores, found.channel_scores if channels else None))
+
+
+if __name__ == "__main__":
+    main()
