@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from coformer_compiler.torchvision_operators import ensure_torchvision_operators
+from tests.compiler.frontends.hf_models import hf_model, save_hf
 from tests.compiler.texts import manifest_of, rows, write_config, write_teacher, write_tsv
 from tests.end_to_end.tiny import Outcome, coformerc
+
+WIDE_T5 = {"d_model": 48, "num_heads": 6, "d_kv": 8, "d_ff": 96, "feed_forward_proj": "gated-gelu"}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +66,13 @@ def test_run_refuses_or_cuts_long_texts(built: Path) -> None:
     assert "1 of 1 texts are longer than 10 tokens" in outcome.out
     outcome = run(built, "--text", "game " * 30, "--truncate")
     assert json.loads(outcome.out)["cut_texts"] == 1
+    assert "text 1 is empty; give every text at least one word" in run(built, "--text", " ").err
     assert "these are not all single texts, or all pairs" in run(built, "--text", "a\tb\tc").out
 
 
 @pytest.mark.slow
 def test_embeddings(tmp_path: Path) -> None:
     """A checkpoint without classifier: members learn its embeddings, and `run` answers with one."""
-    from tests.compiler.frontends.hf_models import hf_model, save_hf
-
     config = write_config(tmp_path, source="sentences:topics.tsv", options='pool = "mean"\nnormalise = true')
     wide = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 96}
     save_hf(hf_model("bert", **wide).bert, tmp_path / "teacher")
@@ -82,6 +85,40 @@ def test_embeddings(tmp_path: Path) -> None:
     assert len(answer["embedding"]) == 48
     assert sum(number**2 for number in answer["embedding"]) == pytest.approx(1, abs=1e-4)
     assert "48 numbers" in coformerc("run", tmp_path / "out", "--text", "mail server").out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", ["jetson-nano", "jetson-orin-nano"])
+def test_a_t5_classifier(board: str, tmp_path: Path) -> None:
+    """Gated, with RMSNorm and relative positions, and a classifier behind the mean."""
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("jetson-nano", board))
+    save_hf(hf_model("t5", num_labels=3, **WIDE_T5), tmp_path / "teacher")
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert coformerc("validate", tmp_path / "out").code == 0
+
+
+@pytest.mark.slow
+def test_embeddings_of_t5s_encoder(tmp_path: Path) -> None:
+    """Out of a checkpoint that has a decoder, too; the build says how to leave it out."""
+    ensure_torchvision_operators()
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = write_config(tmp_path, source="sentences:topics.tsv")
+    config.write_text(config.read_text().replace("jetson-nano", "cpu"))
+    (tmp_path / "teacher" / "model.safetensors").unlink()
+    T5ForConditionalGeneration(T5Config(vocab_size=50, num_layers=2, **WIDE_T5)).save_pretrained(tmp_path / "teacher")
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "a t5 with a decoder is not supported (T5ForConditionalGeneration)" in outcome.err
+    assert "part = 'encoder'" in outcome.err
+    config.write_text(config.read_text().replace("length = 10", 'length = 10\npart = "encoder"'))
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert coformerc("validate", tmp_path / "out").code == 0
+    answer = json.loads(coformerc("run", tmp_path / "out", "--json", "--text", "mail server").out)["answers"][0]
+    assert len(answer["embedding"]) == 48
 
 
 @pytest.mark.slow
