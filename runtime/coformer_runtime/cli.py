@@ -105,6 +105,16 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--again", action="store_true", help="measure those points anew that were not stable")
     profile.set_defaults(run=_profile)
 
+    energy = commands.add_parser("energy", help="measure millijoules of one inference, where the board tells its power")
+    energy.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    _add_which(energy)
+    energy.add_argument("--threads", type=int, default=0, metavar="N", help="of one inference (default: all CPUs)")
+    energy.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="to be idle, and to run after that (default 10)"
+    )
+    energy.add_argument("--json", action="store_true", help="print JSON")
+    energy.set_defaults(run=_energy)
+
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks, and how to mend it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -276,6 +286,30 @@ def _profile(options: argparse.Namespace) -> None:
     sys.stdout.write(
         "{}: {} points, {} of them not stable{}\n".format(
             path, count, noisy, " (left out of the fit; --again measures them anew)" if noisy else ""
+        )
+    )
+
+
+def _energy(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+    from .energy import measure_energy
+    from .engines import open_member
+    from .golden import load_golden
+
+    if not 0 < options.seconds <= 3600:
+        raise CoformerError("--seconds is {:g}".format(options.seconds), "coformer-node energy", "give 1 to 3600")
+    bundle = open_bundle(options.bundle, options.target, options.cache)
+    manifest = bundle.manifest
+    golden = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
+    feeds = {manifest.input.name: golden[:1]}
+    with open_member(bundle, _threads(options)) as engine:
+        found = measure_energy(lambda: engine.run(feeds), options.seconds)
+    if options.json:
+        sys.stdout.write(json.dumps(dict(found._asdict(), device=manifest.device), sort_keys=True) + "\n")
+        return
+    sys.stdout.write(
+        "{}, {}: idle {:.2f} W, running {:.2f} W; {} inferences of {:.2f} ms, {:.2f} mJ each above idle\n".format(
+            manifest.device, found.source, found.idle_w, found.running_w, found.runs, found.ms_each, found.mj_each
         )
     )
 
