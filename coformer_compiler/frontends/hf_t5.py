@@ -2,19 +2,21 @@
 
 Folded at import: the attention that is not divided by √head_dim has the root in its queries, and the one table of
 relative positions (of the first layer's, by buckets of distances) is looked up for all pairs of places; every layer
-holds it, so that layers can be dropped and each can keep heads of its own.
+holds it, so that layers can be dropped and each can keep heads of its own. Streams that half precision cannot hold are
+divided by a power of two, of which no answer takes notice.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from coformer_compiler.frontends.hf_checkpoint import Checkpoint
-from coformer_compiler.frontends.hf_encoder import LENGTH, verify_encoder
+from coformer_compiler.frontends.hf_encoder import LENGTH, random_ids, verify_encoder
 from coformer_compiler.frontends.hf_sentence import embedding_head
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.head import Head
@@ -28,6 +30,8 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_runtime.errors import CoformerError
 
 OPTIONS = ("length", "normalise", "part")
+CALM = 2.0**10
+"""The largest value of a stream that leaves float16 room enough for the outliers of other texts."""
 TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 BEHIND_DECODER = ("lm_head.", "classification_head.", "qa_outputs.")
 ENCODER_ONLY = ("EncoderModel", "ForTokenClassification")
@@ -58,6 +62,7 @@ def transformer_from_t5(checkpoint: Checkpoint) -> Transformer:
     head = _classifier(checkpoint) or embedding_head(checkpoint)
     checkpoint.refuse_leftovers((f"{checkpoint.prefix}decoder.", *BEHIND_DECODER))
     imported = Transformer.assemble(stem, blocks, pool, head).eval()
+    calm_stream(imported)
     verify_encoder(checkpoint, imported)
     return imported
 
@@ -149,6 +154,32 @@ def _layer(checkpoint: Checkpoint, layer: int, bias: torch.Tensor) -> list[Resid
     mlp.reader = linear_from(torch.cat([linear(f"1.DenseReluDense.{part}", width, neurons) for part in read]), None)
     mlp.writer = linear_from(linear("1.DenseReluDense.wo", neurons, width), None)
     return [Residual.assemble(layer, norm(0), attention), Residual.assemble(layer, norm(1), mlp)]
+
+
+def calm_stream(model: Transformer) -> None:
+    """Divide the stream by a power of two that brings it within `CALM` on random words, if it is beyond.
+
+    T5's streams grow with depth until float16 overflows (huggingface/transformers issues 5651, 9295). RMSNorm divides by the
+    stream's own size, so that with its epsilon divided by the square nothing behind any norm changes, bit by bit.
+    """
+    stem = model.stem
+    assert isinstance(stem, TokenStem)
+    ids = random_ids(stem.spec)
+    mask, x = stem.mask(ids), stem(ids)
+    largest = float(x.abs().max())
+    for block in model.residuals:
+        x = block(x, mask)
+        largest = max(largest, float(x.abs().max()))
+    if not CALM < largest < math.inf:
+        return
+    by = 2.0 ** math.ceil(math.log2(largest / CALM))
+    stem.words.div_(by)
+    for block in model.residuals:
+        block.branch.writer.weight.div_(by)
+    for norm in (*(block.norm for block in model.residuals), model.pool.norm):
+        assert norm is not None
+        norm.spec = replace(norm.spec, eps=norm.spec.eps / by**2)
+    model.pool.spec = replace(model.pool.spec, norm=None if model.pool.norm is None else model.pool.norm.spec)
 
 
 def _classifier(checkpoint: Checkpoint) -> Head | None:

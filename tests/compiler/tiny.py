@@ -114,13 +114,15 @@ def tiny_encoder(
     return TransformerSpec(stem, tuple(blocks), PoolSpec(pool, int(pool == "prefix"), plain, True), head or HeadSpec(5))
 
 
-def tiny_t5(*, gated: bool = True) -> TransformerSpec:
+def tiny_t5(
+    *, embed: int = 12, heads: int = 3, head_dim: int = 5, neurons: int = 20, gated: bool = True
+) -> TransformerSpec:
     """A pre-norm encoder of texts with RMSNorm, relative positions and no bias, as T5 is (gated: Flan-T5)."""
-    stem, plain = TokenStemSpec(9, 23, 0, 12, positions=False), NormSpec(12, "rms")
+    stem, plain = TokenStemSpec(9, 23, 0, embed, positions=False), NormSpec(embed, "rms")
     blocks = []
     for layer in range(2):
-        attention = AttentionSpec(12, 3, 5, 12, False, False, score_bias=9)
-        mlp = MlpSpec(12, 20, 12, "gelu_tanh" if gated else "relu", False, False, gated)
+        attention = AttentionSpec(embed, heads, head_dim, embed, False, False, score_bias=9)
+        mlp = MlpSpec(embed, neurons, embed, "gelu_tanh" if gated else "relu", False, False, gated)
         blocks += [ResidualSpec(layer, plain, attention), ResidualSpec(layer, plain, mlp)]
     return TransformerSpec(stem, tuple(blocks), PoolSpec("mean", 0, plain, True), HeadSpec(5))
 

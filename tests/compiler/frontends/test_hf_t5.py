@@ -99,14 +99,45 @@ def test_relative_positions_survive_the_first_layer(tmp_path: Path) -> None:
     assert replace(left.spec, heads=3) == attentions(model)[1].spec
 
 
+def loud(folder: Path, factor: float) -> tuple[Any, Transformer]:
+    """The library's model with a stream this much larger, and ours, imported."""
+    model = hf_model("t5", **GATED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("shared.weight", ".wo.weight", ".o.weight")):
+                parameter.mul_(factor)
+    save_hf(model, folder)
+    return model, import_model(source_of(folder, length=12))
+
+
+def largest(teacher: Transformer) -> float:
+    """Of the stream, before the final norm."""
+    ids = random_ids(teacher.stem.spec)  # type: ignore[arg-type]
+    x = teacher.stem(ids)
+    for block in teacher.residuals:
+        x = block(x, teacher.stem.mask(ids))
+    return float(x.abs().max())
+
+
+@torch.no_grad()
+def test_a_stream_beyond_half_precision_is_divided(tmp_path: Path) -> None:
+    """By a power of two: the answers are those of the stream as it was, and the library's."""
+    model, teacher = loud(tmp_path / "loud", 2.0**18)
+    assert 1 < largest(teacher) <= 1024
+    want, got = pooled(model, teacher)
+    assert float((want - got).abs().max()) < TOLERANCE
+    _, quiet = loud(tmp_path / "quiet", 1.0)
+    ids = random_ids(quiet.stem.spec)  # type: ignore[arg-type]
+    assert torch.equal(quiet.stem.words, hf_model("t5", **GATED).transformer.shared.weight)
+    torch.testing.assert_close(teacher(ids), quiet(ids), atol=1e-5, rtol=1e-5)
+    assert Transformer(teacher.spec).state_dict().keys() == teacher.state_dict().keys()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("target", ["jetson-nano", "jetson-orin-nano"])
 def test_large_streams_survive_half_precision(target: str, tmp_path: Path) -> None:
-    """T5's streams have values in the thousands, whose squares are beyond float16: the norm is computed in float32."""
-    model = hf_model("t5", **GATED)
-    save_hf(model, tmp_path / "t5")
-    teacher = import_model(source_of(tmp_path / "t5", length=12))
-    teacher.stem.words.mul_(3000)
+    """Their squares are beyond float16 all the same: norms are computed in float32."""
+    _, teacher = loud(tmp_path / "t5", 2.0**18)
     samples = random_inputs(teacher.spec, 3)
     assert float(teacher.stem(samples).square().max()) > 65504
     half = replace(load_target(target), precisions=("float16", "float32"))

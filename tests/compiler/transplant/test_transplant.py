@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, teacher_shape
@@ -19,7 +21,7 @@ from coformer_compiler.transplant.lesson import lesson_with_walk
 from coformer_compiler.transplant.readout import fit_readouts
 from coformer_compiler.transplant.statistics import Statistics, statistics_from_batches
 from coformer_compiler.transplant.transplant import Match, Transplanted, transplant, transplant_lesson
-from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec
+from tests.compiler.tiny import VARIANTS, random_inputs, random_model, tiny_spec, tiny_t5
 
 SAMPLES = 200
 BASES: tuple[BasisKind, ...] = ("global", "per-norm")
@@ -115,6 +117,30 @@ def test_a_few_images_will_do_at_full_size(name: str, basis: BasisKind) -> None:
     fresh = random_inputs(teacher.spec, 50, seed=99)
     assert relative(made.members[0](fresh), teacher(fresh)) < 1e-3
     assert {match.penalty for match in made.matches} == {1.0}
+
+
+@settings(max_examples=8)
+@given(
+    basis=st.sampled_from(BASES),
+    embed=st.integers(5, 14),
+    heads=st.integers(1, 4),
+    head_dim=st.integers(2, 6),
+    neurons=st.integers(3, 20),
+    gated=st.booleans(),
+)
+@torch.no_grad()
+def test_rms_models_of_any_shape_are_exact_at_full_size(
+    basis: BasisKind, embed: int, heads: int, head_dim: int, neurons: int, gated: bool
+) -> None:
+    """The basis of an RMSNorm model is a rotation that keeps the coordinate mean, too."""
+    spec = tiny_t5(embed=embed, heads=heads, head_dim=head_dim, neurons=neurons, gated=gated)
+    teacher = random_model(spec, seed=3)
+    few = random_inputs(spec, 3, seed=4)
+    statistics = statistics_from_batches(teacher, [(few, torch.arange(3))])
+    made = transplant(teacher, statistics, [full(teacher)], few, basis=basis)
+    fit_readouts(made.members, teacher.head, [(few, teacher.features(few))], made.priors)
+    fresh = random_inputs(spec, 20, seed=5)
+    assert relative(made.members[0](fresh), teacher(fresh)) < 1e-3
 
 
 @pytest.mark.parametrize("basis", BASES)
