@@ -159,8 +159,8 @@ def _layer(checkpoint: Checkpoint, layer: int, bias: torch.Tensor) -> list[Resid
 def calm_stream(model: Transformer) -> None:
     """Divide the stream by a power of two that brings it within `CALM` on random words, if it is beyond.
 
-    T5's streams grow with depth until float16 overflows (huggingface/transformers issues 5651, 9295). RMSNorm divides by the
-    stream's own size, so that with its epsilon divided by the square nothing behind any norm changes, bit by bit.
+    T5's streams grow with depth until float16 overflows (huggingface/transformers issues 5651, 9295). RMSNorm divides
+    by the stream's own size, so that with its epsilon divided by the square nothing behind any norm changes.
     """
     stem = model.stem
     assert isinstance(stem, TokenStem)
