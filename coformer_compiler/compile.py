@@ -9,7 +9,7 @@ from pathlib import Path
 from coformer_compiler.artifact import Artifact, NotCached, Store, first_process
 from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
-from coformer_compiler.data import DataSet, load_data, load_texts
+from coformer_compiler.data import DataSet, load_data, load_running_text, load_texts
 from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
@@ -134,6 +134,9 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             calibration=section.calibration,
             crop=section.crop,
         )
+    elif teacher.spec.pool.kind == "causal":
+        tokenizer = tokenizer_of(imported, stem)
+        data = load_running_text(section.source, tokenizer, seed=config.seed, calibration=section.calibration)
     else:
         tokenizer = tokenizer_of(imported, stem)
         data = load_texts(

@@ -99,7 +99,7 @@ def take_better_mixers(
     """
     features = [features_of(member, split, device) for member in members]
     for subset in into.subsets:
-        side_by_side = torch.cat([features[n] for n in subset], 1)
+        side_by_side = torch.cat([features[n] for n in subset], -1)
         mine, theirs = (
             verdict_of(into.head(mixer(side_by_side)), split) for mixer in (into.mixer(subset), other.mixer(subset))
         )

@@ -24,7 +24,7 @@ def verdict_of(logits: torch.Tensor, split: Split) -> Verdict:
     """Verdict on the logits `(samples, classes)` of a split."""
     labels = torch.from_numpy(split.labels.copy()).to(logits.device)
     task = split.task
-    return Verdict(task.score.measure(logits, labels), float(task.loss(logits.double(), labels).mean()))
+    return Verdict(task.scored(logits, labels), float(task.loss(logits.double(), labels).mean()))
 
 
 @torch.no_grad()

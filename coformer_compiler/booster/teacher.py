@@ -86,8 +86,9 @@ def _write_outputs(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     views = view_count(options)
+    each = (teacher.spec.stem.tokens,) if teacher.spec.pool.kind == "causal" else ()
     features, logits = (
-        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (views, len(split), width))
+        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (views, len(split), *each, width))
         for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))
     )
     with progress.stage("teacher's outputs", views * len(split), unit="sample") as stage:

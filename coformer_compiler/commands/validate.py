@@ -222,7 +222,7 @@ def _check_subsets(bundles: Sequence[Bundle], system: System) -> None:
     pixels, _ = _golden(bundles[0])
     sent, due = _features(bundles, system, pixels)
     for bundle in (bundle for bundle in bundles if bundle.manifest.can_aggregate):
-        _check_answer(bundle, system.aggregator(system.features(torch.from_numpy(pixels))).numpy())
+        _check_answer(bundle, system.aggregator(system.sent(torch.from_numpy(pixels))).numpy())
         for spec in bundle.manifest.aggregators:
             answer = system.aggregator({n: due[n] for n in spec.members}).numpy()
             feed = {f"features_{n}": sent[n] for n in spec.members}
@@ -246,7 +246,7 @@ def _features(
         )
         for n, bundle in enumerate(bundles)
     }
-    due = system.features(torch.from_numpy(pixels))
+    due = system.sent(torch.from_numpy(pixels))
     for n, bundle in enumerate(bundles):
         if bundle.manifest.engine.precision != "float32":
             due[n] = torch.from_numpy(sent[n])

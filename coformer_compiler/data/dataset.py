@@ -71,6 +71,7 @@ class DataSet:
         class_names: one per class, by label.
         sha256: digest of all inputs, labels, class names and of the choice of calibration samples.
         tokenizer: the definition of the tokenizer that made the inputs, for texts.
+        words: how many words the next token is one of, for running text.
         notes: what was done to the samples that somebody should know, a line each.
     """
 
@@ -82,6 +83,7 @@ class DataSet:
     class_names: tuple[str, ...]
     sha256: str
     tokenizer: str | None = None
+    words: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -97,7 +99,7 @@ class DataSet:
     @property
     def outputs(self) -> int:
         """How many numbers an answer has."""
-        return self.classes or (1 if self.train.labels.ndim == 1 else int(self.train.labels.shape[1]))
+        return self.words or self.classes or (1 if self.train.labels.ndim == 1 else int(self.train.labels.shape[1]))
 
 
 def stratified_order(labels: Labels, seed: int) -> npt.NDArray[np.int64]:

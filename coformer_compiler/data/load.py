@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from coformer_compiler.data.cifar100 import read_cifar100
+from coformer_compiler.data.corpus import read_corpus
 from coformer_compiler.data.dataset import DataSet, Split, Splits, splits_of, stratified_order
 from coformer_compiler.data.digits import read_digits
 from coformer_compiler.data.glue import KINDS as GLUE_KINDS
@@ -41,6 +42,9 @@ TEXT_KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {
 }
 """Likewise, texts: the function takes the location, what error messages name, and whether pairs are wanted."""
 
+RUNNING_KINDS: dict[str, Callable[[str, str, Tokenizer], Splits]] = {"corpus": read_corpus}
+"""Likewise, running text for models that continue it: the tokenizer takes the place of the pairs."""
+
 CALIBRATION = 1024
 
 
@@ -69,7 +73,7 @@ def load_data(
         CoformerError: unknown kind, missing or unreadable file, wrong shape, labels out of range, a class or split
             without images.
     """
-    kind, location = _kind_of(source, KINDS, TEXT_KINDS, "images")
+    kind, location = _kind_of(source, KINDS, {**TEXT_KINDS, **RUNNING_KINDS}, "images")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1 or channels not in (1, 3):
         raise CoformerError(
@@ -108,7 +112,7 @@ def load_texts(
         CoformerError: unknown kind, missing or unreadable file, a missing column, an unknown label, a text that is too
             long.
     """
-    kind, location = _kind_of(source, TEXT_KINDS, KINDS, "texts")
+    kind, location = _kind_of(source, TEXT_KINDS, {**KINDS, **RUNNING_KINDS}, "single texts")
     if calibration < 1:
         raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
     where = f"data.source '{source}'"
@@ -123,6 +127,28 @@ def load_texts(
     count = sum(len(part) for part in splits_of_texts(texts))
     notes = (f"{cut} of {count} texts were cut to {tokenizer.length} tokens",) if cut else ()
     return replace(_calibrated(source, splits, seed, calibration), tokenizer=tokenizer.content, notes=notes)
+
+
+def load_running_text(source: str, tokenizer: Tokenizer, *, seed: int = 0, calibration: int = CALIBRATION) -> DataSet:
+    """Loads running text as blocks of token numbers, each token's label the next one, and chooses calibration blocks.
+
+    Args:
+        source: `KIND:LOCATION`, such as "corpus:books".
+        tokenizer: the model's; it says how long a block is.
+        seed: of the choice of calibration blocks. The splits do not depend on it.
+        calibration: how many training blocks to calibrate on; all where there are fewer.
+
+    Raises:
+        CoformerError: unknown kind, missing or unreadable file, too little text.
+    """
+    kind, location = _kind_of(source, RUNNING_KINDS, {**KINDS, **TEXT_KINDS}, "running text")
+    if calibration < 1:
+        raise CoformerError(f"{calibration} blocks are too few", "data.calibration", "ask for at least one")
+    where = f"data.source '{source}'"
+    splits = RUNNING_KINDS[kind](location, where, tokenizer)
+    check_splits(splits, where)
+    made = _calibrated(source, splits, seed, calibration)
+    return replace(made, tokenizer=tokenizer.content, words=tokenizer.pad)
 
 
 def splits_of_texts(texts: TextSplits) -> tuple[Texts, Texts, Texts]:

@@ -14,6 +14,7 @@ from coformer_compiler.model.spec import TokenStemSpec
 from coformer_runtime.errors import CoformerError
 
 TOKENIZER = "tokenizer.json"
+NO_TOKEN = "<|pad|>"
 UNUSED_WORDS = 256
 """A model may have this many words more than its tokenizer: tables are made longer to a round number."""
 
@@ -32,6 +33,7 @@ class Tokenizer:
     Attributes:
         content: its whole definition, the text of tokenizer.json.
         length: tokens of a text.
+        pad: the word that it fills up with.
         rows: 2 where token types go along.
     """
 
@@ -51,7 +53,12 @@ class Tokenizer:
         if not padding or not padding.get("length"):
             raise CoformerError("the tokenizer fills up to no fixed length", where, "build the bundle again")
         self.length: int = padding["length"]
+        self.pad: int = padding["pad_id"]
         self.inner.no_truncation()
+
+    def running(self, text: str) -> list[int]:
+        """Token numbers of a text as it stands, of any length, without padding."""
+        return [number for number in self.inner.encode(text).ids if number != self.pad]
 
     def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, truncate: bool = False) -> Encoded:
         """Token numbers of texts, or of pairs of texts.
@@ -105,7 +112,8 @@ def read_tokenizer(folder: Path, stem: TokenStemSpec) -> Tokenizer:
             where,
             "use the tokenizer that the model was trained with",
         )
-    pad = inner.id_to_token(stem.pad)
+    # A causal model has a word of its own behind all others for what is no token.
+    pad = inner.id_to_token(stem.pad) or (NO_TOKEN if stem.pad == stem.vocabulary - 1 >= words else None)
     if pad is None or "pad" not in pad.lower():
         raise CoformerError(
             f"the model's padding is word {stem.pad}, which the tokenizer calls '{pad}'",

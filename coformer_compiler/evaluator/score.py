@@ -135,8 +135,8 @@ class Evaluator:
         policies = members_from_shapes(names, kept, self.scores, None, overlap=self.overlap)
         made = transplant_lesson(self.lesson, policies, self.inputs, batch=self.batch)
         widths = [member.spec.features for member in made.members]
-        gram = SplitGram(sum(widths), self.features.shape[1], self.features.device)
-        gram.add(torch.cat(made.features, 1), self.features, 0)
+        gram = SplitGram(sum(widths), self.features.shape[-1], self.features.device)
+        gram.add(torch.cat(made.features, -1), self.features, 0)
         ends = np.cumsum([0, *widths])
         columns = [list(range(ends[n], ends[n + 1])) for n in range(len(widths))]
         features = [self._features_of(member) for member in made.members]
@@ -144,7 +144,7 @@ class Evaluator:
 
         def loss(subset: Sequence[int]) -> float:
             fit = readout_of(gram, [c for n in subset for c in columns[n]], subset, made.priors)
-            logits = self.teacher.head.after(fit.weight, fit.bias)(torch.cat([features[n] for n in subset], 1))
+            logits = self.teacher.head.after(fit.weight, fit.bias)(torch.cat([features[n] for n in subset], -1))
             return float(self.task.loss(logits, self.labels).mean())
 
         together, alone = loss(everyone), [loss((n,)) for n in everyone]

@@ -8,6 +8,7 @@ from typing import Any
 from coformer_compiler.frontends import ModelSource
 from coformer_compiler.frontends.hf_checkpoint import Checkpoint, random_tensors
 from coformer_compiler.frontends.hf_encoder import ENCODERS, transformer_from_encoder
+from coformer_compiler.frontends.hf_gpt2 import transformer_from_gpt2
 from coformer_compiler.frontends.hf_t5 import transformer_from_t5
 from coformer_compiler.frontends.tensor_files import TensorFolder
 from coformer_compiler.frontends.weights import read_folder_config
@@ -18,6 +19,7 @@ from coformer_targets.nearest import suggestion
 
 MODEL_TYPES: dict[str, Callable[[Checkpoint], Transformer]] = {
     **dict.fromkeys(ENCODERS, transformer_from_encoder),
+    "gpt2": transformer_from_gpt2,
     "t5": transformer_from_t5,
     "mt5": transformer_from_t5,
 }

@@ -35,6 +35,10 @@ WITH_DECODER = ("t5", "mt5")
 """Model types of an encoder and a decoder; config.json of such an encoder alone need not say so."""
 
 
+DECODERS = ("gpt2",)
+"""Model types that continue texts."""
+
+
 @dataclass
 class Checkpoint:
     """What an importer reads; every tensor that is read is noted, so that leftovers can be refused.
@@ -168,14 +172,19 @@ def _modern(name: str) -> str:
 def random_tensors(config: Any, seed: int) -> dict[str, torch.Tensor]:
     """State dict of the library's own model for sequence classification with fresh weights.
 
-    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder.
+    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder; of a decoder the one
+    that continues texts.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    kind = AutoModelForTokenClassification if config.model_type in WITH_DECODER else AutoModelForSequenceClassification
+    kind: Any = AutoModelForSequenceClassification
+    if config.model_type in WITH_DECODER:
+        kind = AutoModelForTokenClassification
+    elif config.model_type in DECODERS:
+        kind = AutoModelForCausalLM
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         own = copy.deepcopy(config)  # a model notes in its config what it is
-        model = kind.from_config(own)  # type: ignore[no-untyped-call]
+        model = kind.from_config(own)
     tensors: dict[str, torch.Tensor] = model.state_dict()
     return tensors

@@ -259,7 +259,8 @@ def verify_encoder(checkpoint: Checkpoint, imported: Transformer) -> None:
     ids = random_ids(stem.spec)
     words, types = (ids, torch.zeros_like(ids)) if stem.types is None else (ids[:, 0], ids[:, 1])
     mask = stem.mask(ids)
-    given = {"input_ids": words.long(), "attention_mask": mask.long()}
+    known = words.clamp(max=checkpoint.config.vocab_size - 1)  # a causal model's padding is a word of ours
+    given = {"input_ids": known.long(), "attention_mask": mask.long()}
     if getattr(checkpoint.config, "type_vocab_size", 0):
         given["token_type_ids"] = types.long()
     want = library_model(checkpoint)(**given).last_hidden_state

@@ -57,7 +57,7 @@ class Aggregator(nn.Module):
         self.head = head.copied()
 
     def forward(self, features: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """Logits `(batch, classes)` from `{member: (batch, d_n)}`; the keys say who takes part."""
+        """Logits `(batch, …, classes)` from `{member: (batch, …, d_n)}`; the keys say who takes part."""
         subset = tuple(sorted(features))
         logits: torch.Tensor = self.head(self.mixer(subset)(torch.cat([features[n] for n in subset], -1)))
         return logits

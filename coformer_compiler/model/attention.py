@@ -19,7 +19,7 @@ from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import take_linear
 from coformer_compiler.model.norm import Norm
-from coformer_compiler.model.padding import Padding, score_mask
+from coformer_compiler.model.padding import MASKED, Padding, score_mask
 from coformer_compiler.model.spec import AttentionSpec
 from coformer_compiler.model.window import window_tables
 
@@ -58,7 +58,8 @@ class Attention(nn.Module):
     def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`.
 
-        `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends; windows have none.
+        `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends. Windows have none;
+        behind the last token of a text, where causal attention does not look, it may be anything.
         """
         batch, tokens, width = read.shape
         window = self.spec.window
@@ -69,7 +70,9 @@ class Attention(nn.Module):
         query, key, value = split.unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        mixed = F.scaled_dot_product_attention(query, key, value, self._added_to_scores(mask, query))
+        added = self._added_to_scores(mask, query)
+        causal = self.spec.causal and added is None
+        mixed = F.scaled_dot_product_attention(query, key, value, added, is_causal=causal)
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, -1)
         return mixed if window is None else mixed.index_select(1, window_tables(window, read.device).back)
 
@@ -79,6 +82,8 @@ class Attention(nn.Module):
             if apart is not None:
                 added = apart.to(query.dtype) if self.score_bias is None else apart + self.score_bias
                 return added.expand(-1, self.spec.heads, -1, -1).repeat(len(query) // len(apart), 1, 1, 1)
+        if self.spec.causal:
+            return None if self.score_bias is None else self.score_bias + later_tokens(query.shape[2]).to(query)
         if mask is None:
             return self.score_bias
         added = score_mask(mask, query.dtype)
@@ -131,6 +136,8 @@ class Attention(nn.Module):
             batch, tokens = window.windows, window.tokens
             if tables.mask is not None:
                 bias = tables.mask if bias is None else tables.mask + bias.cpu()
+        if self.spec.causal:
+            bias = later_tokens(tokens) if bias is None else bias.cpu() + later_tokens(tokens)
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)
         parts = graph.split(f"{name}.split", read, [heads * dim] * 3)
         query, key, value = (
@@ -155,7 +162,7 @@ class Attention(nn.Module):
         if bias is not None:
             added = graph.shared_weight(f"{name}.score_bias", bias)
             scores = graph.op("Add", f"{name}.biased", [scores, added], (batch, heads, tokens, tokens))
-        if padding is not None:
+        if padding is not None and not self.spec.causal:
             scores = graph.op("Add", f"{name}.masked", [scores, padding.scores], (batch, heads, tokens, tokens))
         weights = graph.op("Softmax", f"{name}.softmax", [scores], (batch, heads, tokens, tokens), {"axis": -1})
         mixed = graph.op("MatMul", f"{name}.mixed", [weights, value], (batch, heads, tokens, dim))
@@ -186,3 +193,8 @@ class Attention(nn.Module):
         norms = Cost(0, sum(p.numel() for n in (self.query_norm, self.key_norm) if n for p in n.parameters()))
         bias = Cost(0, 0 if spec.score_bias is None else spec.heads * spec.score_bias**2)
         return read + scores + norms + bias + linear_cost(tokens, inner, spec.out, spec.writer_bias)
+
+
+def later_tokens(tokens: int) -> torch.Tensor:
+    """What causal attention adds to scores, `(1, 1, tokens, tokens)`: zero, and `MASKED` for keys behind the query."""
+    return torch.full((tokens, tokens), MASKED).triu(1)[None, None]

@@ -17,7 +17,7 @@ from coformer_compiler.model.spec import PoolSpec
 
 
 class Pool(nn.Module):
-    """Tokens `(batch, tokens, embed)` to features `(batch, features)`.
+    """Tokens `(batch, tokens, embed)` to features `(batch, features)`, of causal models `(batch, tokens, features)`.
 
     It is `finish(norm(rows(x)))`, where `rows` picks or averages tokens and `finish` averages or lays side by side.
     """
@@ -29,12 +29,14 @@ class Pool(nn.Module):
         self.norm = None if spec.norm is None else Norm(spec.norm)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`(batch, tokens, embed)` to `(batch, features)`; `mask` `(batch, tokens)` is false for padding."""
+        """`(batch, tokens, embed)` to features; `mask` `(batch, tokens)` is false for padding."""
         rows = self.rows(x, mask)
         return self.finish(rows if self.norm is None else self.norm(rows), mask)
 
     def rows(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The vectors that the final norm sees, `(batch, rows, width)`: linear in the tokens."""
+        if self.spec.kind == "causal":
+            return x
         if self.spec.kind == "prefix":
             return x[:, : self.spec.count]
         kept = x[:, self.spec.count :]
@@ -42,15 +44,27 @@ class Pool(nn.Module):
 
     def row_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
         """Which of `rows` are no padding, `(batch, rows)`; None for all of them."""
-        if mask is None or (self.spec.kind == "mean" and not self.spec.norm_first):
+        if mask is None or self.spec.kind == "causal":
+            return mask
+        if self.spec.kind == "mean" and not self.spec.norm_first:
             return None
         return mask[:, : self.spec.count] if self.spec.kind == "prefix" else mask[:, self.spec.count :]
 
     def finish(self, rows: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normed rows to features."""
+        if self.spec.kind == "causal":
+            return rows
         if self.spec.kind == "prefix":
             return rows.flatten(1)
         return self._mean(rows, mask) if self.spec.norm_first else rows.mean(1)
+
+    def sent(self, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The features that a graph gives, `(batch, features)`: of a causal model those of the last token."""
+        if self.spec.kind != "causal":
+            return features
+        if mask is None:
+            return features[:, -1]
+        return features[torch.arange(len(features), device=features.device), mask.sum(1).clamp(min=1) - 1]
 
     def _mean(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Mean over the tokens after the first `count` that are no padding, `(batch, width)`."""
@@ -73,6 +87,8 @@ class Pool(nn.Module):
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """Slice or mean around the norm; the result is `(batch, features)`."""
+        if self.spec.kind == "causal":
+            return self._lower_last(graph, name, x, padding)
         batch, tokens, embed = shape_of(x)
         first, last = (0, self.spec.count) if self.spec.kind == "prefix" else (self.spec.count, tokens)
         if (first, last) != (0, tokens):
@@ -89,6 +105,20 @@ class Pool(nn.Module):
         width = embed * self.spec.count
         return graph.op("Reshape", f"{name}.flat", [x, graph.shape(f"{name}.shape", [batch, width])], (batch, width))
 
+    def _lower_last(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None) -> ir.Value:
+        """The last token that is no padding, by a product with zeros and a one; the norm runs over this one alone."""
+        assert padding is not None, "texts have padding"
+        batch, tokens, embed = shape_of(x)
+        bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("second", 1), ("last", tokens), ("axis", 1))]
+        later = graph.op("Slice", f"{name}.later", [padding.real, *bounds], (batch, tokens - 1, 1))
+        none = graph.weight(f"{name}.none", torch.zeros(batch, 1, 1))
+        following = graph.op("Concat", f"{name}.following", [later, none], (batch, tokens, 1), {"axis": 1})
+        is_last = graph.op("Sub", f"{name}.is_last", [padding.real, following], (batch, tokens, 1))
+        alone = graph.op("Mul", f"{name}.alone", [x, is_last], (batch, tokens, embed))
+        axes = graph.shape(f"{name}.axes", [1])
+        x = graph.op("ReduceSum", f"{name}.picked", [alone, axes], (batch, embed), {"keepdims": 0})
+        return x if self.norm is None else self.norm.lower(graph, f"{name}.norm", x)
+
     def _lower_mean(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None) -> ir.Value:
         batch, tokens, embed = shape_of(x)
         axes = graph.shape(f"{name}.axes", [1])
@@ -101,5 +131,6 @@ class Pool(nn.Module):
         return graph.op("Div", f"{name}.mean", [total, count], (batch, embed))
 
     def cost(self, tokens: int) -> Cost:
-        """The norm alone."""
-        return Cost() if self.norm is None else self.norm.cost(tokens)
+        """The norm alone; of a causal model that of one token."""
+        seen = 1 if self.spec.kind == "causal" else tokens
+        return Cost() if self.norm is None else self.norm.cost(seen)

@@ -71,6 +71,7 @@ class AttentionSpec:
         query_norm: normalises queries and keys per head (timm's qk_norm), or none.
         score_bias: tokens on a side of the bias `(heads, tokens, tokens)` that is added to the scores, or none.
         window: the windows that tokens attend within, or none where each attends to all.
+        causal: each token attends to itself and to those before it.
     """
 
     embed: int
@@ -82,6 +83,7 @@ class AttentionSpec:
     query_norm: NormSpec | None = None
     score_bias: int | None = None
     window: WindowSpec | None = None
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,13 +246,14 @@ class PoolSpec:
 
     Attributes:
         kind: "prefix" takes the first `count` tokens side by side; "mean" averages all tokens from `count` on, without
-            padding.
+            padding; "causal" takes every token as it is, and of a graph the last one that is no padding: what follows
+            it is asked for.
         count: see `kind`.
         norm: the final norm, or none.
         norm_first: whether the norm runs over tokens before pooling (else over the pooled vector).
     """
 
-    kind: Literal["prefix", "mean"]
+    kind: Literal["prefix", "mean", "causal"]
     count: int
     norm: NormSpec | None
     norm_first: bool

@@ -30,6 +30,11 @@ class System:
         """Every member's features `{n: (batch, d_n)}`."""
         return {n: member.features(inputs) for n, member in enumerate(self.members)}
 
+    @torch.no_grad()
+    def sent(self, inputs: torch.Tensor) -> dict[int, torch.Tensor]:
+        """What every member sends `{n: (batch, d_n)}`."""
+        return {n: member.sent(inputs) for n, member in enumerate(self.members)}
+
 
 def save_system(folder: Path, members: Sequence[Transformer], aggregator: Aggregator) -> None:
     """Write `member-N.safetensors` and `aggregator.safetensors`."""

@@ -42,7 +42,10 @@ class Selection:
 
 
 class Transformer(nn.Module):
-    """Inputs `(batch, *spec.stem.input.shape)` to logits `(batch, classes)` by way of features `(batch, features)`."""
+    """Inputs `(batch, *spec.stem.input.shape)` to logits `(batch, classes)` by way of features `(batch, features)`.
+
+    Of a causal model both have an axis of tokens behind the batch: what each token tells of the next one.
+    """
 
     def __init__(self, spec: TransformerSpec) -> None:
         """Fresh weights of the spec's shapes."""
@@ -89,13 +92,17 @@ class Transformer(nn.Module):
         return logits
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Pooled features `(batch, features)`: what a member sends."""
+        """Pooled features `(batch, features)`, of a causal model `(batch, tokens, features)`."""
         mask = self.stem.mask(inputs)
         x = self.stem(inputs)
         for block in self.steps:
             x = block(x) if isinstance(block, Merge) else block(x, mask)
         features: torch.Tensor = self.pool(x, mask)
         return features
+
+    def sent(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What a member sends, `(batch, features)`: its features, of a causal model those of the last token."""
+        return self.pool.sent(self.features(inputs), self.stem.mask(inputs))
 
     def take(self, selection: Selection) -> Transformer:
         """Index slicing: the model made of the selected layers, heads, neurons and channels, weights unchanged.

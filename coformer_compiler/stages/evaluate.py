@@ -17,6 +17,7 @@ from coformer_compiler.model.aggregator import subset_name
 from coformer_compiler.model.system import System, load_system
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.stages.batches import batches_of
+from coformer_compiler.tasks import Task
 
 RESULT = "accuracy.json"
 
@@ -36,13 +37,13 @@ class SystemAccuracy:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Teacher, system before training, system after; of the task's other metrics only (teacher, all together)."""
+    """Teacher, system before training, system after; the task's other metrics as (teacher, all, each member alone)."""
 
     teacher: float
     untrained: SystemAccuracy
     calibrated: SystemAccuracy
     samples: int
-    others: dict[str, tuple[float, float]]
+    others: dict[str, tuple[float, ...]]
 
 
 def evaluate(store: Store, parents: Sequence[Artifact], teacher: Transformer, data: DataSet) -> Artifact:
@@ -52,14 +53,14 @@ def evaluate(store: Store, parents: Sequence[Artifact], teacher: Transformer, da
         device = computing_device()
         answers = _answers(teacher.to(device), data.test, device)
         calibrated = _system_answers(load_system(parents[2].path), data.test, device)
-        together = calibrated.subsets[max(calibrated.subsets, key=len)]
         labels = labels_of(data.test)
+        everyone = (answers, calibrated.subsets[max(calibrated.subsets, key=len)], *calibrated.members)
         result = Accuracies(
             data.task.score.measure(answers, labels),
             system_accuracy(load_system(parents[1].path), data.test, device),
             calibrated.scored(data.test),
             len(data.test),
-            {m.name: (m.measure(answers, labels), m.measure(together, labels)) for m in data.task.metrics[1:]},
+            {m.name: tuple(m.measure(each, labels) for each in everyone) for m in data.task.metrics[1:]},
         )
         teacher.cpu()
         (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
@@ -73,13 +74,13 @@ def accuracies_of(artifact: Artifact) -> Accuracies:
     untrained, calibrated = (
         SystemAccuracy(tuple(data[key]["members"]), data[key]["subsets"]) for key in ("untrained", "calibrated")
     )
-    others = {name: (teacher, together) for name, (teacher, together) in data["others"].items()}
+    others = {name: tuple(figures) for name, figures in data["others"].items()}
     return Accuracies(data["teacher"], untrained, calibrated, data["samples"], others)
 
 
 @dataclass(frozen=True)
 class SystemAnswers:
-    """Answers `(samples, outputs)` of each member alone, and of every subset."""
+    """Answers of each member alone, and of every subset; what the task keeps of them, `(samples, …)`."""
 
     members: tuple[torch.Tensor, ...]
     subsets: dict[tuple[int, ...], torch.Tensor]
@@ -111,7 +112,7 @@ def system_accuracy(system: System, split: Split, device: torch.device) -> Syste
 
 @torch.no_grad()
 def _answers(model: Transformer, split: Split, device: torch.device) -> torch.Tensor:
-    return torch.cat([model(inputs).cpu() for inputs, _ in batches_of(split, device)])
+    return torch.cat([split.task.kept(model(inputs), labels).cpu() for inputs, labels in batches_of(split, device)])
 
 
 def _system_answers(system: System, split: Split, device: torch.device) -> SystemAnswers:
@@ -119,20 +120,26 @@ def _system_answers(system: System, split: Split, device: torch.device) -> Syste
     system.aggregator.to(device)
     return answers_from_features(
         system,
-        ({n: member.features(inputs) for n, member in enumerate(members)} for inputs, _ in batches_of(split, device)),
+        split.task,
+        (
+            ({n: member.features(inputs) for n, member in enumerate(members)}, labels)
+            for inputs, labels in batches_of(split, device)
+        ),
     )
 
 
 @torch.no_grad()
-def answers_from_features(system: System, batches: Iterable[Mapping[int, torch.Tensor]]) -> SystemAnswers:
-    """What heads and aggregators make of the members' features, `{n: (batch, d_n)}` per batch."""
+def answers_from_features(
+    system: System, task: Task, batches: Iterable[tuple[Mapping[int, torch.Tensor], torch.Tensor]]
+) -> SystemAnswers:
+    """What heads and aggregators make of the members' features, `{n: (batch, d_n)}` per batch, with its labels."""
     alone: list[list[torch.Tensor]] = [[] for _ in system.members]
     together: dict[tuple[int, ...], list[torch.Tensor]] = {subset: [] for subset in system.aggregator.subsets}
-    for features in batches:
+    for features, labels in batches:
         for n, member in enumerate(system.members):
-            alone[n].append(member.head(features[n]).cpu())
+            alone[n].append(task.kept(member.head(features[n]), labels).cpu())
         for subset, parts in together.items():
-            parts.append(system.aggregator({n: features[n] for n in subset}).cpu())
+            parts.append(task.kept(system.aggregator({n: features[n] for n in subset}), labels).cpu())
     return SystemAnswers(
         tuple(torch.cat(parts) for parts in alone),
         {subset: torch.cat(parts) for subset, parts in together.items()},

@@ -57,7 +57,7 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
     def make(folder: Path, _work: Path) -> None:
         loaded = load_system(system.path)
         inputs = torch.from_numpy(np.ascontiguousarray(data.test.inputs[:GOLDEN_CASES]))
-        features = loaded.features(inputs)
+        features = loaded.sent(inputs)
         with store.progress.stage("graphs", total=len(config.devices), unit="member") as stage:
             for n, device in enumerate(config.devices):
                 place = folder / device.name

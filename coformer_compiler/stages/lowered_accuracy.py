@@ -49,18 +49,20 @@ def measure_lowered(
     if all(device.target.precision == "float32" for device in devices):
         return
 
-    def batches() -> Iterator[dict[int, torch.Tensor]]:
+    def sent(n: int, inputs: torch.Tensor) -> torch.Tensor:
+        """`(batch, d_n)`, of a causal model `(batch, 1, d_n)`: its graph answers for the last token."""
+        member = system.members[n]
+        exact = devices[n].target.precision == "float32"
+        found = member.sent(inputs) if exact else torch.from_numpy(features_of(n, inputs.numpy()))
+        return found[:, None] if member.spec.pool.kind == "causal" else found
+
+    def batches() -> Iterator[tuple[dict[int, torch.Tensor], torch.Tensor]]:
         with says.stage("accuracy as built", total=len(split), unit="sample") as stage:
             for inputs, labels in batches_of(split):
-                yield {
-                    n: system.members[n].features(inputs)
-                    if device.target.precision == "float32"
-                    else torch.from_numpy(features_of(n, inputs.numpy()))
-                    for n, device in enumerate(devices)
-                }
+                yield {n: sent(n, inputs) for n in range(len(devices))}, labels
                 stage.advance(len(labels))
 
-    result = answers_from_features(system, batches()).scored(split)
+    result = answers_from_features(system, split.task, batches()).scored(split)
     (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
 
 

@@ -240,7 +240,9 @@ def _other_metrics(made: Artifacts, data: DataSet) -> list[str]:
     named = [] if data.task.score.name == "accuracy" else [f"accuracy stands for the {data.task.score.name}"]
     others = accuracies_of(made.accuracy).others.items()
     return named + [
-        f"{name} on the test split: all together {ours:.4f}, teacher {his:.4f}" for name, (his, ours) in others
+        f"{name} on the test split: all together {ours:.4f}, teacher {his:.4f}, members alone "
+        + " / ".join(f"{each:.4f}" for each in alone)
+        for name, (his, ours, *alone) in others
     ]
 
 

@@ -83,6 +83,17 @@ def _nearest(vectors: torch.Tensor) -> torch.Tensor:
     return torch.cat(found)
 
 
+def next_token(told: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of tokens that were the likeliest; `told` `(samples, tokens, 2)` are losses and hits, see `LANGUAGE`."""
+    return float(told[..., 1].double().mean())
+
+
+def perplexity(told: torch.Tensor, labels: torch.Tensor) -> float:
+    """Exponential of the mean loss of a token in nats; less is better."""
+    return float(told[..., 0].double().mean().exp())
+
+
 ACCURACY, F1, MATTHEWS = Metric("accuracy", accuracy), Metric("F1", f1), Metric("Matthews correlation", matthews)
 PEARSON, SPEARMAN = Metric("Pearson correlation", pearson), Metric("Spearman correlation", spearman)
+NEXT_TOKEN, PERPLEXITY = Metric("next-token accuracy", next_token), Metric("perplexity", perplexity)
 COSINE, RETRIEVAL = Metric("mean cosine", cosine), Metric("retrieval agreement", retrieval)

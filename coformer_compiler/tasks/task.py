@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from coformer_compiler.tasks.metrics import ACCURACY, COSINE, PEARSON, RETRIEVAL, SPEARMAN, Metric
+from coformer_compiler.tasks.metrics import (
+    ACCURACY,
+    COSINE,
+    NEXT_TOKEN,
+    PEARSON,
+    PERPLEXITY,
+    RETRIEVAL,
+    SPEARMAN,
+    Metric,
+)
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Answers `(batch, outputs)` and labels `(batch, …)` to losses per sample `(batch,)`."""
@@ -27,6 +36,7 @@ class Task:
             answer; a loss that the teacher has brought to zero does not.
         metrics: the first one is the score that choices are made by.
         labels_from_teacher: the labels are the teacher's answers; the data has none.
+        kept: what the metrics need of answers, which is all that is kept of a split: (answers, labels).
     """
 
     name: str
@@ -36,6 +46,11 @@ class Task:
     probe: Loss
     metrics: tuple[Metric, ...]
     labels_from_teacher: bool = False
+    kept: Loss = lambda answers, labels: answers
+
+    def scored(self, answers: torch.Tensor, labels: torch.Tensor) -> float:
+        """The score of the answers to a whole split."""
+        return self.score.measure(self.kept(answers, labels), labels)
 
     @property
     def score(self) -> Metric:
@@ -68,6 +83,20 @@ def _likeness_to_another(answers: torch.Tensor, labels: torch.Tensor) -> torch.T
     return F.cosine_similarity(answers, labels.to(answers.dtype).roll(1, 0), dim=-1)
 
 
+def _token_losses(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(answers.transpose(1, 2), _last(answers, labels), reduction="none")
+
+
+def _told(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    right = answers.argmax(-1) == _last(answers, labels)
+    return torch.stack([_token_losses(answers, labels), right.to(answers.dtype)], -1)
+
+
+def _last(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The labels of the tokens that there are answers for: a graph answers for the last one alone."""
+    return labels[:, -answers.shape[1] :]
+
+
 CLASSIFICATION = Task(
     "classification", _cross_entropy, lambda teacher: teacher.argmax(-1), _divergence, _cross_entropy, (ACCURACY,)
 )
@@ -93,3 +122,14 @@ EMBEDDING = Task(
     labels_from_teacher=True,
 )
 """Vectors; labels float32 `(samples, outputs)`, the teacher's."""
+
+LANGUAGE = Task(
+    "language",
+    lambda answers, labels: _token_losses(answers, labels).mean(1),
+    lambda teacher: teacher.argmax(-1),
+    lambda answers, teacher, temperature: _divergence(answers, teacher, temperature).mean(1),
+    lambda answers, labels: _token_losses(answers, labels).mean(1),
+    (NEXT_TOKEN, PERPLEXITY),
+    kept=_told,
+)
+"""Answers `(samples, tokens, words)`, teacher-forced; labels int64 `(samples, tokens)`, each the following token."""

@@ -26,7 +26,7 @@ def fit_readouts(
     Args:
         members: models whose `features` are final; their `head` is replaced.
         head: the teacher's head.
-        batches: (inputs of the members, teacher features `(batch, features)`).
+        batches: (inputs of the members, teacher features `(batch, features)`, of causal models with an axis of tokens).
         priors: per member, `(teacher features, member features)` to pull the fits towards: what a fresh transplant
             knows of its own basis. A subset's prior is the mean over its members.
     """
@@ -35,7 +35,7 @@ def fit_readouts(
     gram = SplitGram(sum(widths), head.features, device)
     first = 0
     for inputs, wanted in batches:
-        gram.add(torch.cat([member.features(inputs) for member in members], 1), wanted, first)
+        gram.add(torch.cat([member.features(inputs) for member in members], -1), wanted, first)
         first += len(inputs)
     aggregator = Aggregator(widths, head).to(device)
     for subset in aggregator.subsets:

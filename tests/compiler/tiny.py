@@ -127,6 +127,16 @@ def tiny_t5(
     return TransformerSpec(stem, tuple(blocks), PoolSpec("mean", 0, plain, True), HeadSpec(5))
 
 
+def tiny_decoder(*, layers: int = 2, embed: int = 12, length: int = 9, words: int = 23) -> TransformerSpec:
+    """A causal pre-norm decoder, as GPT-2 is."""
+    stem, plain = TokenStemSpec(length, words + 1, words, embed), NormSpec(embed, eps=1e-5)
+    blocks = []
+    for layer in range(layers):
+        attention, mlp = AttentionSpec(embed, 3, 4, embed, causal=True), MlpSpec(embed, 20, embed, "gelu_tanh")
+        blocks += [ResidualSpec(layer, plain, attention), ResidualSpec(layer, plain, mlp)]
+    return TransformerSpec(stem, tuple(blocks), PoolSpec("causal", 0, plain, True), HeadSpec(words))
+
+
 VARIANTS: dict[str, TransformerSpec] = {
     "class token": tiny_spec(),
     "three colours": tiny_spec(channels=3, patch=(4, 2)),
@@ -157,6 +167,7 @@ VARIANTS: dict[str, TransformerSpec] = {
     "text, pre-norm": tiny_encoder(post_norm=False, pool="mean"),
     "text, T5": tiny_t5(gated=False),
     "text, T5 gated": tiny_t5(),
+    "text, causal": tiny_decoder(),
     "text, projected": tiny_encoder(embed=8, stem_norm=True, mix=12),
 }
 
@@ -190,9 +201,10 @@ def random_inputs(spec: TransformerSpec, samples: int, seed: int = 0) -> torch.T
     if isinstance(stem, PatchStemSpec):
         shape = (samples, stem.channels, *stem.image_size)
         return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
-    words = torch.randint(1, stem.vocabulary, (samples, stem.length), generator=random, dtype=torch.int32)
+    first, end = (1, stem.vocabulary) if stem.pad == 0 else (0, stem.pad)
+    words = torch.randint(first, end, (samples, stem.length), generator=random, dtype=torch.int32)
     lengths = torch.randint(2, stem.length + 1, (samples, 1), generator=random)
-    words = words * (torch.arange(stem.length) < lengths)
+    words = torch.where(torch.arange(stem.length) < lengths, words, stem.pad)
     if stem.types == 1:
         return words
     return torch.stack([words, (torch.arange(stem.length) >= lengths // 2).expand_as(words).int()], 1)

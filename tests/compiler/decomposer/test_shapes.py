@@ -34,7 +34,7 @@ def test_a_members_spec_is_a_model_that_runs(name: str, shortcuts: bool) -> None
     assert (spec.embeds[0], spec.features) == (8, 8 * teacher.features // teacher.embeds[0])
     assert [block.branch.units for block in model.residuals] == [2, 6]
     assert all((block.shortcut is not None) == (shortcuts or teacher.post_norm) for block in model.residuals)
-    assert model(random_inputs(spec, 2)).shape == (2, teacher.classes)
+    assert model.head(model.sent(random_inputs(spec, 2))).shape == (2, teacher.classes)
     norms = [block.norm.spec for block in model.residuals]
     assert not any(norm.affine for norm in norms)
     assert (spec.stem.mix is not None) == (teacher.stem.norm is not None)

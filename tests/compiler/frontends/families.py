@@ -64,6 +64,7 @@ FAMILIES = {
     "RoBERTa": Family("hf `roberta`", hf("roberta")),
     "DistilBERT": Family("hf `distilbert`", hf("distilbert")),
     "ELECTRA": Family("hf `electra`", hf("electra")),
+    "GPT-2": Family("hf `gpt2`", hf("gpt2")),
     "T5 encoder": Family("hf `t5`", hf("t5")),
     "Flan-T5 encoder": Family("hf `t5` (T5 v1.1 too)", hf("t5", feed_forward_proj="gated-gelu")),
     "mT5 encoder": Family("hf `mt5`", hf("mt5")),
@@ -103,7 +104,7 @@ def check_lowered(make: Callable[[], Transformer], folder: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for inputs in random_inputs(half.spec, 2).split(1):
         (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-        assert relative(found, half.features(inputs).numpy()) < TOLERANCE
+        assert relative(found, half.sent(inputs).numpy()) < TOLERANCE
 
 
 def check_legal(make: Callable[[], Transformer], folder: Path) -> None:
@@ -123,7 +124,7 @@ def check_old_runtime(make: Callable[[], Transformer], folder: Path) -> None:
     for inputs in random_inputs(half.spec, 2).split(1):
         wide = inputs.to(torch.float32 if inputs.dtype == torch.uint8 else torch.int32)
         found = old_outputs(graph, **{name: wide.numpy()})["features"]
-        assert relative(found, half.features(inputs).numpy()) < TOLERANCE
+        assert relative(found, half.sent(inputs).numpy()) < TOLERANCE
 
 
 def check_rtx_parser(make: Callable[[], Transformer], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from coformer_compiler.frontends import ModelSource
-from coformer_compiler.frontends.hf_checkpoint import WITH_DECODER
+from coformer_compiler.frontends.hf_checkpoint import DECODERS, WITH_DECODER
 from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "electra": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
     | {"embedding_size": 16},
     "distilbert": {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40},
+    "gpt2": {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40},
     "t5": {"d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 6, "d_ff": 40},
     "mt5": {"d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 6, "d_ff": 40},
 }
@@ -28,15 +29,22 @@ SMALL: dict[str, dict[str, Any]] = {
 def hf_model(kind: str, **options: Any) -> Any:
     """A model for sequence classification with random weights of which none is near zero.
 
-    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder.
+    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder; of a decoder the one
+    that continues texts.
     """
     ensure_torchvision_operators()
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     shape = {"vocab_size": 50, "max_position_embeddings": 40, "num_labels": 5}
     torch.manual_seed(3)
     config = AutoConfig.for_model(kind, **{**shape, **SMALL.get(kind, {}), **options})
     made = AutoModelForTokenClassification if kind in WITH_DECODER else AutoModelForSequenceClassification
+    made = AutoModelForCausalLM if kind in DECODERS else made
     model = made.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -38,7 +38,7 @@ def test_flops_are_those_of_the_matrix_products(name: str, with_head: bool) -> N
     model = random_model(VARIANTS[name])
     pixels = random_inputs(model.spec, 1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(pixels) if with_head else model.features(pixels)
+        model.head(model.sent(pixels)) if with_head else model.features(pixels)
     assert model.cost(with_head=with_head).flops == counter.get_total_flops()
 
 

@@ -16,6 +16,7 @@ from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, teache
 from coformer_compiler.model.aggregator import Aggregator
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.tasks import LANGUAGE
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.lesson import lesson_with_walk
 from coformer_compiler.transplant.readout import fit_readouts
@@ -42,8 +43,14 @@ def lesson(name: str) -> tuple[Transformer, torch.Tensor, Statistics]:
     """A teacher, its calibration set and its statistics."""
     teacher = random_model(VARIANTS[name], seed=11)
     pixels = random_inputs(teacher.spec, SAMPLES, seed=12)
-    labels = torch.arange(SAMPLES) % teacher.spec.classes
-    return teacher, pixels, statistics_from_batches(teacher, [(pixels, labels)])
+    return teacher, pixels, statistics_of(teacher, pixels)
+
+
+def statistics_of(teacher: Transformer, inputs: torch.Tensor) -> Statistics:
+    """Statistics with labels of some sort."""
+    if teacher.spec.pool.kind == "causal":
+        return statistics_from_batches(teacher, [(inputs, inputs.long() % teacher.spec.classes)], task=LANGUAGE)
+    return statistics_from_batches(teacher, [(inputs, torch.arange(len(inputs)) % teacher.spec.classes)])
 
 
 def full(teacher: Transformer, embed: int | None = None) -> MemberPolicy:
@@ -111,7 +118,7 @@ def test_a_few_images_will_do_at_full_size(name: str, basis: BasisKind) -> None:
     """Every prior is exact there, so that nothing hangs on what is fitted: three images, none of them held out."""
     teacher, pixels, _ = lesson(name)
     few = pixels[:3]
-    statistics = statistics_from_batches(teacher, [(few, torch.arange(3))])
+    statistics = statistics_of(teacher, few)
     made = transplant(teacher, statistics, [full(teacher)], few, basis=basis)
     fit_readouts(made.members, teacher.head, [(few, teacher.features(few))], made.priors)
     fresh = random_inputs(teacher.spec, 50, seed=99)
