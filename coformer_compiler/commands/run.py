@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def run_build(
     ):
         answers = [client.infer(inputs[n : n + 1]) for n in range(len(inputs))]
     told = {"cut_texts": cut} if cut else {}
-    return {"build": build.build, "answers": [_described(answer, manifest) for answer in answers], **told}
+    causal = tokenizer is not None and tokenizer.pad == manifest.answer.shape[-1]
+    name_of = tokenizer.name_of if tokenizer is not None and causal else None
+    return {"build": build.build, "answers": [_described(answer, manifest, name_of) for answer in answers], **told}
 
 
 def tokenizer_of_bundle(bundle: Path, manifest: Manifest) -> Tokenizer | None:
@@ -157,21 +159,22 @@ def _read_image(path: Path, want: tuple[int, ...], mend: str) -> np.ndarray:
         raise CoformerError(f"cannot be read ({error})", f"input {path}", mend) from error
 
 
-def _described(answer: Answer, manifest: Manifest) -> dict[str, Any]:
-    return {**_answered(answer.logits[0].astype(np.float64), manifest), **_circumstances(answer)}
+def _described(answer: Answer, manifest: Manifest, name_of: Callable[[int], str] | None) -> dict[str, Any]:
+    return {**_answered(answer.logits[0].astype(np.float64), manifest, name_of), **_circumstances(answer)}
 
 
-def _answered(logits: np.ndarray, manifest: Manifest) -> dict[str, Any]:
-    """What the numbers say: classes where there are labels, else one number, else an embedding."""
-    if not manifest.answer.labels and manifest.input.name == "ids":
+def _answered(logits: np.ndarray, manifest: Manifest, name_of: Callable[[int], str] | None) -> dict[str, Any]:
+    """What the numbers say: classes where there are labels, the next word, else one number, else an embedding."""
+    if not manifest.answer.labels and manifest.input.name == "ids" and name_of is None:
         return {"value": float(logits[0])} if len(logits) == 1 else {"embedding": [float(each) for each in logits]}
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     best = [int(n) for n in np.argsort(-shares, kind="stable")[:5]]
     labels = manifest.answer.labels
+    names = [labels[n] if labels else name_of(n) if name_of else str(n) for n in best]
     return {
-        "label": labels[best[0]] if labels else str(best[0]),
-        "top": [{"label": labels[n] if labels else str(n), "probability": float(shares[n])} for n in best],
+        "label": names[0],
+        "top": [{"label": name, "probability": float(shares[n])} for n, name in zip(best, names, strict=True)],
         "logits": [float(number) for number in logits],
     }
 

@@ -112,7 +112,7 @@ def load_texts(
         CoformerError: unknown kind, missing or unreadable file, a missing column, an unknown label, a text that is too
             long.
     """
-    kind, location = _kind_of(source, TEXT_KINDS, {**KINDS, **RUNNING_KINDS}, "single texts")
+    kind, location = _kind_of(source, TEXT_KINDS, {**KINDS, **RUNNING_KINDS}, "texts")
     if calibration < 1:
         raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
     where = f"data.source '{source}'"

@@ -60,6 +60,10 @@ class Tokenizer:
         """Token numbers of a text as it stands, of any length, without padding."""
         return [number for number in self.inner.encode(text).ids if number != self.pad]
 
+    def name_of(self, number: int) -> str:
+        """The text that a token stands for."""
+        return str(self.inner.decode([number], skip_special_tokens=False))
+
     def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, truncate: bool = False) -> Encoded:
         """Token numbers of texts, or of pairs of texts.
 

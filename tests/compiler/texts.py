@@ -29,6 +29,18 @@ def tokenizer_json(words: tuple[str, ...] = WORDS, size: int = 50) -> str:
     return text
 
 
+def causal_tokenizer_json(words: tuple[str, ...] = WORDS, size: int = 50) -> str:
+    """The same for a model that continues texts: a word for the end of one, and none for padding."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<|endoftext|>", *words]
+    names += [f"<unused{n}>" for n in range(size - len(names))]
+    made = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<|endoftext|>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    text: str = made.to_str()
+    return text
+
+
 def write_teacher(folder: Path, kind: str = "bert", **options: Any) -> None:
     """A model folder with random weights, three labels unless told otherwise."""
     wide = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 96}
@@ -67,6 +79,23 @@ def write_config(folder: Path, **changes: str) -> Path:
         text = text.replace(f"@{key}@", value)
     path = folder / "texts.toml"
     path.write_text(text)
+    return path
+
+
+def write_causal_config(folder: Path, targets: tuple[str, ...] = ("cpu", "cpu", "cpu")) -> Path:
+    """A build of a tiny GPT-2 for three devices, two steps each."""
+    save_hf(hf_model("gpt2", n_embd=48, n_head=6, n_inner=96, eos_token_id=0), folder / "teacher")
+    (folder / "teacher" / "tokenizer.json").write_text(causal_tokenizer_json())
+    draw = random.Random(0)
+    (folder / "corpus.txt").write_text(" ".join(draw.choice(WORDS) for _ in range(2000)))
+    text = (
+        CONFIG.replace("@source@", "corpus:corpus.txt").replace("@options@", "").replace("length = 10", "length = 40")
+    )
+    head, *devices = text.split("target = ")
+    for target, rest in zip(targets, devices, strict=True):
+        head += f'target = "{target}"' + rest[rest.index("\n") :]
+    path = folder / "causal.toml"
+    path.write_text(head.replace("calibration = 48", "calibration = 24").replace("batch = 16", "batch = 8"))
     return path
 
 
