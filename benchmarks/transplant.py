@@ -31,9 +31,10 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.stages.batches import batches_of
 from coformer_compiler.stages.transplant import selection_of
 from coformer_compiler.transplant.basis import BasisKind
+from coformer_compiler.transplant.lesson import lesson_of
 from coformer_compiler.transplant.readout import fit_readouts
 from coformer_compiler.transplant.statistics import Statistics, statistics_from_batches
-from coformer_compiler.transplant.transplant import transplant
+from coformer_compiler.transplant.transplant import transplant_lesson
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,14 +61,17 @@ class Variant:
     basis: BasisKind | None = "per-norm"
     importance: str = "activation"
     token_weights: bool = True
+    values: bool = True
     overlap: bool = False
 
 
 VARIANTS = (
     Variant("index selection", basis=None),
     Variant("transplant, one basis for the stream, rows unweighted", basis="global", token_weights=False),
+    Variant("transplant, one basis for the stream, the teacher's values", basis="global", values=False),
     Variant("transplant, one basis for the stream", basis="global"),
     Variant("transplant, one basis per norm, rows unweighted", token_weights=False),
+    Variant("transplant, one basis per norm, the teacher's values", values=False),
     Variant("transplant, one basis per norm"),
     Variant("transplant, one basis per norm, Taylor ranking", importance="taylor"),
     Variant("transplant, one basis per norm, everyone takes the best", overlap=True),
@@ -96,7 +100,8 @@ def figures_of(teacher: Transformer, variant: Variant, size: str, calibration: S
         members = [teacher.take(selection_of(policy)) for policy in policies]
     else:
         pixels = torch.from_numpy(np.asarray(calibration.inputs))
-        made = transplant(teacher, found, policies, pixels, basis=variant.basis)
+        lesson = dataclasses.replace(lesson_of(teacher, found, variant.basis), refit_values=variant.values)
+        made = transplant_lesson(lesson, policies, pixels)
         members, priors = made.members, made.priors
     lessons = [(pixels, teacher.features(pixels)) for pixels, _ in batches_of(calibration)]
     aggregator = fit_readouts(members, teacher.head, lessons, priors)

@@ -61,20 +61,51 @@ class Attention(nn.Module):
         `mask` is bool `(batch, tokens)`, false where there is padding, to which no token attends. Windows have none;
         behind the last token of a text, where causal attention does not look, it may be anything.
         """
-        batch, tokens, width = read.shape
+        query, key, value = self._heads_of(self._in_windows(read))
+        return self._attend(query, key, value, mask)
+
+    def mix_stream(self, read: torch.Tensor, stream: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`mix` with the stream itself in place of every head's values.
+
+        Args:
+            read: as in `mix`.
+            stream: `(batch, tokens, width)`.
+            mask: as in `mix`.
+
+        Returns:
+            `(batch, tokens, heads · width)`: of each head the stream's tokens as it attends to them.
+        """
+        query, key, _ = self._heads_of(self._in_windows(read))
+        return self._attend(query, key, self._in_windows(stream)[:, None].expand(-1, self.spec.heads, -1, -1), mask)
+
+    def _in_windows(self, x: torch.Tensor) -> torch.Tensor:
+        """`(batch · windows, tokens of a window, width)`; as it is without windows."""
         window = self.spec.window
-        if window is not None:
-            order = window_tables(window, read.device).order
-            read = read.index_select(1, order).view(batch * window.windows, window.tokens, width)
+        if window is None:
+            return x
+        order = window_tables(window, x.device).order
+        return x.index_select(1, order).view(len(x) * window.windows, window.tokens, x.shape[-1])
+
+    def _heads_of(self, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values, each `(batch, heads, tokens, head_dim)`."""
         split = read.view(*read.shape[:2], 3, self.spec.heads, self.spec.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
+        return query, key, value
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`(batch, tokens, heads · width of a value)`, the tokens in the order of the stream."""
         added = self._added_to_scores(mask, query)
         causal = self.spec.causal and added is None
         mixed = F.scaled_dot_product_attention(query, key, value, added, is_causal=causal)
-        mixed = mixed.transpose(1, 2).reshape(batch, tokens, -1)
-        return mixed if window is None else mixed.index_select(1, window_tables(window, read.device).back)
+        mixed, window = mixed.transpose(1, 2).flatten(2), self.spec.window
+        if window is None:
+            return mixed
+        whole = mixed.reshape(len(mixed) // window.windows, -1, mixed.shape[-1])
+        return whole.index_select(1, window_tables(window, query.device).back)
 
     def _added_to_scores(self, mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
         if self.spec.window is not None:

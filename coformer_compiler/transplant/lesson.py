@@ -50,6 +50,7 @@ class Lesson:
         sketch: directions that they choose by, see `regression.ridge`; a search's, builds look at everything.
         products: what the products of one batch are computed in; float32 halves a search's time, builds use float64.
         walk: the teacher's streams, where they are kept.
+        refit_values: whether heads gather what is missing (`values.py`), or, for comparison, what the teacher's do.
     """
 
     teacher: Transformer
@@ -62,6 +63,7 @@ class Lesson:
     sketch: int | None = None
     products: torch.dtype = torch.float64
     walk: Walk | None = None
+    refit_values: bool = True
 
     def bases(self, embed: int) -> list[Basis]:
         """The bases of a member of the given width, one per point."""

@@ -93,6 +93,13 @@ class Gram:
             made.xy, made.y = made.xy + torch.outer(self.x, bias), made.y + self.rows * bias
         return made
 
+    def combined(self, weight: torch.Tensor) -> Gram:
+        """The statistics of the same rows with `weight · x` for inputs; `weight` `(inputs, these inputs)`."""
+        made = Gram(0, 0)
+        made.rows, made.y, made.yy = self.rows, self.y, self.yy
+        made.xx, made.xy, made.x = weight @ self.xx @ weight.T, weight @ self.xy, weight @ self.x
+        return made
+
 
 SUMS = ("xx", "xy", "x", "y", "yy")
 
@@ -140,6 +147,10 @@ class SplitGram:
         """Both Grams with mapped outputs, see `Gram.mapped`."""
         whole, out = (None, None) if outputs is None else (outputs.whole, outputs.held_out)
         return _split(self.whole.mapped(weight, bias, whole), self.held_out.mapped(weight, bias, out))
+
+    def combined(self, weight: torch.Tensor) -> SplitGram:
+        """Both Grams with combined inputs, see `Gram.combined`."""
+        return _split(self.whole.combined(weight), self.held_out.combined(weight))
 
 
 def _split(whole: Gram, held_out: Gram) -> SplitGram:

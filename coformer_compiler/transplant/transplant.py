@@ -21,7 +21,9 @@ from torch import nn
 
 from coformer_compiler.decomposer.policy import MemberPolicy
 from coformer_compiler.decomposer.shapes import member_spec, shape_of_member
+from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.merge import PARTS, Merge
+from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import (
@@ -34,6 +36,7 @@ from coformer_compiler.transplant.lesson import Lesson, lesson_of, reading_gram
 from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
 from coformer_compiler.transplant.statistics import Statistics
 from coformer_compiler.transplant.streams import Streams
+from coformer_compiler.transplant.values import LARGEST_GRAM, prior_of_heads, values_of_heads
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ class _Walker:
         teacher, device = lesson.teacher, lesson.teacher.device
         self.teacher, self.names = teacher, teacher.spec.block_names
         self.products, self.penalties, self.sketch = lesson.products, lesson.penalties, lesson.sketch
+        self.refit_values = lesson.refit_values
         self.token_weights = [weights.to(device) for weights in lesson.statistics.token_weights]
         self.bases = lesson.bases(policy.embed)
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=lesson.basis == "per-norm")
@@ -296,34 +300,35 @@ class _Walker:
         local, before, block, units = self.pending
         into = self.bases[point].into
         columns = block.branch.writer_columns(units)
-        prior = into @ block.branch.writer.weight.detach().double()[:, columns]
-        if local.shortcut is not None:
-            back = self.bases[before].back
-            if block.post_norm:
-                back = gain_of(block.norm, len(back)).to(back)[:, None] * back
-            prior = torch.cat([into @ back, prior], 1)
+        written = into @ block.branch.writer.weight.detach().double()[:, columns]
+        skipped = self._skipped(local, block, before, into)
+        attention = _with_values_to_refit(local.branch, skipped.shape[1]) if self.refit_values else None
+        prior = torch.cat([skipped, written if attention is None else _prior_of_heads(attention, written)], 1)
         gram = SplitGram(prior.shape[1], len(prior), into.device, self.products)
         cast = into.float()
         # Least squares spends its freedom where the rows are; weighting them by what the loss feels there spends it
         # where it counts. Measured: a fifth less loss per member (docs/method.md).
         weights = self.token_weights[point] if teacher is None else None
-        keep = streams.fits(len(columns))
+        keep = streams.fits(len(columns)) and attention is None
         mixes: list[torch.Tensor] = []
         for part in streams.parts():
             s, mask = streams.read(self.stream, part), masks.read(part)
             normed = local.normed(s)
-            read = mixed = local.branch.mix(local.branch.reader(normed), mask)
+            read = local.branch.reader(normed)
+            mixed = local.branch.mix(read, mask) if attention is None else attention.mix_stream(read, normed, mask)
             mixes += [mixed] if keep else []
             wanted = streams.read(0, part) @ cast.T
             if local.shortcut is None:
                 wanted = wanted - s
             else:
-                read = torch.cat([local.carried(s, normed), read], -1)
+                mixed = torch.cat([local.carried(s, normed), mixed], -1)
             if teacher is None:
-                gram.add(read, wanted, part.start, _weighted(weights, mask))
+                gram.add(mixed, wanted, part.start, _weighted(weights, mask))
             else:
                 pool = teacher.pool
-                gram.add(pool.rows(read, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
+                gram.add(pool.rows(mixed, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
+        if attention is not None:
+            gram, prior = self._refit_values(attention, gram, prior)
         self._set_writer(local, ridge(gram, prior, self.penalties, self.sketch), before)
         for n, part in enumerate(streams.parts()):
             s, mask = streams.read(self.stream, part), masks.read(part)
@@ -331,6 +336,26 @@ class _Walker:
             mixed = mixes[n] if keep else local.branch.mix(local.branch.reader(normed), mask)
             streams.write(self.stream, part, local.skip(s, normed) + local.branch.writer(mixed))
         self.pending = None
+
+    def _skipped(self, local: Residual, block: Residual, before: int, into: torch.Tensor) -> torch.Tensor:
+        """`(outputs, width)`: the shortcut's matrix as the bases say; of no width where there is none."""
+        if local.shortcut is None:
+            return into[:, :0]
+        back = self.bases[before].back
+        if block.post_norm:
+            back = gain_of(block.norm, len(back)).to(back)[:, None] * back
+        return into @ back
+
+    def _refit_values(self, branch: Attention, gram: SplitGram, prior: torch.Tensor) -> tuple[SplitGram, torch.Tensor]:
+        """Give the heads values of their own; the regression of the writer on them, and its prior."""
+        heads, dim, width = branch.spec.heads, branch.spec.head_dim, branch.spec.embed
+        skipped = prior.shape[1] - heads * width
+        fit = ridge(gram, prior, self.penalties, self.sketch)
+        values, writer = values_of_heads(fit.weight[:, skipped:], gram.whole, heads, dim)
+        branch.reader.weight[2 * heads * dim :] = values.to(branch.reader.weight)
+        branch.reader.bias[2 * heads * dim :] = 0  # a constant passes the attention, and is in the writer's bias
+        through = torch.block_diag(torch.eye(skipped).to(values), *values.split(dim))
+        return gram.combined(through), torch.cat([fit.weight[:, :skipped], writer], 1)
 
     def features(self, streams: Streams, masks: _Masks) -> torch.Tensor:
         """Pooled features `(samples, features)` at the end of the walk."""
@@ -356,6 +381,18 @@ class _Walker:
         copies = teacher.pool.spec.count if teacher.pool.spec.kind == "prefix" else 1
         prior: torch.Tensor = torch.block_diag(*[back] * copies)
         return prior
+
+
+def _with_values_to_refit(branch: Attention | Mlp, skipped: int) -> Attention | None:
+    """The branch, if it gathers values and the regression that finds better ones is of a bearable size."""
+    if isinstance(branch, Attention) and branch.spec.heads * branch.spec.embed + skipped <= LARGEST_GRAM:
+        return branch
+    return None
+
+
+def _prior_of_heads(branch: Attention, written: torch.Tensor) -> torch.Tensor:
+    heads = branch.spec.heads
+    return prior_of_heads(written, branch.reader.weight.detach().double()[2 * written.shape[1] :], heads)
 
 
 def _weighted(weights: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
