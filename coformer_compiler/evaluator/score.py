@@ -110,7 +110,8 @@ class Evaluator:
             if kept <= WALK_BYTES
             else lesson_of(teacher, statistics, basis)
         )
-        self.lesson = replace(lesson, penalties=PENALTIES, sketch=SKETCH)
+        # Values of their own lift all members by much the same; ranking them does not need that second regression.
+        self.lesson = replace(lesson, penalties=PENALTIES, sketch=SKETCH, refit_values=False)
         self.features = self._teacher_features() if self.lesson.walk is None else self.lesson.walk.features
         self.scores = {
             (block.kind, block.layer): scores
