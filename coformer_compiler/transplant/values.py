@@ -48,8 +48,10 @@ def values_of_heads(weight: torch.Tensor, gram: Gram, heads: int, dim: int) -> t
     for head, own in enumerate(weight.chunk(heads, 1)):
         first = len(covariance) - (heads - head) * width
         block = covariance[first : first + width, first : first + width]
-        floor = 1e-6 * block.diagonal().mean().clamp(min=torch.finfo(block.dtype).tiny)
-        root = torch.linalg.cholesky(block + torch.diag_embed(floor.expand(width)))
+        # Not Cholesky: the stream does not move along some directions, and sums in float32 leave these below zero.
+        variances, directions = torch.linalg.eigh(block)
+        floor = 1e-6 * variances.mean().clamp(min=torch.finfo(block.dtype).tiny)
+        root = directions * variances.clamp(min=floor).sqrt()
         left, sizes, _ = torch.linalg.svd(own @ root, full_matrices=False)
         kept = min(dim, len(sizes))
         share = sizes[:kept].sqrt()
