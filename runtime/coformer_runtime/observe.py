@@ -44,7 +44,7 @@ class Observed:
     def __init__(self, version: str, devices: Sequence[str]) -> None:
         self._model = labels({"model": MODEL, "version": version})
         self._devices = {device: _keys(device) for device in devices}
-        self._started = time.time()
+        self._started = time.monotonic()
         self.success = Counter("nv_inference_request_success", "Requests that were answered")
         self.failure = Counter("nv_inference_request_failure", "Requests that were not, by gRPC status")
         self.duration = Counter("nv_inference_request_duration_us", "Time of all requests, in microseconds")
@@ -116,7 +116,7 @@ class Observed:
             "device": central.manifest.device,
             "build": central.manifest.build,
             "ready": present is not None,
-            "uptime_s": round(time.time() - self._started, 1),
+            "uptime_s": round(time.monotonic() - self._started, 1),
             "requests": {
                 "answered": int(self.success.total()),
                 "degraded": int(self.degraded.total()),
