@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from coformer_compiler.artifact import Artifact, NotCached, Store, first_process
 from coformer_compiler.compute import use_fitting_threads
@@ -13,6 +14,7 @@ from coformer_compiler.data import DataSet, load_data, load_running_text, load_t
 from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
+from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.output import locked, publish, write_whole
@@ -24,6 +26,7 @@ from coformer_compiler.stages.decompose import (
     JOURNAL,
     decompose_teacher,
     journal_of,
+    network_of,
     policy_of,
     preflight_of,
     require_feasible,
@@ -79,22 +82,28 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
     return {stage: stage in cached for stage in STAGES}
 
 
-def search_only(config: BuildConfig, out: Path, progress: Progress) -> tuple[list[Entry], Preflight]:
-    """The stages up to the policy of a searching strategy: all that was evaluated, and how much of the space fits.
+class Searched(NamedTuple):
+    """All that was evaluated, how much of the space fits, and whether latencies rest on less than measurements."""
 
-    Writes policy.json and journal.jsonl into `out`.
-    """
+    entries: list[Entry]
+    preflight: Preflight
+    estimated: bool
+
+
+def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
+    """The stages up to the policy of a searching strategy; writes policy.json and journal.jsonl into `out`."""
     with locked(out):
         store = Store(out / "cache", progress)
         imported = import_teacher(store, config.model)
         teacher = load_teacher(imported)
         use_fitting_threads(teacher.cost(with_head=True).flops)
-        data = load_build_data(config, imported, teacher)
+        data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
         statistics = calibrate(store, imported, teacher, data, config.policy.importance)
         policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
         write_whole(out / "policy.json", policy_json(policy_of(policy)))
         write_whole(out / JOURNAL, (policy.path / JOURNAL).read_text(encoding="utf-8"))
-    return journal_of(policy), preflight_of(policy)
+    estimated = LatencyModel(teacher.spec, config.devices, network_of(config)).estimated
+    return Searched(journal_of(policy), preflight_of(policy), estimated)
 
 
 def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet, BuildConfig]:

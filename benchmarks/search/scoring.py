@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ def timed(call: Callable[[], object]) -> float:
 
 def drawn(setup: Setup, count: int) -> list[Shapes]:
     """Random policies in which every device takes part: those cost the most."""
-    random, found = np.random.default_rng(0), []
+    space, random, found = setup.space, np.random.default_rng(0), []
     while len(found) < count:
-        shapes = setup.space.drawn(random)[1]
+        shapes = space.drawn(random)[1]
         found += [] if None in shapes else [shapes]
     return found
 
@@ -76,9 +76,11 @@ def from_scratch(setup: Setup, evaluator: Evaluator, shapes: Shapes) -> None:
         aggregator({n: member.features(part) for n, member in enumerate(members)})
 
 
-def candidates_a_second(setup: Setup, shapes: Sequence[Shapes]) -> float:
+def candidates_a_second(setup: Setup) -> float:
     """Costs, C5, C6, deadlines and latencies of many candidates; the best of a few passes."""
-    space = setup.space
+    space, random = setup.space, np.random.default_rng(1)
+    points = random.random((MANY, space.encoding.dimensions))
+    shapes = [space.encoding.decode(point, [1.0] * len(setup.devices)) for point in points]
 
     def look() -> None:
         space.fit(shapes)
@@ -97,10 +99,7 @@ def figures(setup: Setup, work: Path, candidates: int) -> dict[str, Any]:
     found: dict[str, Any] = {"candidates": candidates, "seconds": quick, "median_s": float(np.median(quick))}
     slow = [timed(lambda s=shapes: from_scratch(setup, evaluator, s)) for shapes in policies]
     found |= {"from_scratch_s": slow, "ratio": float(np.median(np.divide(slow, quick)))}
-    random = np.random.default_rng(1)
-    points = random.random((MANY, setup.space.encoding.dimensions))
-    shapes = [setup.space.encoding.decode(point, [1.0] * len(setup.devices)) for point in points]
-    return found | {"candidates_a_second": round(candidates_a_second(setup, shapes))}
+    return found | {"candidates_a_second": round(candidates_a_second(setup))}
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def search_config(config: BuildConfig, out: Path, progress: Progress) -> dict[st
             "policy.strategy",
             f"choose one of {', '.join(SEARCHES)} (--strategy)",
         )
-    entries, preflight = search_only(config, out, progress)
+    entries, preflight, estimated = search_only(config, out, progress)
     chosen = picked(entries, config.search.pick)
     names = [device.name for device in config.devices]
     front = [_row(entry, names) | {"picked": entry is chosen} for entry in pareto_front(entries)]
@@ -39,7 +39,7 @@ def search_config(config: BuildConfig, out: Path, progress: Progress) -> dict[st
         "pick": config.search.pick,
         "picked": _row(chosen, names),
         "front": front,
-        "latencies": "estimated",
+        "estimated": estimated,
         "policy": str(out / "policy.json"),
         "journal": str(out / "journal.jsonl"),
     }
@@ -51,7 +51,7 @@ def search_text(found: dict[str, Any]) -> str:
         f"{found['strategy']}: {found['evaluated']} policies; {found['feasible_share']:.0%} of the space fits as drawn",
         *(f"  {share:.0%} break {constraint}" for constraint, share in found["binding"].items()),
         "",
-        f"  {'loss':>8} {'ms, est.':>9} {'mJ, est.':>9}  members",
+        f"  {'loss':>8} {'ms, est.' if found['estimated'] else 'ms':>9} {'mJ, est.':>9}  members",
     ]
     rows = found["front"] if any(row["picked"] for row in found["front"]) else [*found["front"], found["picked"]]
     for row in rows:

@@ -179,6 +179,14 @@ MISTAKES = [
         "config tiny.toml, device 'attic': gflops = 0 is refused; it should be greater than 0",
     ),
     (
+        ("[booster]", "[search]\niterations = 0\n[booster]"),
+        "config tiny.toml: search.iterations = 0 is refused; it should be greater than or equal to 1",
+    ),
+    (
+        ("[booster]", "[search]\nminutes = 0\n[booster]"),
+        "config tiny.toml: search.minutes = 0 is refused; it should be greater than 0",
+    ),
+    (
         ("seed = 0", "seed = -1"),
         "config tiny.toml: seed = -1 is refused; it should be greater than or equal to 0",
     ),

@@ -1,0 +1,81 @@
+"""`coformerc search`, on the smallest build."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coformer_compiler.compile import plan
+from coformer_compiler.config import Overrides, read_config
+from coformer_compiler.progress import SilentProgress
+from tests.end_to_end.conftest import tiny
+from tests.end_to_end.tiny import TINY, coformerc
+
+__all__ = ["tiny"]
+
+SEARCH = """
+[policy]
+strategy = "random"
+basis = "per-norm"
+[search]
+iterations = 3
+samples = 32
+"""
+
+
+@pytest.fixture
+def config(tiny: Path, tmp_path: Path) -> Path:
+    """A short search for tiny.toml's devices."""
+    shutil.copy(tiny / "teacher.safetensors", tmp_path)
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY + SEARCH)
+    return path
+
+
+@pytest.mark.slow
+def test_a_search_leaves_policy_journal_and_what_a_build_needs(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = coformerc("search", config, "-o", out, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert (found["strategy"], found["evaluated"], found["estimated"]) == ("random", 5, True)
+    assert found["picked"]["objective"] == min(row["objective"] for row in [*found["front"], found["picked"]])
+    assert "search space: 100% fits as drawn" in outcome.err
+    policy = json.loads((out / "policy.json").read_text())
+    kept = [member["device"] for member in found["picked"]["members"]]
+    assert [member["device"] for member in policy["members"]] == kept
+    assert len((out / "journal.jsonl").read_text().splitlines()) == 1 + 5
+    stages = plan(read_config(config, Overrides()), out, SilentProgress())
+    assert [stage for stage, cached in stages.items() if cached] == ["import", "calibrate", "decompose"]
+
+    table = coformerc("search", config, "-o", out).out
+    assert table.startswith("random: 5 policies; 100% of the space fits as drawn")
+    assert "ms, est." in table
+    elsewhere = tmp_path / "elsewhere"
+    again = coformerc("search", config, "-o", elsewhere, "--journal", out / "journal.jsonl", "--json")
+    assert json.loads(again.out)["picked"] == found["picked"]
+
+
+@pytest.mark.slow
+def test_a_journal_of_another_model_is_refused(config: Path, tmp_path: Path) -> None:
+    assert coformerc("search", config, "-o", tmp_path / "out").code == 0
+    other = tmp_path / "other.toml"
+    other.write_text(config.read_text().replace('checkpoint = "teacher.safetensors"', 'weights = "random"'))
+    outcome = coformerc("search", other, "-o", tmp_path / "new", "--journal", tmp_path / "out" / "journal.jsonl")
+    assert outcome.code != 0
+    assert "its evaluations are of another model" in outcome.err
+
+
+def test_a_strategy_that_evaluates_nothing_is_refused(config: Path, tmp_path: Path) -> None:
+    outcome = coformerc("search", config, "-o", tmp_path / "out", "--strategy", "uniform")
+    assert outcome.code != 0
+    assert "the strategy 'uniform' evaluates nothing; choose one of debo, debo-paper, optuna-gp, random" in outcome.err
+
+
+def test_a_journal_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None:
+    outcome = coformerc("search", config, "-o", tmp_path / "out", "--journal", tmp_path / "no.jsonl")
+    assert outcome.code != 0
+    assert "there is no such file" in outcome.err
