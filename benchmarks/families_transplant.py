@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ RESULT = ROOT / "benchmarks" / "results" / "families_transplant.json"
 PARTS = {"thirds": 3, "halves": 2}
 METHODS: dict[str, BasisKind | None] = {
     "index selection": None,
-    "transplant, one basis": "global",
-    "transplant, one per norm": "per-norm",
+    "one basis": "global",
+    "one per norm": "per-norm",
 }
 Teacher = tuple[Transformer, DataSet]
 
@@ -86,6 +87,22 @@ def main() -> None:
         print(f"{name}: teacher after {time.process_time() - start:.0f} CPU seconds", flush=True)
         known[name] = measured(teacher, data)
         RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    print(table(known))
+
+
+def table(known: dict[str, Any]) -> str:
+    """Aggregated accuracy in per cent and loss in nats, as docs/method.md prints them."""
+
+    def cell(figures: dict[str, float] | None) -> str:
+        return "" if figures is None else f"{figures['accuracy']:.1f} ({figures['loss']:.3f})"
+
+    columns = [(size, method) for size in PARTS for method in METHODS]
+    lines = [["family", "teacher", *(f"{size}: {method}" for size, method in columns)], ["---"] * (2 + len(columns))]
+    for name in [each for each in FAMILIES if each in known]:
+        found = known[name]
+        cells = [cell(found[size].get(method, {}).get("aggregated")) for size, method in columns]
+        lines.append([name, cell(found["teacher"]), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @torch.no_grad()

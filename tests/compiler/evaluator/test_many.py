@@ -15,13 +15,14 @@ from coformer_compiler.evaluator.many import CostModel, candidates_of, many_memo
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_targets import load_target
-from tests.compiler.tiny import tiny_spec
+from tests.compiler.tiny import tiny_spec, tiny_t5
 
 SPECS = {
     "class token": tiny_spec(embed=96, heads=6, head_dim=16, neurons=384, layers=3),
     "stem norm, mean": tiny_spec(
         embed=64, heads=4, head_dim=8, neurons=160, layers=2, stem_norm=True, mix=64, pool="mean"
     ),
+    "gated, relative positions": tiny_t5(embed=48, heads=4, head_dim=8, neurons=96),
 }
 
 
