@@ -2,9 +2,10 @@
 
 Run: python benchmarks/families_transplant.py [FAMILY …], all of them where none is named. ViT is the digits' teacher,
 "ViT, glyphs" that of examples/glyphs (needs its fonts), BERT is MiniLM with the head of examples/debian_topics (needs
-prepare.py), the others are the tiny stand-ins of standins.py, trained first. Three members of a third and two of a half
-of every width; figures are on validation and test samples together, which no fit has seen. Writes
-results/families_transplant.json, keeping the figures of families that are not named.
+prepare.py), GPT-2 that of examples/docstrings (needs train_teacher.py), the others are the tiny stand-ins of
+standins.py, trained first. Three members of a third and two of a half of every width; figures are on validation and
+test samples together, which no fit has seen. Writes results/families_transplant.json, keeping the figures of families
+that are not named.
 """
 
 from __future__ import annotations
@@ -12,25 +13,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 from standins import CALIBRATION, ROOT, STANDINS
 
 from coformer_compiler.config import Overrides, read_config
-from coformer_compiler.data import DataSet, load_data
+from coformer_compiler.data import DataSet, load_data, load_running_text
 from coformer_compiler.data.load import load_texts
 from coformer_compiler.data.tokenizer import read_tokenizer
 from coformer_compiler.decomposer.dealing import members_from_shapes
 from coformer_compiler.decomposer.policy import MemberPolicy
 from coformer_compiler.decomposer.shapes import MemberShape
-from coformer_compiler.frontends import import_model
+from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.model.spec import PatchStemSpec, TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.stages.batches import batches_of
@@ -69,10 +69,22 @@ def example(path: str) -> Callable[[], Teacher]:
     return made
 
 
+def docstrings() -> Teacher:
+    """GPT-2 of examples/docstrings; accuracy is that of the next token."""
+    folder = ROOT / "build" / "docstrings"
+    if not (folder / "teacher").is_dir():
+        raise SystemExit("first: python examples/docstrings/train_teacher.py build/docstrings")
+    teacher = import_model(ModelSource("hf:teacher", "file", folder / "teacher", (("length", 64),)))
+    assert isinstance(teacher.stem.spec, TokenStemSpec)
+    tokenizer = read_tokenizer(folder / "teacher", teacher.stem.spec)
+    return teacher, load_running_text(f"corpus:{folder / 'corpus.txt'}", tokenizer, calibration=CALIBRATION // 4)
+
+
 FAMILIES: dict[str, Callable[[], Teacher]] = {
     "ViT": example("digits/digits.toml"),
     "ViT, glyphs": example("glyphs/glyphs.toml"),
     "BERT": example("debian_topics/topics.toml"),
+    "GPT-2": docstrings,
     **STANDINS,
 }
 """Trained teachers by family."""
@@ -107,17 +119,20 @@ def table(known: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
-    """Figures of one family: accuracy in per cent and cross-entropy in nats."""
+    """Figures of one family: accuracy in per cent and cross-entropy in nats; of running text, of the next token."""
     found = statistics_from_batches(teacher, batches_of(data.calibration), task=data.train.task)
     unseen = [*batches_of(data.validation), *batches_of(data.test)]
-    labels = torch.cat([each for _, each in unseen])
 
-    def figures(answers: torch.Tensor) -> dict[str, float]:
-        right = 100 * float((answers.argmax(-1) == labels).float().mean())
-        return {"accuracy": round(right, 2), "loss": round(float(F.cross_entropy(answers, labels)), 4)}
+    def figures(answers: Iterable[torch.Tensor]) -> dict[str, float]:
+        task, parts = data.train.task, []
+        for each, (_, labels) in zip(answers, unseen, strict=True):
+            scores = task.scored(each, labels), float(task.loss(each, labels).mean())
+            parts.append([len(labels) * score for score in scores])
+        right, loss = np.sum(parts, 0) / sum(len(labels) for _, labels in unseen)
+        return {"accuracy": round(100 * float(right), 2), "loss": round(float(loss), 4)}
 
-    result: dict[str, object] = {"unseen": len(labels), "calibration": len(data.calibration)}
-    result["teacher"] = figures(torch.cat([teacher(inputs) for inputs, _ in unseen]))
+    result: dict[str, object] = {"unseen": sum(len(labels) for _, labels in unseen)}
+    result |= {"calibration": len(data.calibration), "teacher": figures(teacher(inputs) for inputs, _ in unseen)}
     print("  teacher", result["teacher"], flush=True)
     inputs = torch.from_numpy(np.asarray(data.calibration.inputs))
     lessons = [(each, teacher.features(each)) for each, _ in batches_of(data.calibration)]
@@ -133,9 +148,9 @@ def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
                 made = transplant(teacher, found, policies, inputs, basis=basis)
                 members, priors = made.members, made.priors
             aggregator = fit_readouts(members, teacher.head, lessons, priors)
-            features = [torch.cat([member.features(each) for each, _ in unseen]) for member in members]
-            alone = [figures(member.head(each)) for member, each in zip(members, features, strict=True)]
-            together = figures(aggregator(dict(enumerate(features))))
+            features = [[member.features(each) for member in members] for each, _ in unseen]
+            alone = [figures(member.head(each[n]) for each in features) for n, member in enumerate(members)]
+            together = figures(aggregator(dict(enumerate(each))) for each in features)
             rows[method] = {"aggregated": together, "members": alone}
             print(f"  {size:7} {method:26} {together}", flush=True)
         result[size] = rows
