@@ -67,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
         help="stand in for the central device: be its worker, and answer clients that turn to this node",
     )
     central.add_argument(
-        "--metrics",
-        metavar="HOST:PORT",
-        help="also serve /metrics for Prometheus and a live page over plain HTTP",
+        "--traces",
+        metavar="URL",
+        help="send OpenTelemetry traces to a collector, such as http://127.0.0.1:4318/v1/traces",
     )
     central.set_defaults(run=_central)
 
@@ -150,6 +150,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         help="allow addresses that other machines reach, without encryption",
     )
     command.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="also serve /metrics for Prometheus, and on a central node a live page, over plain HTTP",
+    )
+    command.add_argument(
         "--broadcast",
         action="store_true",
         help="take inputs that clients send to every device themselves; for all nodes of a cluster or none",
@@ -195,10 +200,18 @@ def _security(options: argparse.Namespace) -> "Security":
 def _serve(options: argparse.Namespace) -> None:
     from .bundle import open_bundle
     from .listen import serve_until_stopped
+    from .metrics import exposition
+    from .page import OperatorPort
     from .worker import Worker
 
     bundle = open_bundle(options.bundle, options.target, options.cache)
-    with Worker(bundle, options.listen, _threads(options), _security(options), options.broadcast) as worker:
+    security = _security(options)
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(Worker(bundle, options.listen, _threads(options), security, options.broadcast))
+        if options.metrics is not None:
+            port = OperatorPort(options.metrics, options.insecure, lambda: exposition(worker.counts.families()))
+            stack.enter_context(port)
+            sys.stderr.write("metrics at http://{}/metrics\n".format(port.address))
         serve_until_stopped(worker.server, worker.address, options.exit_with_stdin)
 
 
@@ -221,6 +234,11 @@ def _central(options: argparse.Namespace) -> None:
         options.broadcast,
     )
     with contextlib.ExitStack() as stack:
+        tracer = None
+        if options.traces is not None:
+            from .trace import Tracer
+
+            tracer = stack.enter_context(Tracer(options.traces, bundle.manifest.device))
         central = stack.enter_context(Central(bundle, settings))
         if options.metrics is not None:
             port = OperatorPort(
@@ -231,7 +249,7 @@ def _central(options: argparse.Namespace) -> None:
             )
             stack.enter_context(port)
             sys.stderr.write("metrics and status at http://{}/\n".format(port.address))
-        serve_front(central, options.listen, options.exit_with_stdin)
+        serve_front(central, options.listen, options.exit_with_stdin, tracer)
 
 
 def _status(options: argparse.Namespace) -> int:

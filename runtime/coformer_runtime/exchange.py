@@ -11,6 +11,7 @@ from .errors import CoformerError
 from .failures import report
 from .listen import HANDSHAKE_S
 from .manifest import Manifest
+from .observe_worker import WorkerCounts
 from .security import is_node
 
 MAX_WAITING = 64  # twice what a central node has in flight, so that its cancels are read while requests wait
@@ -109,13 +110,21 @@ class Exchange:
         manifest: of the bundle that is served.
         infer: maps the input array to the features.
         free: the lock of the engine.
+        counts: where to count what is done; None: counts of its own, which nobody reads.
 
     Attributes:
         build: digest of the build that is served.
     """
 
-    def __init__(self, manifest: Manifest, infer: Callable[[Array], Array], free: threading.Lock) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        infer: Callable[[Array], Array],
+        free: threading.Lock,
+        counts: Optional[WorkerCounts] = None,
+    ) -> None:
         self._manifest, self._infer, self._free = manifest, infer, free
+        self._counts = WorkerCounts(manifest) if counts is None else counts
         self.build = manifest.build
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._greeted: Set[Inbox] = set()
@@ -211,7 +220,9 @@ class Exchange:
                 "its engine failed, look for {} in its log".format(incident), manifest.device, "mend the device"
             )
             return self._failure(frame.request_id, wire.ENGINE_FAILED, said)
-        compute_us = int((time.monotonic() - started) * 1e6)
+        compute_s = time.monotonic() - started
+        self._counts.answered(compute_s)
+        compute_us = int(compute_s * 1e6)
         answer = wire.tensor_frame(
             wire.FEATURES, frame.request_id, manifest.build, features, member=manifest.member, compute_us=compute_us
         )
@@ -240,5 +251,6 @@ class Exchange:
 
     def _failure(self, request_id: int, status: int, error: CoformerError) -> bytes:
         manifest = self._manifest
+        self._counts.failed(status)
         frame = wire.failure_frame(request_id, manifest.build, status, error, manifest.member)
         return wire.encode_frame(frame)

@@ -2,7 +2,8 @@
 
 import json
 import threading
-from typing import Any, Callable, Dict, Optional, Tuple
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from . import __version__, wire
 from .answer import Answer, parameters_from_answer
@@ -30,6 +31,9 @@ from .oip import (
 )
 from .submit import MAX_SUBMITTED, submit_methods
 
+if TYPE_CHECKING:
+    from .trace import Tracer
+
 CONCURRENCY = 32  # inferences at a time
 CALLS = (
     CONCURRENCY + MAX_STREAMS + MAX_SUBMITTED + 16
@@ -49,8 +53,8 @@ class Crowded(CheckFailed):
 class Front:
     """Turns protocol messages into inputs for a Central and its answers into messages."""
 
-    def __init__(self, central: Central) -> None:
-        self._central, self._manifest = central, central.manifest
+    def __init__(self, central: Central, tracer: "Optional[Tracer]" = None) -> None:
+        self._central, self._manifest, self._tracer = central, central.manifest, tracer
         self._admitted = threading.BoundedSemaphore(CONCURRENCY)
         self.version = central.manifest.build[:12]
 
@@ -114,10 +118,14 @@ class Front:
 
     def model_infer(self, request: Any, context: Any) -> Any:
         """Answer one input within the deadline and the caller's own."""
+        began = time.monotonic()
         try:
             return self._infer(request, context)
         except Exception as error:
-            self._central.observed.refused(refusal_code(error).name)
+            status = refusal_code(error).name
+            self._central.observed.refused(status)
+            if self._tracer is not None:
+                self._tracer.refused(context.invocation_metadata(), request.id, status, time.monotonic() - began)
             raise
 
     def _infer(self, request: Any, context: Any) -> Any:
@@ -131,6 +139,8 @@ class Front:
             answer = self._central.answer(array, context.time_remaining(), context.add_callback, broadcast)
         finally:
             self._admitted.release()
+        if self._tracer is not None:
+            self._tracer.answered(context.invocation_metadata(), request.id, answer)
         return self._response(request.id, answer)
 
     def _check_model(self, name: str, version: str) -> None:
@@ -303,18 +313,18 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
     return array.reshape(spec.shape)
 
 
-def open_front(central: Central, listen: str) -> Tuple[Any, str]:
+def open_front(central: Central, listen: str, tracer: "Optional[Tracer]" = None) -> Tuple[Any, str]:
     """Start to serve clients at `listen`; return the server and its address."""
     options = central.options
     health = Health((SERVICE, MODEL), central.ready)
-    services = {SERVICE: Front(central).methods(), HEALTH: health.methods()}
+    services = {SERVICE: Front(central, tracer).methods(), HEALTH: health.methods()}
     if central.manifest.standby:
         exchange = central.exchange()
         services[wire.SERVICE] = dict(exchange.methods(), **(submit_methods(exchange) if options.broadcast else {}))
     return open_server(services, listen, options.security, CALLS, HEALTH)
 
 
-def serve_front(central: Central, listen: str, exit_with_stdin: bool) -> None:
+def serve_front(central: Central, listen: str, exit_with_stdin: bool, tracer: "Optional[Tracer]" = None) -> None:
     """Serve clients at `listen` until this process is told to stop."""
-    server, address = open_front(central, listen)
+    server, address = open_front(central, listen, tracer)
     serve_until_stopped(server, address, exit_with_stdin)

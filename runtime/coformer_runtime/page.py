@@ -3,7 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from .errors import CoformerError
 from .failures import report
@@ -68,30 +68,36 @@ look();
 
 
 class OperatorPort:
-    """Serves the three paths on a thread of its own. A context manager.
+    """Serves these paths on a thread of its own. A context manager.
 
     Args:
         listen: HOST:PORT; loopback unless `insecure`, since it is plain HTTP.
         insecure: allow other addresses.
         metrics: the text for Prometheus.
-        status: the JSON values.
+        status: the JSON values; None: neither those nor the page.
 
     Attributes:
         address: where it listens, once entered.
     """
 
     def __init__(
-        self, listen: str, insecure: bool, metrics: Callable[[], str], status: Callable[[], Dict[str, Any]]
+        self,
+        listen: str,
+        insecure: bool,
+        metrics: Callable[[], str],
+        status: Optional[Callable[[], Dict[str, Any]]] = None,
     ) -> None:
         host, port = parse_address(listen, Security(insecure), "--metrics")
         answers: Dict[str, Tuple[str, Callable[[], str]]] = {
-            "/": ("text/html; charset=utf-8", lambda: PAGE),
             "/metrics": ("text/plain; version=0.0.4; charset=utf-8", metrics),
-            "/status.json": ("application/json", lambda: json.dumps(status())),
         }
+        if status is not None:
+            told = status
+            answers["/"] = ("text/html; charset=utf-8", lambda: PAGE)
+            answers["/status.json"] = ("application/json", lambda: json.dumps(told()))
 
         class Handler(BaseHTTPRequestHandler):
-            """Answers GET of the three paths."""
+            """Answers GET of these paths."""
 
             timeout = PATIENCE_S
 

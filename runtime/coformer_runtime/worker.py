@@ -12,6 +12,7 @@ from .exchange import MAX_STREAMS, Exchange
 from .health import SERVICE as HEALTH
 from .health import Health
 from .listen import open_server
+from .observe_worker import WorkerCounts
 from .security import LOOPBACK, Security
 from .submit import MAX_SUBMITTED, submit_methods
 
@@ -31,12 +32,14 @@ class Worker:
     Attributes:
         address: where it listens, once entered.
         server: the gRPC server, once entered.
+        counts: what it has done.
     """
 
     def __init__(
         self, bundle: Bundle, listen: str, threads: int, security: Security = LOOPBACK, broadcast: bool = False
     ) -> None:
         self._broadcast = broadcast
+        self.counts = WorkerCounts(bundle.manifest)
         self._bundle, self._listen, self._threads, self._security = bundle, listen, threads, security
         self._engine: Optional[Engine] = None
         self.address = ""
@@ -44,7 +47,7 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         self._engine = open_member(self._bundle, self._threads)
-        exchange = Exchange(self._bundle.manifest, self._infer, threading.Lock())
+        exchange = Exchange(self._bundle.manifest, self._infer, threading.Lock(), self.counts)
         try:
             health = Health((wire.SERVICE,), lambda: True)
             methods = dict(exchange.methods(), **(submit_methods(exchange) if self._broadcast else {}))

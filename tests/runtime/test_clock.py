@@ -21,6 +21,7 @@ from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving
 DAY_S = 86400.0
 WALL_CLOCK = {  # who may ask for the date, and what for
     "failures.py": "the time of a line of the log",
+    "trace.py": "when a span was, for the collector",
     "shipping/pull.py": "whether a release has expired",
 }
 

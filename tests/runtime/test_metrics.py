@@ -11,8 +11,10 @@ import urllib.request
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
+import grpc
 import pytest
 
+from coformer_runtime import wire
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.central import Central
 from coformer_runtime.central_options import CentralOptions
@@ -24,6 +26,7 @@ from coformer_runtime.metrics import Counter, Histogram, exposition, gauge, labe
 from coformer_runtime.page import OperatorPort
 from coformer_runtime.power import readings
 from coformer_runtime.status import ask_status
+from coformer_runtime.worker import Worker
 from tests.runtime import bundles
 from tests.runtime.nodes import PIXELS, serving
 
@@ -112,6 +115,27 @@ def test_metrics_of_a_cluster(site: Tuple[str, str]) -> None:
     assert values['coformer_member_bytes_total{device="hall",direction="out"}'] == 5 * 16
     assert values['coformer_member_bytes_total{device="hall",direction="in"}'] == 5 * 12
     assert values["coformer_ready"] == 1 and values["process_resident_memory_bytes"] > 1e7
+
+
+def test_metrics_of_a_worker(cluster_dirs: List[str]) -> None:
+    manifest = open_bundle(cluster_dirs[1]).manifest
+    frames = [wire.encode_frame(wire.hello_frame(manifest, "0"))]
+    frames += [wire.encode_frame(wire.tensor_frame(wire.REQUEST, n, manifest.build, PIXELS)) for n in (1, 2, 3)]
+    frames += [wire.encode_frame(wire.tensor_frame(wire.REQUEST, 4, "d" * 64, PIXELS))]
+    with (
+        Worker(open_bundle(cluster_dirs[1]), "127.0.0.1:0", 1) as worker,
+        OperatorPort("127.0.0.1:0", False, lambda: exposition(worker.counts.families())) as port,
+        grpc.insecure_channel(worker.address) as channel,
+    ):
+        assert len(list(channel.stream_stream(wire.METHOD)(iter(frames), timeout=10))) == 5
+        values = parsed(get(port.address, "/metrics"))
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(port.address, "/")
+        caught.value.close()
+    assert values['coformer_worker_requests_total{outcome="features"}'] == 3
+    assert values['coformer_worker_requests_total{outcome="other_build"}'] == 1
+    assert values["coformer_engine_seconds_count"] == 3 and caught.value.code == 404
+    assert values['coformer_build_info{build="' + "b" * 64 + '",device="hall"}'] == 1
 
 
 def test_status_command(site: Tuple[str, str], capsys: pytest.CaptureFixture) -> None:
