@@ -39,7 +39,7 @@ from coformer_compiler.transplant.statistics import statistics_from_batches
 from coformer_compiler.transplant.transplant import transplant
 
 RESULT = ROOT / "benchmarks" / "results" / "search_scoring.json"
-MANY, REPEATS = 20_000, 3
+MANY, REPEATS = 5_000, 3
 
 
 def timed(call: Callable[[], object]) -> float:
