@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from coformer_compiler.booster.combine import combine_members
 from coformer_compiler.booster.history import History
 from coformer_compiler.booster.joint import train_jointly
@@ -118,7 +120,7 @@ def _start(
         json.dumps([member.spec.to_json() for member in (teacher, *members)], sort_keys=True),
         json.dumps(_deciding(options), sort_keys=True),
     )
-    teacher = copy.deepcopy(teacher).to(ranks.device).eval().requires_grad_(False)
+    teacher = _still(teacher).to(ranks.device).eval()
     copies = [copy.deepcopy(member).to(ranks.device).eval().requires_grad_() for member in members]
     lessons = lessons_from_teacher(teacher, train, options, lessons_digest, workdir, ranks, progress)
     checkpoint = workdir / CHECKPOINT
@@ -128,6 +130,12 @@ def _start(
         progress.note(f"boost: resumed from {checkpoint} (phase {state.phase}, step {state.step})")
     ranks.barrier()
     return run, state or State(copies, equal_weights(len(train)))
+
+
+def _still(model: Transformer) -> Transformer:
+    """A copy for reading: it has modules of its own and shares the weights, which may be gigabytes."""
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, shared)
 
 
 def _finish(run: Run, state: State) -> BoosterResult:

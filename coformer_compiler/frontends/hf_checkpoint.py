@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.linear import linear_over
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.spec import Activation, NormKind, NormSpec
 from coformer_runtime.errors import CoformerError
@@ -96,8 +96,8 @@ class Checkpoint:
         return found.float()
 
     def linear(self, name: str, inputs: int, outputs: int) -> nn.Linear:
-        """A linear with bias, `NAME.weight` `(outputs, inputs)`."""
-        return linear_from(self.tensor(f"{name}.weight", (outputs, inputs)), self.tensor(f"{name}.bias", (outputs,)))
+        """A linear with bias, `NAME.weight` `(outputs, inputs)`, over the checkpoint's own tensors."""
+        return linear_over(self.tensor(f"{name}.weight", (outputs, inputs)), self.tensor(f"{name}.bias", (outputs,)))
 
     def norm(self, name: str, width: int, eps: float, kind: NormKind = "layer") -> Norm:
         """A norm: `NAME.weight`, and for "layer" `NAME.bias`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from coformer_compiler.frontends.weights import first_line
+from coformer_compiler.model.mapped import MappedTensors
 from coformer_runtime.errors import CoformerError
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -17,7 +17,7 @@ MEND = "give safetensors files, or .bin files that hold only tensors"
 
 
 class TensorFolder(Mapping[str, torch.Tensor]):
-    """Tensors by name. A tensor is read, from a map of its file, when it is asked for."""
+    """Tensors by name, mapped: what is read of one is in memory, and nothing else."""
 
     def __init__(self, folder: Path) -> None:
         """Open every weight file of the folder.
@@ -45,25 +45,6 @@ class TensorFolder(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         """How many tensors there are."""
         return len(self._readers)
-
-
-class _Safetensors(Mapping[str, torch.Tensor]):
-    def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        opened: Any = safe_open(path, framework="pt")
-        self.file = opened
-        self.names = list(self.file.keys())
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self.file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -95,7 +76,7 @@ def _shards(index: Path) -> list[Path]:
 def _opened(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return _Safetensors(path)
+            return MappedTensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # each library raises kinds of its own for broken files
         raise CoformerError(f"unreadable or truncated ({first_line(error)})", f"checkpoint {path}", MEND) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from coformer_compiler.model.mapped import MappedTensors
 from coformer_runtime.errors import CoformerError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -26,9 +27,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise CoformerError("no such file", f"checkpoint {path}", "check model.checkpoint")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return dict(MappedTensors(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises kinds of its own for broken files
         raise CoformerError(f"unreadable or truncated ({first_line(error)})", f"checkpoint {path}", mend) from error
@@ -71,7 +70,7 @@ def read_hub_folder(folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def load_into(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Load `tensors` into `model`, all of them and nothing else.
+    """Let `tensors` be the weights of `model`, all of them and nothing else; they are not copied.
 
     Raises:
         CoformerError: naming the first tensors that are missing, unexpected or of another shape.
@@ -90,7 +89,8 @@ def load_into(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where
             where,
             "check model.name and model.options against the checkpoint",
         )
-    model.load_state_dict(dict(tensors))
+    fitting = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(fitting, assign=True)
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

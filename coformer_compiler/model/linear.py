@@ -19,6 +19,16 @@ def take_linear(linear: nn.Linear, rows: Sequence[int] | None, columns: Sequence
     return linear_from(weight, bias)
 
 
+def linear_over(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """A linear whose weights are these tensors, no copies: for models that are only read."""
+    with torch.device("meta"):
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
+    return made
+
+
 def linear_from(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     """A float32 linear that owns copies of `weight` (out, in) and `bias` (out)."""
     made: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)

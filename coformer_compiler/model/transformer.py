@@ -12,6 +12,7 @@ from torch import nn
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.graph import GraphWriter
 from coformer_compiler.model.head import Head
+from coformer_compiler.model.mapped import MappedTensors
 from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
@@ -45,7 +46,12 @@ class Transformer(nn.Module):
     """Inputs `(batch, *spec.stem.input.shape)` to logits `(batch, classes)` by way of features `(batch, features)`.
 
     Of a causal model both have an axis of tokens behind the batch: what each token tells of the next one.
+
+    Attributes:
+        mapped: the file that the weights lie in, of a model that was loaded.
     """
+
+    mapped: MappedTensors | None = None
 
     def __init__(self, spec: TransformerSpec) -> None:
         """Fresh weights of the spec's shapes."""
@@ -86,6 +92,11 @@ class Transformer(nn.Module):
         """Where the weights are."""
         return self.head.linear.weight.device
 
+    def release(self, part: nn.Module | None = None) -> None:
+        """Give back the memory of mapped weights, of all or of one part: they are read again when they are needed."""
+        if self.mapped is not None:
+            self.mapped.release((part or self).parameters())
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, classes)`."""
         logits: torch.Tensor = self.head(self.features(inputs))
@@ -97,6 +108,7 @@ class Transformer(nn.Module):
         x = self.stem(inputs)
         for block in self.steps:
             x = block(x) if isinstance(block, Merge) else block(x, mask)
+            self.release(block)
         features: torch.Tensor = self.pool(x, mask)
         return features
 
@@ -120,6 +132,7 @@ class Transformer(nn.Module):
             units = selection.units(block.kind, block.layer)
             if units is not None:
                 blocks.append(block.take(units, channels))
+            self.release(block)
         columns = self.pool.feature_columns(channels, self.spec.embed)
         return Transformer.assemble(stem, blocks, self.pool.take(channels), self.head.take(columns))
 

@@ -98,7 +98,7 @@ def bases_at(
     found = {}
     for stage in set(stages):
         own = [moment for moment, number in zip(points, stages, strict=True) if number == stage]
-        mean = torch.stack([moment / moment.diagonal().sum() for moment in own]).mean(0)
+        mean = sum((moment / moment.diagonal().sum() for moment in own), torch.zeros_like(own[0])) / len(own)
         found[stage] = eigenbasis(mean, "layer" if "layer" in kinds else "rms")
     return [found[stage] for stage in stages]
 

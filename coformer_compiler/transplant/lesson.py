@@ -6,6 +6,7 @@ before every sub-block and the Gram matrices of what its readers read are then c
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,9 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import Basis, BasisKind, bases_at, basis_of_width, eigenbasis, kind_of
 from coformer_compiler.transplant.regression import PENALTIES, SplitGram
 from coformer_compiler.transplant.statistics import Statistics
+
+KEPT = 4
+"""Bases that a member holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,30 @@ class Lesson:
     walk: Walk | None = None
     refit_values: bool = True
 
-    def bases(self, embed: int) -> list[Basis]:
-        """The bases of a member of the given width, one per point."""
-        spec = self.teacher.spec
+    def bases(self, embed: int) -> Bases:
+        """The bases of a member of the given width."""
+        return Bases(self, embed)
+
+
+class Bases:
+    """The bases of a member, one per point; all of them would outweigh it, so they are made in turn, and few kept."""
+
+    def __init__(self, lesson: Lesson, embed: int) -> None:
+        """For members of that width."""
+        spec = lesson.teacher.spec
         widths, last = stage_widths(spec.embeds, embed), spec.stages[-1]
         # What ends a stage is a merge, which reads the coordinate mean.
-        return [
-            basis_of_width(each, widths[stage], kind, keep_mean=stage < last)
-            for each, kind, stage in zip(self.vectors, self.kinds, spec.stages, strict=True)
+        self._keys = [
+            (widths[stage], kind, stage < last) for kind, stage in zip(lesson.kinds, spec.stages, strict=True)
         ]
+        self._vectors = lesson.vectors
+        self._basis = functools.lru_cache(KEPT)(
+            lambda vectors, width, kind, mean: basis_of_width(vectors, width, kind, keep_mean=mean)
+        )
+
+    def __getitem__(self, point: int) -> Basis:
+        """The basis at a point, −1 for the last."""
+        return self._basis(self._vectors[point], *self._keys[point])
 
 
 def lesson_of(teacher: Transformer, statistics: Statistics, basis: BasisKind) -> Lesson:

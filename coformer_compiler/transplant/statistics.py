@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from coformer_compiler.model.mapped import MappedTensors, write_tensors
 from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.transformer import Transformer
@@ -91,6 +92,7 @@ def statistics_from_batches(
             # A layer's two sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
             angles = rows_of(1 - F.cosine_similarity(before, x, dim=-1)[..., None], mask)
             turned[block.layer] += angles.double().mean() * len(x)
+            teacher.release(block)
         samples += len(inputs)
         moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x, mask)), teacher.pool.row_mask(mask))
         wanted = len(inputs) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
@@ -165,6 +167,7 @@ class _Gradients:
         for first in range(0, len(inputs), GRADIENT_BATCH):
             part = slice(first, first + GRADIENT_BATCH)
             self._add(inputs[part], labels[part])
+            self.teacher.release()
         self.samples += len(inputs)
 
     @torch.enable_grad()
@@ -196,8 +199,6 @@ class _Gradients:
 
 def save_statistics(path: Path, statistics: Statistics) -> None:
     """Write to a safetensors file."""
-    from safetensors.torch import save_file
-
     tensors = {f"moments.{i:04d}": moment for i, moment in enumerate(statistics.moments)}
     tensors |= {f"scores.{i:04d}": score for i, score in enumerate(statistics.scores)}
     tensors |= {f"token_weights.{i:04d}": weights for i, weights in enumerate(statistics.token_weights)}
@@ -205,14 +206,12 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     tensors["influence"] = statistics.influence
     if statistics.stem_moment is not None:
         tensors["stem_moment"] = statistics.stem_moment
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    write_tensors(path, tensors, {})
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(path)
+    """What `save_statistics` wrote, mapped: the moments of a large model are gigabytes."""
+    tensors = MappedTensors(path)
     moments, scores, weights, channels = (
         tuple(tensors[name] for name in sorted(tensors) if name.startswith(prefix))
         for prefix in ("moments.", "scores.", "token_weights.", "channel_scores.")

@@ -127,6 +127,7 @@ def transplant_lesson(
                 streams = stack.enter_context(_merge(streams, block, lesson, j, walkers))
                 continue
             _read(streams, masks, block, lesson, j, here)
+            teacher.release(block)
             advance()
         if walk is not None:
             streams.show(0, walk.streams[-1])
