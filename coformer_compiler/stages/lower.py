@@ -20,7 +20,7 @@ from coformer_compiler.model.system import System, load_system
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME, Transformer
 from coformer_compiler.progress import Progress
 from coformer_compiler.stages.lowered_accuracy import measure_lowered
-from coformer_passes.graph_files import save_graph
+from coformer_passes.graph_files import INLINE_BYTES, save_graph
 from coformer_passes.numerics import cases_of, outputs_of, proto_without_weights, with_rounding
 from coformer_passes.quantise_gently import legalise_int8
 from coformer_passes.runner import legalise
@@ -77,7 +77,7 @@ def _write_member(
     np.save(place / GOLDEN_INPUT, inputs.numpy(), allow_pickle=False)
     np.save(place / GOLDEN_OUTPUT, features.numpy(), allow_pickle=False)
     model = legal_graph(member, target, inputs.numpy())
-    save_graph(model, place / MEMBER)
+    save_graph(model, place / MEMBER, inline_bytes=inline_bytes_of(target))
     name, wanted = member.spec.stem.input.name, features.numpy()
     tolerance = tolerance_of(target.precision, wanted)
     verify_graph(place / MEMBER, {name: inputs.numpy()}, FEATURES_NAME, wanted, target.precision, tolerance)
@@ -97,6 +97,11 @@ def _write_member(
         (place / RECIPE).write_text(recipe, encoding="utf-8")
 
 
+def inline_bytes_of(target: Target) -> int:
+    """Weights beyond this lie in a file beside the graph: a parser that reads them from the graph holds them twice."""
+    return min(INLINE_BYTES, target.memory_mb * 10**6 // 16)
+
+
 def _write_aggregators(place: Path, system: System, device: Device, features: Mapping[int, torch.Tensor]) -> None:
     (place / "aggregators").mkdir()
     target = with_precision(device.target, "float32")  # one small product, whose terms may cancel
@@ -105,7 +110,8 @@ def _write_aggregators(place: Path, system: System, device: Device, features: Ma
         for subset in system.aggregator.subsets:
             inputs = {f"features_{n}": features[n].numpy() for n in subset}
             path = place / aggregator_file(subset)
-            save_graph(legalise(system.aggregator.lower(subset), target, inputs), path)
+            graph = legalise(system.aggregator.lower(subset), target, inputs)
+            save_graph(graph, path, inline_bytes=inline_bytes_of(target))
             answer = system.aggregator({n: features[n] for n in subset}).numpy()
             verify_graph(path, inputs, LOGITS_NAME, answer)
             if target.engine == "tensorrt-rtx":

@@ -9,6 +9,8 @@ from .manifest import MANIFEST_NAME, Manifest, load_manifest
 
 _CHUNK_BYTES = 1 << 20
 ENGINES = ".coformer-engines"
+WEIGHTS_SUFFIX = ".data"
+"""A graph's weights may lie beside it, under its name and this."""
 COPY_AGAIN = "copy the bundle to the device again, or build it again"
 
 
@@ -32,6 +34,17 @@ class Bundle(NamedTuple):
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file that the manifest names."""
         return next(spec.sha256 for spec in self.manifest.files if spec.path == path)
+
+    def graph_sha256(self, path: str) -> str:
+        """Return the SHA-256 of a graph together with that of the weights beside it, where it has such.
+
+        Graphs of one shape differ in nothing else, and a plan is made of both.
+        """
+        weights = path + WEIGHTS_SUFFIX
+        if all(spec.path != weights for spec in self.manifest.files):
+            return self.sha256(path)
+        both = "{} {}".format(self.sha256(path), self.sha256(weights))
+        return hashlib.sha256(both.encode("ascii")).hexdigest()
 
 
 def open_bundle(bundle_dir: str, target: Optional[str] = None, engines_dir: Optional[str] = None) -> Bundle:

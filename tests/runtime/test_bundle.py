@@ -8,13 +8,24 @@ from hypothesis import strategies as st
 
 from coformer_runtime.bundle import open_bundle, verify_files
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.manifest import load_manifest
+from coformer_runtime.manifest import FileSpec, load_manifest
 
 
 def test_opens(bundle_dir: Path) -> None:
     bundle = open_bundle(str(bundle_dir), "cpu")
     assert bundle.manifest == load_manifest(str(bundle_dir))
     assert Path(bundle.file("golden/input.npy")).is_file()
+
+
+def test_a_graph_with_weights_beside_it_is_told_from_one_with_others(bundle_dir: Path) -> None:
+    bundle = open_bundle(str(bundle_dir))
+    assert bundle.graph_sha256("member.onnx") == bundle.sha256("member.onnx")
+    found = set()
+    for weights in "ab":
+        beside = FileSpec("member.onnx.data", weights * 64, 8)
+        manifest = bundle.manifest._replace(files=(*bundle.manifest.files, beside))
+        found.add(bundle._replace(manifest=manifest).graph_sha256("member.onnx"))
+    assert len(found | {bundle.sha256("member.onnx")}) == 3 and {len(digest) for digest in found} == {64}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)

@@ -36,10 +36,10 @@ def open_plan(bundle: Bundle, path: str) -> "TensorRtEngine":
         CheckFailed: TensorRT refuses it.
     """
     graph_path = bundle.file(path)
-    check_built(bundle.engines_dir, bundle.sha256(path), graph_path)
+    check_built(bundle.engines_dir, bundle.graph_sha256(path), graph_path)
     trt = import_tensorrt(graph_path)
     cuda = open_cuda(graph_path)
-    key = key_of(board_here(trt, cuda), bundle.sha256(path), load_recipe(bundle))
+    key = key_of(board_here(trt, cuda), bundle.graph_sha256(path), load_recipe(bundle))
     return TensorRtEngine(trt, cuda, find_plan(bundle.engines_dir, key, graph_path).plan, graph_path)
 
 

@@ -116,7 +116,7 @@ def _request_of_bundle(bundle: Bundle, recipe: Recipe, graph: str, rebuild: bool
     assert bundle.manifest.engine.recipe is not None
     with open(bundle.file(bundle.manifest.engine.recipe)) as stream:
         recipe_text = stream.read()
-    sha256 = bundle.sha256(graph)
+    sha256 = bundle.graph_sha256(graph)
     return PlanRequest(bundle.file(graph), sha256, recipe_text, recipe.needed_mb, bundle.engines_dir, rebuild)
 
 

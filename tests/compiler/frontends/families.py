@@ -18,11 +18,12 @@ import torch
 from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.model.transformer import Selection, Transformer
 from coformer_passes.runner import legalise
-from coformer_targets import load_target
+from coformer_targets import load_target, with_precision
 from tests.compiler.frontends.hf_models import SMALL as TEXTS
 from tests.compiler.tiny import random_inputs
 
 TOLERANCE = 1e-4
+RTX = ("rtx-ampere", "rtx-ada", "rtx-blackwell")
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}
 SWIN = {"img_size": 64, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4, "num_classes": 7}
 
@@ -128,14 +129,17 @@ def check_old_runtime(make: Callable[[], Transformer], folder: Path) -> None:
 
 
 def check_rtx_parser(make: Callable[[], Transformer], folder: Path) -> None:
-    """NVIDIA's own parser has nothing to say against the graph."""
+    """NVIDIA's own parser has nothing to say against the graphs for Ampere, Ada and Blackwell, in both precisions."""
     import pytest
 
     from coformer_targets.tensorrt_rtx import parser_problems, rtx_is_installed
 
     if not rtx_is_installed():
         pytest.skip("tensorrt_rtx is not installed")
-    assert parser_problems(legal_graph(sliced(make(), 2), "rtx-ada", folder)) == ()
+    half = sliced(make(), 2)
+    for target in RTX:
+        for precision in ("float32", "float16"):
+            assert parser_problems(legal_graph(half, target, folder, precision)) == (), f"{target}, {precision}"
 
 
 CHECKS: dict[str, Callable[[Callable[[], Transformer], Path], None]] = {
@@ -176,11 +180,16 @@ def stages_of(model: Transformer) -> list[list[int]]:
     return [list(stage) for stage in teacher_shape(model.spec).stage_layers]
 
 
-def legal_graph(model: Transformer, target: str, folder: Path) -> Path:
+def legal_graph(model: Transformer, target: str, folder: Path, precision: str = "float32") -> Path:
     """The graph file of a member for a target."""
     samples = random_inputs(model.spec, 2).numpy()
     path = folder / f"{target}.onnx"
-    ir.save(legalise(model.lower("member"), load_target(target), {model.stem.spec.input.name: samples}), path)
+    ir.save(
+        legalise(
+            model.lower("member"), with_precision(load_target(target), precision), {model.stem.spec.input.name: samples}
+        ),
+        path,
+    )
     return path
 
 

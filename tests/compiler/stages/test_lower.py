@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coformer_compiler.stages.lower import TOLERANCE, aggregator_file, run_graph, verify_graph
+from coformer_compiler.stages.lower import TOLERANCE, aggregator_file, inline_bytes_of, run_graph, verify_graph
 from coformer_runtime.errors import CheckFailed
+from coformer_targets import load_target
 
 
 @pytest.fixture
@@ -64,3 +65,8 @@ def test_aggregators_are_named_after_their_subset(bundle: Path) -> None:
     names = {path.relative_to(bundle).as_posix() for path in (bundle / "aggregators").iterdir()}
     subsets = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
     assert names == {aggregator_file(subset) for subset in subsets}
+
+
+def test_a_small_boards_parser_is_not_given_large_weights_within_the_graph() -> None:
+    assert inline_bytes_of(load_target("jetson-nano")) == 256_000_000
+    assert inline_bytes_of(load_target("tensorrt-h100")) == 1_500_000_000
