@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -59,13 +59,14 @@ class TokenStem(nn.Module):
     def take(self, channels: Sequence[int]) -> TokenStem:
         """Index selection of stream channels: of the mix's outputs where there is a mix, else of the tables."""
         if self.mix is not None:
-            made = self.project(torch.eye(self.spec.embed))
+            made = self._through(self.spec.embed, torch.clone)
             if self.norm is not None:
                 made.norm = self.norm.take(range(self.spec.embed))
             made.mix = take_linear(self.mix, channels, None)
             made.spec = replace(self.spec, mix=len(channels))
             return made
-        made = self.project(torch.eye(self.spec.embed)[list(channels)])
+        kept = list(channels)
+        made = self._through(len(kept), lambda table: table[:, kept])
         if self.norm is not None:
             made.norm = self.norm.take(channels)
             made.spec = replace(made.spec, norm=made.norm.spec)
@@ -76,14 +77,15 @@ class TokenStem(nn.Module):
 
         No norm, no mix.
         """
-        made = TokenStem(replace(self.spec, embed=len(basis), norm=None, mix=None))
-        basis = basis.double()
-        with torch.no_grad():
-            made.words.copy_(self.words.double() @ basis.T)
-            if self.positions is not None and made.positions is not None:
-                made.positions.copy_(self.positions.double() @ basis.T)
-            if self.types is not None and made.types is not None:
-                made.types.copy_(self.types.double() @ basis.T)
+        inner = basis.double().T
+        return self._through(len(basis), lambda table: (table.double() @ inner).float())
+
+    def _through(self, embed: int, change: Callable[[torch.Tensor], torch.Tensor]) -> TokenStem:
+        """A stem of other tables, `change` of ours; without norm and mix."""
+        with torch.device("meta"):
+            made = TokenStem(replace(self.spec, embed=embed, norm=None, mix=None))
+        for name, table in self.named_parameters(recurse=False):
+            setattr(made, name, nn.Parameter(change(table.detach())))
         return made
 
     def with_norm(self, norm: Norm, weight: torch.Tensor, bias: torch.Tensor) -> TokenStem:
