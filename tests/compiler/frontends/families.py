@@ -190,9 +190,7 @@ def legal_graph(model: Transformer, target: str, folder: Path) -> Path:
     samples = random_inputs(model.spec, 2).numpy()
     path = folder / f"{target}.onnx"
     ir.save(
-        legalise(
-            model.lower("member"), load_target(target), {model.stem.spec.input.name: samples}
-        ),
+        legalise(model.lower("member"), load_target(target), {model.stem.spec.input.name: samples}),
         path,
     )
     return path
