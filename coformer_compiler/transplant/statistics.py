@@ -5,6 +5,7 @@ Everything is a running sum in float64; no activation outlives its batch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,13 +177,16 @@ class _Gradients:
         x = self.teacher.stem(inputs).detach().requires_grad_()
         streams, mixes = [], []
         for block in self.teacher.steps:
+            # Its gradient is the last thing that is made of a block's weights.
+            x.register_hook(functools.partial(self._let_go, block))
             streams.append(x)
             if isinstance(block, Merge):
                 x = block(x)
-                continue
-            normed = block.normed(x)
-            mixes.append(block.branch.mix(block.branch.reader(normed), mask))
-            x = block.skip(x, normed) + block.branch.writer(mixes[-1])
+            else:
+                normed = block.normed(x)
+                mixes.append(block.branch.mix(block.branch.reader(normed), mask))
+                x = block.skip(x, normed) + block.branch.writer(mixes[-1])
+            self.teacher.release(block)
         loss = self.task.probe(self.teacher.head(self.teacher.pool(x, mask)), labels).sum()
         found = torch.autograd.grad(loss, [*streams, *mixes])
         squares = [gradient.double().square().sum((0, 2)) for gradient in found[: len(streams)]]
@@ -190,6 +194,9 @@ class _Gradients:
         for j, mixed in enumerate(mixes):
             effect = (mixed.detach() * found[len(streams) + j]).sum(1)
             self.taylor[j] += effect.reshape(len(inputs), len(self.taylor[j]), -1).sum(-1).abs().double().sum(0)
+
+    def _let_go(self, block: Residual | Merge, _gradient: torch.Tensor) -> None:
+        self.teacher.release(block)
 
     def token_weights(self) -> tuple[torch.Tensor, ...]:
         return tuple(

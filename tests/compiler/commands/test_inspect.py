@@ -65,7 +65,7 @@ def test_a_policy(out: Path) -> None:
 
 def test_a_graph(out: Path) -> None:
     lines, found = inspect(out / "bundles" / "hall" / "member.onnx")
-    assert "  opset       ai.onnx 20" in lines
+    assert "  opset       ai.onnx 20, com.microsoft 1" in lines
     assert "  inputs      pixels uint8 [1, 1, 8, 8]" in lines
     assert found["outputs"] == [{"name": "features", "dtype": "float", "shape": [1, 8]}]
 

@@ -188,3 +188,12 @@ def test_to_disk_and_back(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tensors(loaded), tensors(statistics), strict=True))
     save_statistics(tmp_path / "b", loaded)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_every_block_is_let_go_behind_its_forward_and_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, let_go = random_model(tiny_spec()), []
+    monkeypatch.setattr(Transformer, "release", lambda _, part=None: let_go.append(part))
+    statistics_from_batches(model, batches(model, 16))
+    steps = list(model.steps)
+    of_a_pass, of_a_gradient = steps, [*steps, *reversed(steps), None]
+    assert let_go == 2 * [*of_a_pass, *of_a_gradient]  # of 16 samples, then of the other 7
