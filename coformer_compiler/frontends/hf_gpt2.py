@@ -17,7 +17,7 @@ from coformer_compiler.frontends.hf_checkpoint import Checkpoint
 from coformer_compiler.frontends.hf_encoder import LENGTH, verify_encoder
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.head import Head
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.linear import linear_from, linear_over
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
@@ -52,7 +52,7 @@ def transformer_from_gpt2(checkpoint: Checkpoint) -> Transformer:
     pool.norm = norm
     if checkpoint.has("lm_head.weight"):
         words = checkpoint.tensor("lm_head.weight", words.shape)
-    head = Head.assemble(HeadSpec(config.vocab_size), linear_from(words, torch.zeros(config.vocab_size)))
+    head = Head.assemble(HeadSpec(config.vocab_size), linear_over(words, torch.zeros(config.vocab_size)))
     checkpoint.refuse_leftovers(TABLES)
     imported = Transformer.assemble(stem, blocks, pool, head).eval()
     verify_encoder(checkpoint, imported)
@@ -110,7 +110,7 @@ def _layer(checkpoint: Checkpoint, layer: int) -> list[Residual]:
 
     def conv1d(part: str, inputs: int, outputs: int) -> nn.Linear:
         weight = checkpoint.tensor(f"{name}.{part}.weight", (inputs, outputs))
-        return linear_from(weight.T, checkpoint.tensor(f"{name}.{part}.bias", (outputs,)))
+        return linear_over(weight.T, checkpoint.tensor(f"{name}.{part}.bias", (outputs,)))
 
     def norm(part: str) -> Any:
         return checkpoint.norm(f"{name}.{part}", width, config.layer_norm_epsilon)
@@ -121,7 +121,9 @@ def _layer(checkpoint: Checkpoint, layer: int) -> list[Residual]:
     attention.reader, attention.writer = conv1d("attn.c_attn", width, 3 * width), conv1d("attn.c_proj", width, width)
     scale = 1.0 if config.scale_attn_weights else math.sqrt(dim)
     scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
-    attention.reader.weight[:width] *= scale
-    attention.reader.bias[:width] *= scale
+    if scale != 1:
+        attention.reader = linear_from(attention.reader.weight, attention.reader.bias)
+        attention.reader.weight[:width] *= scale
+        attention.reader.bias[:width] *= scale
     mlp.reader, mlp.writer = conv1d("mlp.c_fc", width, neurons), conv1d("mlp.c_proj", neurons, width)
     return [Residual.assemble(layer, norm("ln_1"), attention), Residual.assemble(layer, norm("ln_2"), mlp)]
