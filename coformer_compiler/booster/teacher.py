@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from coformer_compiler.booster.batches import Lessons, view_in_order
 from coformer_compiler.booster.options import BoosterOptions
@@ -20,12 +19,14 @@ from coformer_compiler.progress import Progress
 from coformer_runtime.errors import CoformerError
 
 
-def digest_of_model(model: nn.Module) -> str:
+def digest_of_model(model: Transformer) -> str:
     """The sha256 of all weights and their names."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if model.mapped is not None:
+            model.mapped.release([tensor])
     return digest.hexdigest()
 
 
