@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coformer_compiler.cli.words import add_command, print_result
+from coformer_runtime.errors import CoformerError
 
 
 def add_outputs(commands: Any) -> None:
@@ -33,6 +34,13 @@ def add_outputs(commands: Any) -> None:
         help="a .npy file of what the members take, an image, or a .txt file of one text a line (pairs with a tab)",
     )
     given.add_argument("--text", metavar="TEXT", help="a text, for members that read texts; a pair with a tab between")
+    run.add_argument(
+        "--max-tokens", type=int, metavar="N", help="continue the text by at most N tokens, printed as they come"
+    )
+    run.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of the draws; 0: the likeliest token")
+    run.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest tokens")
+    run.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest of this share")
+    run.add_argument("--seed", type=int, metavar="N", help="of the draws")
     run.add_argument("--truncate", action="store_true", help="cut texts that are too long")
     run.add_argument("--min-members", type=int, metavar="K", help="answer with at least K members (default: all)")
     bench = add_command(commands, "bench", _bench, "measure a build's latency on this machine")
@@ -70,6 +78,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.max_tokens is not None:
+        return _generate(options)
     from coformer_compiler.commands.run import run_build
     from coformer_compiler.commands.show import answers_text
 
@@ -77,6 +87,23 @@ def _run(options: argparse.Namespace) -> int:
         options.out, options.input, text=options.text, truncate=options.truncate, min_members=options.min_members
     )
     print_result(found, options.json, lambda: answers_text(found))
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    if options.text is None:
+        raise CoformerError("there is no prompt", "--max-tokens", "give it with --text")
+
+    from coformer_compiler.commands.generate import generate_text
+    from coformer_runtime.sampling import Sampling
+
+    def say(piece: str) -> None:
+        if not options.json:
+            print(piece, end="", flush=True)
+
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+    found = generate_text(options.out, options.text, options.max_tokens, sampling, say, min_members=options.min_members)
+    print_result(found, options.json, lambda: "")
     return 0
 
 

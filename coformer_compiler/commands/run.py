@@ -40,7 +40,7 @@ def run_build(
     """
     build = open_build(out)
     manifests = [load_manifest(str(bundle)) for bundle in build.bundles]
-    _refuse_foreign_engines(manifests)
+    refuse_foreign_engines(manifests)
     central = next(number for number, manifest in enumerate(manifests) if manifest.is_central)
     manifest, tokenizer = manifests[central], tokenizer_of_bundle(build.bundles[central], manifests[central])
     cut = 0
@@ -107,7 +107,8 @@ def encode_lines(
     return encoded.ids, encoded.cut
 
 
-def _refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:
+def refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:
+    """Raise a CoformerError where a member's engine does not run on this machine."""
     foreign = [each for each in manifests if each.engine.kind != HOST_ENGINE]
     if foreign:
         boards = ", ".join(f"'{each.device}' ({each.target}: {each.engine.kind})" for each in foreign)

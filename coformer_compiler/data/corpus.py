@@ -14,9 +14,6 @@ from coformer_compiler.data.tokenizer import Tokenizer
 from coformer_compiler.tasks import LANGUAGE
 from coformer_runtime.errors import CoformerError
 
-ENDS = ("<|endoftext|>", "</s>", "<eos>")
-"""Names of the word that stands between documents."""
-
 
 def read_corpus(location: str, where: str, tokenizer: Tokenizer) -> Splits:
     """Blocks of text files in UTF-8.
@@ -59,7 +56,7 @@ def read_corpus(location: str, where: str, tokenizer: Tokenizer) -> Splits:
 
 def _blocks(files: Sequence[Path], where: str, tokenizer: Tokenizer) -> np.ndarray:
     """Token numbers `(blocks, length + 1)`; the last of a block is the first of the next."""
-    end = next((number for name in ENDS if (number := tokenizer.inner.token_to_id(name)) is not None), None)
+    end = tokenizer.end
     numbers: list[int] = []
     for file in files:
         try:

@@ -14,6 +14,8 @@ from coformer_compiler.model.spec import TokenStemSpec
 from coformer_runtime.errors import CoformerError
 
 TOKENIZER = "tokenizer.json"
+ENDS = ("<|endoftext|>", "</s>", "<eos>")
+"""Names of the word that stands between texts."""
 NO_TOKEN = "<|pad|>"
 UNUSED_WORDS = 256
 """A model may have this many words more than its tokenizer: tables are made longer to a round number."""
@@ -56,13 +58,22 @@ class Tokenizer:
         self.pad: int = padding["pad_id"]
         self.inner.no_truncation()
 
+    @property
+    def end(self) -> int | None:
+        """The word that stands between texts, or none."""
+        return next((number for name in ENDS if (number := self.inner.token_to_id(name)) is not None), None)
+
     def running(self, text: str) -> list[int]:
         """Token numbers of a text as it stands, of any length, without padding."""
         return [number for number in self.inner.encode(text).ids if number != self.pad]
 
+    def text_of(self, numbers: Sequence[int]) -> str:
+        """The text that tokens stand for."""
+        return str(self.inner.decode(list(numbers), skip_special_tokens=False))
+
     def name_of(self, number: int) -> str:
         """The text that a token stands for."""
-        return str(self.inner.decode([number], skip_special_tokens=False))
+        return self.text_of([number])
 
     def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None, *, truncate: bool = False) -> Encoded:
         """Token numbers of texts, or of pairs of texts.

@@ -107,8 +107,12 @@ class Pool(nn.Module):
 
     def _lower_last(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None) -> ir.Value:
         """The last token that is no padding, by a product with zeros and a one; the norm runs over this one alone."""
-        assert padding is not None, "texts have padding"
         batch, tokens, embed = shape_of(x)
+        if tokens == 1:
+            flat = graph.shape(f"{name}.shape", [batch, embed])
+            x = graph.op("Reshape", f"{name}.flat", [x, flat], (batch, embed))
+            return x if self.norm is None else self.norm.lower(graph, f"{name}.norm", x)
+        assert padding is not None, "texts have padding"
         bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("second", 1), ("last", tokens), ("axis", 1))]
         later = graph.op("Slice", f"{name}.later", [padding.real, *bounds], (batch, tokens - 1, 1))
         none = graph.weight(f"{name}.none", torch.zeros(batch, 1, 1))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from coformer_compiler.model.cost import Cost, linear_cost
-from coformer_compiler.model.graph import GraphWriter
+from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import linear_from, take_linear
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.padding import MASKED, Padding
@@ -111,7 +111,7 @@ class TokenStem(nn.Module):
             x = self.norm.lower(graph, f"{name}.norm", x)
         if self.mix is not None:
             x = graph.linear(f"{name}.mix", x, self.mix.weight, self.mix.bias)
-        return x, self._lower_padding(graph, f"{name}.padding", words)
+        return x, self.lower_padding(graph, f"{name}.padding", words)
 
     def _lower_row(self, graph: GraphWriter, name: str, ids: ir.Value, row: int) -> ir.Value:
         bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("first", row), ("last", row + 1), ("axis", 1))]
@@ -120,8 +120,9 @@ class TokenStem(nn.Module):
         flat = graph.shape(f"{name}.shape", [1, self.spec.length])
         return graph.op("Reshape", f"{name}.ids", [part, flat], (1, self.spec.length), dtype=ir.DataType.INT32)
 
-    def _lower_padding(self, graph: GraphWriter, name: str, words: ir.Value) -> Padding:
-        length, pad = self.spec.length, graph.int32(f"{name}.word", [self.spec.pad])
+    def lower_padding(self, graph: GraphWriter, name: str, words: ir.Value) -> Padding:
+        """The padding among words `(1, tokens)`."""
+        length, pad = shape_of(words)[1], graph.int32(f"{name}.word", [self.spec.pad])
         shape = (1, length)
         missing = graph.op("Equal", f"{name}.missing", [words, pad], shape, dtype=ir.DataType.BOOL)
         absent = graph.op("Cast", f"{name}.absent", [missing], shape, {"to": int(ir.DataType.FLOAT)})

@@ -19,6 +19,7 @@ from coformer_compiler.model.aggregator import subset_name
 from coformer_compiler.model.system import System, load_system
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME, Transformer
 from coformer_compiler.progress import Progress
+from coformer_compiler.stages.decoders import write_decoders
 from coformer_compiler.stages.lowered_accuracy import measure_lowered
 from coformer_passes.graph_files import INLINE_BYTES, save_graph
 from coformer_passes.numerics import cases_of, outputs_of, proto_without_weights, with_rounding
@@ -81,6 +82,8 @@ def _write_member(
     name, wanted = member.spec.stem.input.name, features.numpy()
     tolerance = tolerance_of(target.precision, wanted)
     verify_graph(place / MEMBER, {name: inputs.numpy()}, FEATURES_NAME, wanted, target.precision, tolerance)
+    if member.spec.pool.kind == "causal":
+        write_decoders(place, member, target, inputs.numpy(), tolerance)
     engine = engine_from_onnx(target, place / MEMBER)
     facts = {
         "kind": engine.kind,

@@ -13,10 +13,11 @@ import numpy as np
 from coformer_compiler.artifact import Artifact, Store, file_digest
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
-from coformer_compiler.data.tokenizer import TOKENIZER
+from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer
 from coformer_compiler.decomposer.policy import Policy
 from coformer_compiler.model.aggregator import subset_name, subsets_of
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
+from coformer_compiler.stages.decoders import CHUNK, PREFILL, STEP
 from coformer_compiler.stages.evaluate import SystemAccuracy, accuracies_of
 from coformer_compiler.stages.lower import (
     ENGINE,
@@ -35,6 +36,7 @@ from coformer_runtime.manifest import (
     AnswerSpec,
     EngineSpec,
     FileSpec,
+    GenerationSpec,
     GoldenSpec,
     Manifest,
     TensorSpec,
@@ -80,6 +82,15 @@ def _share(score: float) -> float:
     return min(max(score, 0.0), 1.0)
 
 
+def _generation(data: DataSet, length: int) -> GenerationSpec | None:
+    """How the member continues texts, None where it does not."""
+    if data.words is None:
+        return None
+    assert data.tokenizer is not None
+    end = Tokenizer(data.tokenizer, 1, "the data's tokenizer").end
+    return GenerationSpec(STEP, PREFILL, min(CHUNK, length), length, data.words, end)
+
+
 def _manifest(
     bundle: Path,
     n: int,
@@ -119,4 +130,5 @@ def _manifest(
             if path.is_file()
         ),
         standby=tuple(each.name for each in config.devices if each.standby),
+        generation=_generation(data, inputs.shape[-1]),
     )

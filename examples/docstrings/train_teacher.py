@@ -4,7 +4,7 @@
 
 The text is that of the docstrings in this interpreter's standard library, so that nothing has to be fetched. Writes
 `corpus.txt` and `teacher` (a Hugging Face folder with a byte-level tokenizer of 512 words) into the folder that is
-named. Some ten minutes on one core. The blocks that the compiler holds out are held out here as well.
+named. A few minutes on one core. The blocks that the compiler holds out are held out here as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 
 WORDS, LENGTH, END = 512, 64, "<|endoftext|>"
 SHAPE = {"n_embd": 96, "n_layer": 4, "n_head": 6, "n_positions": LENGTH}
-STEPS, BATCH, LEARNING_RATE = 2000, 32, 3e-3
+STEPS, BATCH, LEARNING_RATE = 800, 24, 4e-3
 LONGEST, SHORTEST, CHARACTERS = 4000, 60, 1_500_000
 
 
@@ -100,7 +100,7 @@ def train(folder: Path, corpus: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 200 == 0:
             with torch.no_grad():
                 held_out = model(input_ids=validation[:256], labels=validation[:256]).loss
             print(f"step {step + 1}: loss {float(loss.detach()):.3f}, held out {float(held_out):.3f}", flush=True)

@@ -47,6 +47,24 @@ class Answer(NamedTuple):
     phases: Phases
 
 
+class Token(NamedTuple):
+    """One token of a generated text.
+
+    Attributes:
+        number: which word.
+        last: whether no other follows: it ends the text, or as many as were asked for are there.
+        members: the devices that took part.
+        degraded: whether some did not.
+        total_ms: from the round's start until the token was chosen.
+    """
+
+    number: int
+    last: bool
+    members: Tuple[str, ...]
+    degraded: bool
+    total_ms: float
+
+
 def parameters_from_answer(answer: Answer) -> Dict[str, Parameter]:
     """Return the response parameters; those of one device are called "compute_ms.DEVICE" and so on."""
     phases = answer.phases

@@ -168,8 +168,9 @@ class Central:
         budget_s: Optional[float] = None,
         on_gone: Optional[Callable[[Callable[[], None]], bool]] = None,
         broadcast: Optional[int] = None,
+        without: FrozenSet[str] = frozenset(),
     ) -> Answer:
-        """Answer one input of the manifest's dtype and shape.
+        """Answer one input of the manifest's dtype and shape, or one request of a generation (`decoder.py`).
 
         Args:
             array: the input.
@@ -177,6 +178,7 @@ class Central:
             on_gone: takes a function to call when the caller is gone, so that the members need not go on; returns
                 False where the caller is gone already.
             broadcast: the id under which the caller sends the input to the other members itself.
+            without: devices that are not asked.
 
         Raises:
             CoformerError: the id is in use, or this node takes none.
@@ -186,7 +188,7 @@ class Central:
         with self._claiming:
             self.in_progress += 1
         try:
-            return self._answer(array, budget_s, on_gone, self._joined(broadcast))
+            return self._answer(array, budget_s, on_gone, self._joined(broadcast), without)
         finally:
             with self._claiming:
                 self.in_progress -= 1
@@ -208,11 +210,12 @@ class Central:
         budget_s: Optional[float],
         on_gone: Optional[Callable[[Callable[[], None]], bool]],
         joined: Optional[Joined],
+        without: FrozenSet[str],
     ) -> Answer:
         started = time.monotonic() if joined is None else joined.first
         allowed_s = self.options.deadline_ms / 1e3
         allowed_s = allowed_s if budget_s is None else min(allowed_s, max(budget_s, 0.0))
-        replies = self._gather(array, started, started + allowed_s, on_gone, joined)
+        replies = self._gather(array, started, started + allowed_s, on_gone, joined, without)
         gathered = time.monotonic()
         names = self.manifest.members
         present = [index for index in sorted(replies) if replies[index].features is not None]
@@ -245,10 +248,11 @@ class Central:
         deadline: float,
         on_gone: Optional[Callable[[Callable[[], None]], bool]],
         joined: Optional[Joined],
+        without: FrozenSet[str],
     ) -> Dict[int, Reply]:
         """Ask every member at once and return its reply by member index; all are there at the deadline."""
         self._judge()
-        roster, replies, probes = self._admitted()
+        roster, replies, probes = self._admitted(without)
         if self._choose(self._all_but(replies)) is None:
             return replies
         budget_ms = max(1, int((deadline - time.monotonic()) * 1e3))
@@ -283,14 +287,18 @@ class Central:
             raise CalledOff("the caller has gone", "central node '{}'".format(self.manifest.device), "ask again")
         return replies
 
-    def _admitted(self) -> Tuple[Dict[int, Optional[WorkerLink]], Dict[int, Reply], FrozenSet[int]]:
+    def _admitted(
+        self, without: FrozenSet[str]
+    ) -> Tuple[Dict[int, Optional[WorkerLink]], Dict[int, Reply], FrozenSet[int]]:
         """Return member index → its link (None for this node's own) of those to ask, why not the others, and probes."""
         links: Dict[int, Optional[WorkerLink]] = {}
         replies, probes = {}, set()
         for index, (link, reason) in self._roster().items():
             breaker = self._breakers[index]
             resting = breaker.state() != "closed"
-            if reason:
+            if self.manifest.members[index] in without:
+                replies[index] = failed("lost earlier, and its keys and values with it", AWAY)
+            elif reason:
                 replies[index] = failed(reason, AWAY)
             elif breaker.admit():
                 links[index] = link

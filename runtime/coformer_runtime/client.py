@@ -3,14 +3,15 @@
 import json
 import time
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Sequence, Type, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Type, Union
 
-from .answer import Answer, Parameter, answer_from_parameters
+from .answer import Answer, Parameter, Token, answer_from_parameters
 from .arrays import Array
 from .dtypes import DTYPES, dtype_named
 from .errors import CheckFailed, CoformerError
 from .listen import CHANNEL_OPTIONS
-from .oip import ERROR_KEY, METHODS, MODEL, SERVICE, messages, parameter_value, set_parameter
+from .oip import ERROR_KEY, FINAL, METHODS, MODEL, SERVICE, STREAM, messages, parameter_value, set_parameter
+from .sampling import GREEDY, Sampling
 from .security import LOOPBACK, Security, open_channel, parse_address
 
 
@@ -79,6 +80,32 @@ class Client:
         """
         return self._infer(array, deadline_ms, request_id, {})
 
+    def generate(
+        self, prompt: Array, max_tokens: int, sampling: Sampling = GREEDY, timeout_s: Optional[float] = None
+    ) -> Iterator[Token]:
+        """Yield the tokens that follow a prompt, each as it comes.
+
+        Args:
+            prompt: token numbers, int32 `(tokens,)`.
+            max_tokens: of the text that is generated.
+            sampling: how tokens are chosen.
+            timeout_s: how long all of it may take; None: no limit.
+
+        Raises:
+            CoformerError: the request is wrong, in the central node's words.
+            CheckFailed: the text ends here because the cluster could not go on.
+        """
+        import numpy
+
+        request = messages()["ModelInferRequest"](model_name=MODEL)
+        request.inputs.add(name="ids", datatype="INT32", shape=(1, len(prompt)))
+        request.raw_input_contents.append(numpy.asarray(prompt, "<i4").tobytes())
+        options = dict(sampling._asdict(), max_tokens=max_tokens)
+        for name, value in options.items():
+            if value is not None:
+                set_parameter(request.parameters[name], value)
+        return self._nodes[0].stream(request, timeout_s, self._metadata)
+
     def _infer(
         self, array: Array, deadline_ms: Optional[float], request_id: str, parameters: Mapping[str, Parameter]
     ) -> Answer:
@@ -143,6 +170,33 @@ class _Node:
         except grpc.RpcError as error:
             raise _error(error, self.address) from None
 
+    def stream(self, request: Any, timeout_s: Optional[float], metadata: Sequence[Any]) -> Iterator[Token]:
+        """Yield the tokens of one request; errors as in `call`."""
+        import grpc
+        import numpy
+
+        call = self.channel.stream_stream(
+            "/{}/{}".format(SERVICE, STREAM),
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=messages()["ModelStreamInferResponse"].FromString,
+        )
+        found = call(iter([request]), timeout=timeout_s, metadata=metadata)
+        try:
+            for each in found:
+                if each.error_message:
+                    raise _streamed_error(each.error_message, self.address)
+                answer = each.infer_response
+                told = {name: parameter_value(value) for name, value in answer.parameters.items()}
+                number = int(numpy.frombuffer(answer.raw_output_contents[0], "<i4")[0])
+                members = tuple(told["members"].split(","))
+                yield Token(number, told[FINAL], members, told["degraded"], told["total_ms"])
+                if told[FINAL]:
+                    return
+        except grpc.RpcError as error:
+            raise _error(error, self.address) from None
+        finally:
+            found.cancel()
+
 
 class Unreachable(CheckFailed):
     """Nobody answered at the address.
@@ -154,6 +208,13 @@ class Unreachable(CheckFailed):
     def __init__(self, what: str, where: str, mend: str, timed_out: bool) -> None:
         super().__init__(what, where, mend)
         self.timed_out = timed_out
+
+
+def _streamed_error(message: str, address: str) -> CoformerError:
+    """Return the error that a stream tells of: "[STATUS] words"."""
+    status, _, words = message[1:].partition("] ")
+    kind = CoformerError if status in ("INVALID_ARGUMENT", "NOT_FOUND") else CheckFailed
+    return kind(words, "{}, {}".format(address, status), "see what the central node says")
 
 
 def _error(error: Any, address: str) -> CoformerError:

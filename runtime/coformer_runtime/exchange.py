@@ -7,6 +7,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional, S
 
 from . import __version__, wire
 from .arrays import Array
+from .decoder import DTYPE, HEAD, SessionGone
 from .errors import CoformerError
 from .failures import report
 from .listen import HANDSHAKE_S
@@ -214,6 +215,8 @@ class Exchange:
         started = time.monotonic()
         try:
             features = self._infer(wire.frame_tensor(frame))
+        except SessionGone as error:
+            return self._failure(frame.request_id, wire.ENGINE_FAILED, error)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed member
             incident = report("the engine failed", error)
             said = CoformerError(
@@ -238,7 +241,7 @@ class Exchange:
                 "ship the bundles of one build to all devices",
             )
             return self._failure(frame.request_id, wire.OTHER_BUILD, error)
-        if (frame.dtype, frame.shape) != (manifest.input.dtype, manifest.input.shape):
+        if (frame.dtype, frame.shape) != (manifest.input.dtype, manifest.input.shape) and not self._goes_on(frame):
             error = CoformerError(
                 "the request holds {} of shape {}, the input is {} of shape {}".format(
                     frame.dtype, list(frame.shape), manifest.input.dtype, list(manifest.input.shape)
@@ -248,6 +251,16 @@ class Exchange:
             )
             return self._failure(frame.request_id, wire.BAD_REQUEST, error)
         return None
+
+    def _goes_on(self, frame: wire.Frame) -> bool:
+        """Whether this is a request of a generation, see `decoder.py`."""
+        spec = self._manifest.generation
+        return (
+            spec is not None
+            and frame.dtype == DTYPE
+            and len(frame.shape) == 1
+            and HEAD < frame.shape[0] <= HEAD + spec.context
+        )
 
     def _failure(self, request_id: int, status: int, error: CoformerError) -> bytes:
         manifest = self._manifest

@@ -13,6 +13,7 @@ from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
 from .failures import report
+from .front_stream import STREAMS, StreamFront
 from .health import SERVICE as HEALTH
 from .health import Health
 from .listen import open_server, serve_until_stopped
@@ -25,6 +26,7 @@ from .oip import (
     METHODS,
     MODEL,
     SERVICE,
+    STREAM,
     messages,
     parameter_value,
     set_parameter,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 32  # inferences at a time
 CALLS = (
-    CONCURRENCY + MAX_STREAMS + MAX_SUBMITTED + 16
+    CONCURRENCY + STREAMS + MAX_STREAMS + MAX_SUBMITTED + 16
 )  # the rest is for health, metadata, and requests that are refused
 SERVER = "coformer-node"
 PLATFORM = "coformer"
@@ -71,10 +73,13 @@ class Front:
             "ModelInfer": self.model_infer,
             "ModelConfig": self.model_config,
         }
-        return {
+        handlers = {
             name: grpc.unary_unary_rpc_method_handler(answering(METHODS[name][0], method))
             for name, method in answers.items()
         }
+        stream = StreamFront(self._central, self.version, _parsed, self._check_model, told_of, crowded)
+        handlers[STREAM] = grpc.stream_stream_rpc_method_handler(stream.converse)
+        return handlers
 
     def server_live(self, request: Any, context: Any) -> Any:
         """Say that this process is alive."""
@@ -132,9 +137,7 @@ class Front:
         self._check_model(request.model_name, request.model_version)
         array, broadcast = array_from_request(request, self._manifest), broadcast_of(request)
         if not self._admitted.acquire(blocking=False):
-            raise Crowded(
-                "{} requests are being answered".format(CONCURRENCY), "central node", "send it again in a moment"
-            )
+            raise crowded("{} requests are being answered".format(CONCURRENCY))
         try:
             answer = self._central.answer(array, context.time_remaining(), context.add_callback, broadcast)
         finally:
@@ -174,9 +177,8 @@ def answering(request_type: str, method: Callable[[Any, Any], Any]) -> Callable[
             result: bytes = method(_parsed(request_type, data), context).SerializeToString()
             return result
         except Exception as error:  # noqa: BLE001 - no exception text reaches a client
-            code, told = refusal_code(error), error
-            if code.name == "INTERNAL" or not isinstance(told, CoformerError):
-                told = _masked(error)
+            code = refusal_code(error)
+            told = _told(error)
         context.set_trailing_metadata(((ERROR_KEY, json.dumps([told.what, told.where, told.mend]).encode()),))
         context.abort(code, str(told))
         raise told
@@ -213,6 +215,23 @@ def refusal_code(error: Exception) -> Any:
     if isinstance(error, CheckFailed) or not isinstance(error, CoformerError):
         return StatusCode.INTERNAL
     return StatusCode.INVALID_ARGUMENT
+
+
+def _told(error: Exception) -> CoformerError:
+    """Return what a client is told of an error."""
+    if isinstance(error, CoformerError) and refusal_code(error).name != "INTERNAL":
+        return error
+    return _masked(error)
+
+
+def told_of(error: Exception) -> Tuple[str, CoformerError]:
+    """Return the name of the gRPC status that an error stands for, and what a client is told."""
+    return str(refusal_code(error).name), _told(error)
+
+
+def crowded(what: str) -> Crowded:
+    """Return the error for more at a time than is admitted."""
+    return Crowded(what, "central node", "send it again in a moment")
 
 
 def _masked(error: Exception) -> CoformerError:

@@ -67,6 +67,26 @@ class AggregatorSpec(NamedTuple):
     expected_accuracy: float
 
 
+class GenerationSpec(NamedTuple):
+    """How a member that continues texts is run token by token.
+
+    Attributes:
+        step: graph for one token.
+        prefill: graph for `chunk` tokens, the last of them padding where there are fewer.
+        chunk: see `prefill`.
+        context: how many tokens the caches hold.
+        padding: the token that is none.
+        end: the token that ends a text, or None.
+    """
+
+    step: str
+    prefill: str
+    chunk: int
+    context: int
+    padding: int
+    end: Optional[int] = None
+
+
 class FileSpec(NamedTuple):
     """One file of the bundle: `path` is relative with forward slashes, `sha256` is 64 hex digits."""
 
@@ -92,6 +112,7 @@ class Manifest(NamedTuple):
         aggregators: empty unless this device aggregates, or can.
         wire_bytes: size of the output tensor as it travels.
         files: every file except manifest.json, sorted by path.
+        generation: how tokens are generated, None for members that continue no texts.
     """
 
     build: str
@@ -110,6 +131,7 @@ class Manifest(NamedTuple):
     wire_bytes: int
     files: Tuple[FileSpec, ...]
     standby: Tuple[str, ...] = ()
+    generation: Optional[GenerationSpec] = None
 
     @property
     def is_central(self) -> bool:
@@ -170,6 +192,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         wire_bytes=top.integer("wire_bytes", 1),
         files=_files(top.section("files")),
         standby=tuple(top.texts("standby")) if top.has("standby") else (),
+        generation=_generation(top.section("generation")) if top.has("generation") else None,
     )
     top.finish()
     check_manifest(manifest, where)
@@ -224,6 +247,19 @@ def _aggregator(fields: Fields) -> AggregatorSpec:
     return spec
 
 
+def _generation(fields: Fields) -> GenerationSpec:
+    spec = GenerationSpec(
+        fields.path("step"),
+        fields.path("prefill"),
+        fields.integer("chunk", 2),
+        fields.integer("context", 2),
+        fields.integer("padding", 0),
+        fields.integer("end", 0) if fields.has("end") else None,
+    )
+    fields.finish()
+    return spec
+
+
 def _files(fields: Fields) -> Tuple[FileSpec, ...]:
     specs: List[FileSpec] = []
     for path in sorted(fields.keys()):
@@ -267,7 +303,9 @@ def _plain(manifest: Manifest) -> Dict[str, Any]:
     document["format"] = FORMAT
     if not manifest.standby:
         del document["standby"]
-    for key in ("engine", "input", "output", "answer", "golden"):
+    if manifest.generation is None:
+        del document["generation"]
+    for key in ("engine", "input", "output", "answer", "golden") + (("generation",) if manifest.generation else ()):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
     document["aggregators"] = [dict(spec._asdict()) for spec in manifest.aggregators]
     document["files"] = {spec.path: {"sha256": spec.sha256, "bytes": spec.size_bytes} for spec in manifest.files}

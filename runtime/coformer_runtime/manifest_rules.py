@@ -98,6 +98,8 @@ def _files(manifest: "Manifest") -> Optional[str]:
         manifest.golden.output,
         manifest.golden.answer,
     ] + [spec.file for spec in manifest.aggregators]
+    if manifest.generation is not None:
+        named += [manifest.generation.step, manifest.generation.prefill]
     for used in named:
         if used is not None and used not in listed:
             return "'{}' is used but not listed in 'files'".format(used)

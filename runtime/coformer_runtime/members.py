@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Optional
 
 from .arrays import Array
+from .decoder import SessionGone
 from .engines import Engine
 from .failures import report
 from .manifest import Manifest
@@ -83,6 +84,8 @@ class OwnMember:
             if started > deadline:
                 return failed("late: its engine was not free in time", LATE)
             features = self.infer(array)
+        except SessionGone as error:
+            return failed(error.what, BROKEN)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed member
             return failed("its engine failed, look for {} in its log".format(report("engine", error)), BROKEN)
         finally:

@@ -14,6 +14,8 @@ MODEL = "coformer"  # the one model that a central node serves
 ERROR_KEY = "coformer-error-bin"  # trailing metadata: what, where and mend of an error as JSON
 BROADCAST_KEY = "broadcast"  # request parameter: the id under which the client sends the input to the workers itself
 SERVICE = "inference.GRPCInferenceService"
+STREAM = "ModelStreamInfer"  # Triton's: streams of requests and of tokens
+FINAL = "triton_final_response"  # a parameter of the last response to a request
 METHODS = {
     "ServerLive": ("ServerLiveRequest", "ServerLiveResponse"),
     "ServerReady": ("ServerReadyRequest", "ServerReadyResponse"),
@@ -95,6 +97,7 @@ MESSAGES: Dict[str, Tuple[Fields, ...]] = {
         ("raw_output_contents", 6, "bytes", "*"),
     ),
     "ModelInferResponse.InferOutputTensor": _TENSOR_WITH_DATA,
+    "ModelStreamInferResponse": (("error_message", 1, "string", ""), ("infer_response", 2, "ModelInferResponse", "")),
     "ModelConfigRequest": (("name", 1, "string", ""), ("version", 2, "string", "")),
     "ModelConfigResponse": (("config", 1, "ModelConfig", ""),),
     "ModelConfig": (

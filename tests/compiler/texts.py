@@ -84,12 +84,12 @@ def write_config(folder: Path, **changes: str) -> Path:
 
 def write_causal_config(folder: Path, targets: tuple[str, ...] = ("cpu", "cpu", "cpu")) -> Path:
     """A build of a tiny GPT-2 for three devices, two steps each."""
-    save_hf(hf_model("gpt2", n_embd=48, n_head=6, n_inner=96, eos_token_id=0), folder / "teacher")
+    save_hf(hf_model("gpt2", n_embd=48, n_head=6, n_inner=96, max_position_embeddings=96), folder / "teacher")
     (folder / "teacher" / "tokenizer.json").write_text(causal_tokenizer_json())
     draw = random.Random(0)
-    (folder / "corpus.txt").write_text(" ".join(draw.choice(WORDS) for _ in range(2000)))
+    (folder / "corpus.txt").write_text(" ".join(draw.choice(WORDS) for _ in range(6000)))
     text = (
-        CONFIG.replace("@source@", "corpus:corpus.txt").replace("@options@", "").replace("length = 10", "length = 40")
+        CONFIG.replace("@source@", "corpus:corpus.txt").replace("@options@", "").replace("length = 10", "length = 96")
     )
     head, *devices = text.split("target = ")
     for target, rest in zip(targets, devices, strict=True):

@@ -25,7 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bundles_take_a_text_and_give_the_next_word(built: Path) -> None:
     manifests = [manifest_of(built / "out" / "bundles" / name) for name in ("attic", "hall", "desk")]
-    assert all(each["input"] == {"name": "ids", "dtype": "int32", "shape": [1, 40]} for each in manifests)
+    assert all(each["input"] == {"name": "ids", "dtype": "int32", "shape": [1, 96]} for each in manifests)
     assert all(each["answer"]["shape"] == [1, 50] for each in manifests)
 
 

@@ -64,7 +64,13 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
     """
     engine = open_graph(bundle, bundle.manifest.engine.file, threads)
     check_member(bundle, engine)
-    return engine
+    generation = bundle.manifest.generation
+    if generation is None:
+        return engine
+    from ..decoder import Decoder
+
+    step, prefill = (open_graph(bundle, path, threads) for path in (generation.step, generation.prefill))
+    return Decoder(engine, step, prefill, bundle.manifest)
 
 
 def check_member(bundle: Bundle, engine: Engine) -> None:

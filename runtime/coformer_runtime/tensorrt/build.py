@@ -194,6 +194,8 @@ def _check(bundle: Bundle, graph: str, folder: str, report: Dict[str, Any]) -> _
         if graph in aggregators:
             check_aggregator(bundle, aggregators[graph], engine)
             return _Checked(graph, folder, report, None, _check_finite(bundle, aggregators[graph], engine))
+        if graph != bundle.manifest.engine.file:
+            return _Checked(graph, folder, report, None, _check_decoder(bundle, graph, engine))
         check_member(bundle, engine)
         golden = check_golden(bundle, engine)
         manifest = bundle.manifest
@@ -210,6 +212,21 @@ def _check_finite(bundle: Bundle, spec: AggregatorSpec, engine: Engine) -> Laten
         raise CheckFailed(
             "its answer to ones is not finite",
             "graph {}".format(bundle.file(spec.file)),
+            "report it as a bug, with the graph",
+        )
+    return measure_latency(engine, feeds)
+
+
+def _check_decoder(bundle: Bundle, graph: str, engine: Engine) -> Latency:
+    """A graph of a generation, on the first words of all at the first places and on empty caches."""
+    import numpy
+
+    feeds = {each.name: numpy.zeros(each.shape, each.dtype) for each in engine.inputs}
+    feeds["places"] = numpy.arange(feeds["places"].size, dtype=feeds["places"].dtype).reshape(feeds["places"].shape)
+    if not numpy.isfinite(engine.run(feeds)[bundle.manifest.output.name]).all():
+        raise CheckFailed(
+            "its features are not finite",
+            "graph {}".format(bundle.file(graph)),
             "report it as a bug, with the graph",
         )
     return measure_latency(engine, feeds)

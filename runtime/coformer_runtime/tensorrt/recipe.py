@@ -132,7 +132,9 @@ def check_board(recipe: Recipe, board: Board, where: str) -> None:
 def graph_files(bundle: Bundle) -> Tuple[str, ...]:
     """Return the paths in the bundle of all graphs that need a plan, the member's first."""
     manifest = bundle.manifest
-    return (manifest.engine.file,) + tuple(spec.file for spec in manifest.aggregators)
+    generation = manifest.generation
+    decoders = () if generation is None else (generation.step, generation.prefill)
+    return (manifest.engine.file,) + decoders + tuple(spec.file for spec in manifest.aggregators)
 
 
 def timing_cache_path(recipe: Recipe, board: Board, cache_dir: str) -> str:
