@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.sampling import GREEDY, Sampling
 from tests.compiler.texts import write_causal_config
 from tests.end_to_end.tiny import coformerc
+from tests.runtime.test_stock_client import CLEAN, stock_python
+
+__all__ = ["stock_python"]
 
 pytestmark = pytest.mark.slow
 LENGTH, WORDS, END = 96, 50, 0
@@ -132,3 +136,17 @@ def test_run_prints_the_text_as_it_comes(built: Path) -> None:
     assert outcome.out.strip() == answer["text"].strip() and len(answer["tokens"]) <= 6
     assert "the prompt is empty" in coformerc("run", built, "--text", " ", "--max-tokens", 6).err
     assert "the members' context holds 96" in coformerc("run", built, "--text", "game", "--max-tokens", 600).err
+
+
+def test_a_stock_client_streams(built: Path, stock_python: str) -> None:
+    script = Path(__file__).with_name("stock_stream.py")
+    with LocalCluster(bundles(built), deadline_ms=20000) as cluster, cluster.client() as client:
+        done = subprocess.run(
+            [stock_python, str(script), cluster.address], stdout=subprocess.PIPE, env=CLEAN, check=True, timeout=120
+        )
+        wanted = [token.number for token in client.generate(np.array([3, 1, 4], np.int32), 5)]
+    seen = json.loads(done.stdout)
+    assert seen["greedy"] == [wanted, "7"] == seen["again"]
+    assert seen["refused"][0] == [] and "[INVALID_ARGUMENT]" in seen["refused"][1]
+    assert "the members' context holds 96" in seen["refused"][1]
+    assert "known are max_tokens, seed, temperature, top_k, top_p" in seen["unknown"][1]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy
+from fake_decoder import fake_decoder, request
 
 from coformer_runtime import wire
 from coformer_runtime.bundle import open_bundle
@@ -19,6 +20,7 @@ from coformer_runtime.dtypes import DTYPES
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import manifest_json, parse_manifest
 from coformer_runtime.oip import messages, set_parameter
+from coformer_runtime.sampling import Sampler, Sampling
 
 
 def manifest_bytes(bundle_dir: str) -> bytes:
@@ -71,6 +73,16 @@ def message_bytes() -> bytes:
     return bytes(data)
 
 
+def generation_bytes() -> bytes:
+    """Return what a decoder of fake graphs sends, and which tokens are drawn."""
+    decoder, sampler = fake_decoder(), Sampler(Sampling(0.8, 5, 0.9, 3))
+    features = [decoder.run(request(1, 0, [1, 2, 3, 4, 5]))["features"]]
+    features += [decoder.run(request(1, 5 + n, [7]))["features"] for n in range(3)]
+    logits = numpy.arange(20, dtype="float32") % 7
+    drawn = [sampler.choose(logits) for _ in range(40)]
+    return b"".join(each.tobytes() for each in features) + bytes(drawn)
+
+
 def ask(address: str) -> None:
     """Get an answer and an error from a central node that runs elsewhere."""
     pixels = numpy.arange(16, dtype="uint8").reshape(1, 1, 4, 4)
@@ -88,6 +100,6 @@ def ask(address: str) -> None:
 
 
 if __name__ == "__main__":
-    digest = hashlib.sha256(manifest_bytes(sys.argv[1]) + frame_bytes() + message_bytes())
+    digest = hashlib.sha256(manifest_bytes(sys.argv[1]) + frame_bytes() + message_bytes() + generation_bytes())
     ask(sys.argv[2])
     print(json.dumps({"digest": digest.hexdigest()}))

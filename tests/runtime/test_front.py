@@ -111,11 +111,11 @@ def test_client_that_hangs_up_frees_its_place(cluster_dirs: List[str]) -> None:
     with gathering(cluster_dirs[0], [], min_members=1) as central:
         gather = central._gather
 
-        def stuck(array: Any, started: float, deadline: float, on_gone: Any, joined: Any) -> Any:
+        def stuck(array: Any, started: float, deadline: float, on_gone: Any, joined: Any, without: Any) -> Any:
             gone = threading.Event()
             on_gone(gone.set)
             seen.append(gone.wait(10))
-            return gather(array, started, deadline, on_gone, joined)
+            return gather(array, started, deadline, on_gone, joined, without)
 
         central._gather = stuck
         server, address = open_front(central, "127.0.0.1:0")

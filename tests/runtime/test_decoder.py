@@ -1,0 +1,69 @@
+"""Sessions of a decoder: pieces of prompts, tokens one by one, expiry, and what is refused."""
+
+import numpy as np
+import pytest
+
+from coformer_runtime.decoder import IDLE_S, SESSIONS, SessionGone
+from coformer_runtime.errors import CoformerError
+from tests.runtime.fake_decoder import CONTEXT, fake_decoder, request
+
+
+def test_a_prompt_in_pieces_then_tokens() -> None:
+    decoder = fake_decoder()
+    text = list(range(1, 8))
+    assert decoder.run(request(5, 0, text))["features"].tolist() == [[28.0, 6.0]]
+    assert decoder.run(request(5, 7, [10]))["features"].tolist() == [[38.0, 7.0]]
+    assert decoder.run(request(5, 8, [1]))["features"].tolist() == [[39.0, 8.0]]
+    step, prefill = decoder._graphs[1], decoder._graphs[4]
+    assert (step.runs, prefill.runs) == (2, 2)
+
+
+def test_whole_inputs_take_the_whole_graph() -> None:
+    decoder = fake_decoder()
+    assert decoder.run({"ids": np.zeros((1, CONTEXT), np.int32)})["features"].tolist() == [[-1.0, -1.0]]
+    assert decoder.sessions() == 0
+
+
+def test_sessions_do_not_mix_and_asking_again_does_no_harm() -> None:
+    decoder = fake_decoder()
+    decoder.run(request(1, 0, [3, 4]))
+    decoder.run(request(2, 0, [30, 40]))
+    first = decoder.run(request(1, 2, [5]))["features"]
+    np.testing.assert_array_equal(decoder.run(request(1, 2, [5]))["features"], first)
+    assert first.tolist() == [[12.0, 2.0]]
+    assert decoder.run(request(2, 2, [5]))["features"].tolist() == [[75.0, 2.0]]
+
+
+def test_sessions_expire() -> None:
+    now = [0.0]
+    decoder = fake_decoder(lambda: now[0])
+    decoder.run(request(1, 0, [3, 4]))
+    now[0] = IDLE_S
+    decoder.run(request(1, 2, [5]))
+    now[0] += IDLE_S + 1
+    with pytest.raises(SessionGone, match="the session has expired"):
+        decoder.run(request(1, 3, [6]))
+
+
+def test_the_session_of_longest_ago_gives_way() -> None:
+    decoder = fake_decoder()
+    for session in range(SESSIONS):
+        decoder.run(request(session, 0, [1, 2]))
+    decoder.run(request(0, 2, [3]))
+    decoder.run(request(99, 0, [1, 2]))
+    assert decoder.sessions() == SESSIONS
+    decoder.run(request(0, 3, [4]))
+    with pytest.raises(SessionGone):
+        decoder.run(request(1, 2, [3]))
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(0, []), (-1, [1]), (CONTEXT, [1]), (0, [1] * (CONTEXT + 1))])
+def test_what_is_refused(length: int, tokens: "list[int]") -> None:
+    with pytest.raises(CoformerError, match="the context holds 12"):
+        fake_decoder().run(request(1, length, tokens))
+
+
+def test_closing_closes_all_graphs() -> None:
+    decoder = fake_decoder()
+    decoder.close()
+    assert all(graph.closed for graph in [decoder._whole, *decoder._graphs.values()])
