@@ -31,7 +31,9 @@ def chunk_of(stem: TokenStemSpec) -> int:
 
 
 @torch.no_grad()
-def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.ndarray, tolerance: float) -> None:
+def write_decoders(
+    place: Path, member: Transformer, target: Target, inputs: np.ndarray, tolerance: float, inline_bytes: int
+) -> None:
     """Write both graphs into a device's folder, legal for its target.
 
     Args:
@@ -40,6 +42,7 @@ def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.
         target: its device's.
         inputs: texts `(cases, length)` int32 that prove the graphs; the first is compared token by token.
         tolerance: largest |graph − torch| / (1 + |torch|).
+        inline_bytes: weights of more than this lie beside a graph.
 
     Raises:
         CheckFailed: a graph gives other features than torch does for the whole text.
@@ -54,11 +57,13 @@ def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.
     ids = inputs[:1]
     prompt = min(chunk, length - 1)
     first = {**empty, **_tokens(name, ids[:, :prompt], 0, chunk, stem)}
-    save_graph(legalise(lower_decoder(member, "prefill", chunk), target, [first]), place / PREFILL)
+    prefill = legalise(lower_decoder(member, "prefill", chunk), target, [first])
+    save_graph(prefill, place / PREFILL, inline_bytes=inline_bytes)
     filled = _outputs(place / PREFILL, first)
     caches = {cache: filled[cache + NEXT] for cache in empty}
     second = {**caches, **_tokens(name, ids[:, prompt : prompt + 1], prompt, 1, stem)}
-    save_graph(legalise(lower_decoder(member, "step", 1), target, [second]), place / STEP)
+    step = legalise(lower_decoder(member, "step", 1), target, [second])
+    save_graph(step, place / STEP, inline_bytes=inline_bytes)
     _compare(filled[FEATURES_NAME], member, ids, prompt, tolerance, place / PREFILL)
     for read in range(prompt, min(prompt + CHECKED, length)):
         found = _outputs(place / STEP, {**caches, **_tokens(name, ids[:, read : read + 1], read, 1, stem)})

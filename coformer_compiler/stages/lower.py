@@ -83,7 +83,7 @@ def _write_member(
     tolerance = tolerance_of(target.precision, wanted)
     verify_graph(place / MEMBER, {name: inputs.numpy()}, FEATURES_NAME, wanted, target.precision, tolerance)
     if member.spec.pool.kind == "causal":
-        write_decoders(place, member, target, inputs.numpy(), tolerance)
+        write_decoders(place, member, target, inputs.numpy(), tolerance, inline_bytes_of(target))
     engine = engine_from_onnx(target, place / MEMBER)
     facts = {
         "kind": engine.kind,
