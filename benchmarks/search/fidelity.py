@@ -1,8 +1,8 @@
 """Does the loss before any training rank policies as the loss after a calibration does?
 
 Run: python benchmarks/search/fidelity.py [--policies 24] [--steps 100]. Prints Spearman's rank correlations over
-policies of unlike shape for the digits teacher and writes benchmarks/results/search_fidelity.json. About 15 minutes on a
-quiet core. The truth is the aggregated loss after a fixed calibration (every member alone by eq. (14), then the
+policies of unlike shape for the digits teacher and writes benchmarks/results/search_fidelity.json. About 15 minutes on
+a quiet core. The truth is the aggregated loss after a fixed calibration (every member alone by eq. (14), then the
 closed-form aggregator), mean of two calibrations with other orders of samples.
 
 - same images: proxy and truth on the test images, which nothing was fitted to or chosen by. The question above.
