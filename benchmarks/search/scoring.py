@@ -1,7 +1,7 @@
 """What scoring a candidate costs: with its loss, against transplanting its members from scratch, and without it.
 
 Run: python benchmarks/search/scoring.py [--candidates 5] [--work build/search-benchmark]. Writes
-benchmarks/results/search_scoring.json. One thread; about 6 minutes on a quiet core, most of them for `from scratch`.
+benchmarks/results/search_scoring.json. One thread; a quarter of an hour or more on a quiet core, mostly `from scratch`.
 
 - digits: seconds a candidate of the digits teacher, as a search scores it (256 calibration images).
 - deit-small: the same for DeiT-S's shape, 224 × 224 images, 64 to calibrate on and 64 to judge by.
