@@ -42,18 +42,20 @@ class _Layers:
         tokens: of the stream there.
         seen: tokens that each token attends to: all of them, or those of its window.
         head_dim: of its heads.
+        linears: of its MLP that are as wide as its neurons: three where these are gated, else two.
         stage: which stage it belongs to.
     """
 
     tokens: Floats
     seen: Floats
     head_dim: Floats
+    linears: Floats
     stage: Integers
 
 
 def _layers(teacher: TransformerSpec) -> tuple[_Layers, list[float]]:
     """The layers, and the tokens of each stage's stream."""
-    tokens, rows = [float(teacher.stem.tokens)], []
+    tokens, rows, linears = [float(teacher.stem.tokens)], [], []
     for stage, block in zip(teacher.stages, teacher.blocks, strict=False):
         if isinstance(block, MergeSpec):
             tokens.append(tokens[-1] / PARTS)
@@ -61,8 +63,10 @@ def _layers(teacher: TransformerSpec) -> tuple[_Layers, list[float]]:
             window = block.branch.window
             seen = tokens[-1] if window is None else float(window.tokens)
             rows.append((tokens[-1], seen, float(block.branch.head_dim), stage))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return _Layers(columns[0], columns[1], columns[2], columns[3].astype(np.int64)), tokens
+        else:
+            linears.append(3.0 if block.branch.gated else 2.0)
+    along, seen_by, head_dims, stages = (np.array(column) for column in zip(*rows, strict=True))
+    return _Layers(along, seen_by, head_dims, np.array(linears), stages.astype(np.int64)), tokens
 
 
 def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
@@ -75,7 +79,7 @@ def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     kept = (shapes.heads > 0).astype(float) + (shapes.neurons > 0)
     shortcuts = (shapes.shortcuts | int(teacher.post_norm))[:, None] * kept * width**2
     stem_products, stem_weights = _ends(teacher, widths, tokens)
-    weights = (4 * width * inner + 2 * width * neurons + shortcuts).sum(1) + stem_weights
+    weights = (4 * width * inner + layers.linears * width * neurons + shortcuts).sum(1) + stem_weights
     columns = (
         np.ones(len(shapes)),
         np.full(len(shapes), float(math.prod(teacher.stem.input.shape))),
@@ -83,7 +87,7 @@ def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
         kept.sum(1),
         (kept * layers.tokens * width).sum(1) + 2 * tokens[0] * widths[:, 0],
         (4 * layers.tokens * width * inner).sum(1),
-        (2 * layers.tokens * width * neurons).sum(1),
+        (layers.linears * layers.tokens * width * neurons).sum(1),
         (layers.tokens * shortcuts).sum(1),
         (2 * layers.tokens * layers.seen * inner).sum(1),
         (layers.tokens * layers.seen * heads).sum(1),
