@@ -9,23 +9,23 @@ from types import TracebackType
 from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Tuple, Type
 
 from . import wire
+from .aggregators import Aggregators
 from .answer import Answer, Phases
 from .arrays import Array
 from .breaker import FAILURES, Breaker
 from .broadcast import Broadcasts, Joined
 from .bundle import Bundle
-from .central_options import CentralOptions, check_options, split_worker, usable_aggregators
-from .engines import Engine, feature_name, open_aggregator, open_member
+from .central_options import CentralOptions, check_options
+from .engines import open_member
 from .errors import CheckFailed, CoformerError
 from .exchange import Exchange
 from .failures import log
 from .gather import Round, Unheards
-from .link import WorkerLink, greeting_refusal, open_link
-from .manifest import AggregatorSpec, TensorSpec
-from .members import AWAY, BROKEN, BUSY, LATE, SPARED, OwnMember, Reply, failed
+from .link import WorkerLink
+from .manifest import AggregatorSpec
+from .members import AWAY, BUSY, LATE, SPARED, OwnMember, Reply, failed
 from .observe import Observed
-
-FIRST_CONTACT_S = 1.0  # so that the first request after the start finds the workers that are up
+from .roster import Roster
 
 
 class Unanswered(CheckFailed):
@@ -69,12 +69,9 @@ class Central:
         self.manifest, self.options = bundle.manifest, options
         self._bundle = bundle
         self._ids = itertools.count(1)
-        self._links: List[WorkerLink] = []
-        self._aggregators: Dict[Tuple[int, ...], Engine] = {}
-        self._aggregating, self._claiming = threading.Lock(), threading.Lock()
-        self._features: Dict[int, TensorSpec] = {}
-        self._usable = usable_aggregators(self.manifest, options.min_members)
-        self._chosen: Dict[FrozenSet[int], Optional[AggregatorSpec]] = {}
+        self._counting = threading.Lock()
+        self._aggregators = Aggregators(bundle, options.min_members)
+        self._roster = Roster(self.manifest, self._aggregators.features)
         self._own: Optional[OwnMember] = None
         others = [index for index in range(len(self.manifest.members)) if index != self.manifest.member]
         self._broadcasts = Broadcasts(others, options.deadline_ms / 1e3)
@@ -90,20 +87,8 @@ class Central:
     def __enter__(self) -> "Central":
         try:
             self._own = OwnMember(open_member(self._bundle, self.options.threads), self.manifest)
-            for spec in self._usable:
-                self._aggregators[spec.members] = open_aggregator(self._bundle, spec)
-            everyone = tuple(range(len(self.manifest.members)))
-            taken = {spec.name: spec for spec in self._aggregators[everyone].inputs}
-            self._features = {member: taken[feature_name(member)] for member in everyone}
-            for worker in self.options.workers:
-                expected, address = split_worker(worker)
-                link = open_link(
-                    address, self.manifest, expected, self._claim, self.options.security, self._broadcasts.arrived
-                )
-                self._links.append(link)
-            until = time.monotonic() + FIRST_CONTACT_S
-            for link in self._links:
-                link.tried.wait(max(0.0, until - time.monotonic()))
+            self._aggregators.open()
+            self._roster.open(self.options, self._broadcasts.arrived)
         except BaseException:
             self.close()
             raise
@@ -119,12 +104,10 @@ class Central:
 
     def close(self) -> None:
         """Hang up on the workers and free the engines."""
-        for link in self._links:
-            link.close()
+        self._roster.close()
         if self._own is not None:
             self._own.close()
-        for engine in self._aggregators.values():
-            engine.close()
+        self._aggregators.close()
 
     def exchange(self) -> Exchange:
         """Return this node's end of the device edge: for the other central nodes of the cluster it is a worker."""
@@ -134,7 +117,7 @@ class Central:
     def missing(self) -> Dict[str, str]:
         """Return device → why it would not be asked now, for the members that would not."""
         self._judge()
-        away = {index: reason for index, (_, reason) in self._roster().items() if reason}
+        away = {index: reason for index, (_, reason) in self._roster.members().items() if reason}
         for index, breaker in self._breakers.items():
             if index not in away and breaker.state() == "open":
                 away[index] = _resting(breaker)
@@ -151,7 +134,7 @@ class Central:
 
     def retries(self) -> Dict[str, int]:
         """Return the workers' address → how many requests were sent to it a second time."""
-        return {link.address: link.retried for link in self._links}
+        return {link.address: link.retried for link in self._roster.links}
 
     def ready(self) -> bool:
         """Whether a request could be answered now."""
@@ -160,7 +143,7 @@ class Central:
     def present(self) -> Optional[AggregatorSpec]:
         """Return the aggregator that would answer now, None where none can."""
         gone = {self.manifest.members.index(device) for device in self.missing()}
-        return self._choose(self._all_but(gone))
+        return self._aggregators.choose(self._all_but(gone))
 
     def answer(
         self,
@@ -185,12 +168,12 @@ class Central:
             Unanswered: too few members answered; names each missing one and why.
             CalledOff: the caller has gone.
         """
-        with self._claiming:
+        with self._counting:
             self.in_progress += 1
         try:
             return self._answer(array, budget_s, on_gone, self._joined(broadcast), without)
         finally:
-            with self._claiming:
+            with self._counting:
                 self.in_progress -= 1
 
     def _joined(self, broadcast: Optional[int]) -> Optional[Joined]:
@@ -221,7 +204,7 @@ class Central:
         present = [index for index in sorted(replies) if replies[index].features is not None]
         lost = {index: reply for index, reply in replies.items() if reply.features is None and reply.cause != SPARED}
         missing = {names[index]: reply.failure for index, reply in lost.items()}
-        spec = self._choose(frozenset(present))
+        spec = self._aggregators.choose(frozenset(present))
         if spec is None:
             self.observed.unanswered(missing)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
@@ -253,24 +236,24 @@ class Central:
         """Ask every member at once and return its reply by member index; all are there at the deadline."""
         self._judge()
         roster, replies, probes = self._admitted(without)
-        if self._choose(self._all_but(replies)) is None:
+        if self._aggregators.choose(self._all_but(replies)) is None:
             return replies
         budget_ms = max(1, int((deadline - time.monotonic()) * 1e3))
         asked = self._ask(roster, array, deadline, budget_ms) if joined is None else _expect(roster, joined)
         if self.manifest.member in roster:  # last: the others need not wait for it
             asked[self.manifest.member] = self._ask_own(array, deadline)
         # A member on probation is waited for only where there is no answer without it.
-        needed = self._choose(self._all_but({*replies, *probes})) is None
+        needed = self._aggregators.choose(self._all_but({*replies, *probes})) is None
         awaited = {index: asking.reply for index, asking in asked.items() if needed or index not in probes}
         away = frozenset(replies)  # what follows changes `replies`, while late answers still ask this
-        round_ = Round(awaited, lambda lost: self._choose(self._all_but(away | lost)) is not None)
+        round_ = Round(awaited, lambda lost: self._aggregators.choose(self._all_but(away | lost)) is not None)
         if on_gone is not None and not on_gone(round_.call_off):
             round_.call_off()
         round_.wait(deadline - time.monotonic())
         given_up = time.monotonic() < deadline
         for index, asking in asked.items():
             if asking.reply.done():
-                replies[index] = self._checked(index, asking.reply.result())
+                replies[index] = self._aggregators.checked(index, asking.reply.result())
                 self._note(index, replies[index])
                 continue
             self._unheard[index].add(asking.reply, started, started + self.options.deadline_ms / 1e3)
@@ -293,7 +276,7 @@ class Central:
         """Return member index → its link (None for this node's own) of those to ask, why not the others, and probes."""
         links: Dict[int, Optional[WorkerLink]] = {}
         replies, probes = {}, set()
-        for index, (link, reason) in self._roster().items():
+        for index, (link, reason) in self._roster.members().items():
             breaker = self._breakers[index]
             resting = breaker.state() != "closed"
             if self.manifest.members[index] in without:
@@ -335,34 +318,10 @@ class Central:
         for unheard in self._unheard.values():
             unheard.judge(now)
 
-    def _checked(self, index: int, reply: Reply) -> Reply:
-        """Return the reply, or a failure where its features are not finite numbers of the right shape."""
-        import numpy
-
-        features = reply.features
-        if features is None:
-            return reply
-        wanted = self._features[index]
-        if features.shape != wanted.shape or features.dtype != wanted.dtype:
-            return failed(
-                "its features are {} of shape {}, not {} of shape {}".format(
-                    features.dtype.name, list(features.shape), wanted.dtype, list(wanted.shape)
-                ),
-                BROKEN,
-            )
-        finite = numpy.isfinite(features)
-        if not finite.all():
-            wrong = features.size - int(finite.sum())
-            return failed("{} of its {} features are not finite".format(wrong, features.size), BROKEN)
-        return reply
-
     def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
         import numpy
 
-        features = {index: reply.features for index, reply in replies.items() if reply.features is not None}
-        feeds = {feature_name(index): features[index] for index in spec.members}
-        with self._aggregating:
-            logits = self._aggregators[spec.members].run(feeds)[self.manifest.answer.name]
+        logits = self._aggregators.run(spec, replies)
         if not numpy.isfinite(logits).all():
             raise Unanswered(
                 "the answer is not finite",
@@ -374,52 +333,6 @@ class Central:
     def _all_but(self, gone: Iterable[int]) -> FrozenSet[int]:
         """Return the indices of the members that are not among these."""
         return self._everyone.difference(gone)
-
-    def _choose(self, present: FrozenSet[int]) -> Optional[AggregatorSpec]:
-        """Return the best aggregator that the present members can feed, or None; found once for each such set."""
-        if present not in self._chosen:
-            fed = [spec for spec in self._usable if present.issuperset(spec.members)]
-            best = max(fed, key=lambda spec: (len(spec.members), spec.expected_accuracy)) if fed else None
-            self._chosen[present] = best
-        return self._chosen[present]
-
-    def _roster(self) -> Dict[int, Tuple[Optional[WorkerLink], str]]:
-        """Return member index → its link that can be asked now, or why not ("" where it can); no link for this node."""
-        roster: Dict[int, Tuple[Optional[WorkerLink], str]] = {}
-        seen = [(link, link.member, link.problem) for link in self._links]  # other threads write to them
-        for index, device in enumerate(self.manifest.members):
-            if index == self.manifest.member:
-                roster[index] = (None, "")
-                continue
-            asked = [link for link, member, problem in seen if problem is None and member == index]
-            reasons = [
-                problem
-                for link, member, problem in seen
-                if problem is not None and self._likely(link, member) in (device, None)
-            ]
-            if asked:
-                roster[index] = (asked[0], "")
-            else:
-                roster[index] = (None, "; ".join(reasons) or "no worker's address was given for it")
-        return roster
-
-    def _likely(self, link: WorkerLink, member: Optional[int]) -> Optional[str]:
-        """Return the device that should answer or last answered at a link; None where nobody knows."""
-        if link.expected is not None:
-            return link.expected
-        return None if member is None else self.manifest.members[member]
-
-    def _claim(self, link: WorkerLink, greeting: wire.Greeting) -> Optional[str]:
-        """Give the greeting's member to this link, or return why not."""
-        refusal = greeting_refusal(greeting, link, self.manifest, self._features)
-        if refusal is not None:
-            return refusal
-        with self._claiming:
-            for other in self._links:
-                if other is not link and other.claimed and other.member == greeting.member:
-                    return "{} serves '{}', as {} does already".format(link.address, greeting.device, other.address)
-            link.member, link.claimed = greeting.member, True
-        return None
 
     def _unanswered(self, missing: Dict[str, str], causes: List[str]) -> Unanswered:
         names, least = self.manifest.members, self.options.min_members

@@ -42,7 +42,7 @@ def test_workers_and_breakers(cluster_dirs: List[str], capsys: pytest.CaptureFix
 def test_a_worker_that_stays_away_is_told_once(cluster_dirs: List[str], capsys: pytest.CaptureFixture) -> None:
     with gathering(cluster_dirs[0], ["hall=127.0.0.1:9"], min_members=1) as central:
         reason = central.missing()["hall"]
-        settled(lambda: central._links[0].tried.wait(0.4))
+        settled(lambda: central._roster.links[0].tried.wait(0.4))
     said = [line for line in lines(capsys.readouterr().err) if line["event"] == "worker away"]
     assert 1 <= len(said) <= 2 and said[0]["reason"] == reason and said[0]["worker"] == "127.0.0.1:9"
     assert reason == "unreachable: 127.0.0.1:9 (unavailable)" and "connect" in said[0]["details"]

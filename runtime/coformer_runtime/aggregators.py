@@ -1,0 +1,77 @@
+"""The aggregators of a central bundle: what they take, and which one answers for the members that are there."""
+
+import threading
+from typing import Dict, FrozenSet, Optional, Tuple
+
+from .arrays import Array
+from .bundle import Bundle
+from .central_options import usable_aggregators
+from .engines import Engine, feature_name, open_aggregator
+from .manifest import AggregatorSpec, TensorSpec
+from .members import BROKEN, Reply, failed
+
+
+class Aggregators:
+    """One engine for each subset of devices that may answer.
+
+    Args:
+        bundle: the verified bundle of a device that holds aggregators.
+        min_members: the smallest subset that may answer; None: all members.
+    """
+
+    def __init__(self, bundle: Bundle, min_members: Optional[int]) -> None:
+        self._bundle, self._answer = bundle, bundle.manifest.answer.name
+        self._usable = usable_aggregators(bundle.manifest, min_members)
+        self._chosen: Dict[FrozenSet[int], Optional[AggregatorSpec]] = {}
+        self._engines: Dict[Tuple[int, ...], Engine] = {}
+        self._running = threading.Lock()
+        self.features: Dict[int, TensorSpec] = {}
+
+    def open(self) -> None:
+        """Load the graphs; `features` then says what each member has to send."""
+        for spec in self._usable:
+            self._engines[spec.members] = open_aggregator(self._bundle, spec)
+        everyone = tuple(range(len(self._bundle.manifest.members)))
+        taken = {spec.name: spec for spec in self._engines[everyone].inputs}
+        self.features.update({member: taken[feature_name(member)] for member in everyone})
+
+    def close(self) -> None:
+        """Free the engines."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def choose(self, present: FrozenSet[int]) -> Optional[AggregatorSpec]:
+        """Return the best aggregator that the present members can feed, or None; found once for each such set."""
+        if present not in self._chosen:
+            fed = [spec for spec in self._usable if present.issuperset(spec.members)]
+            best = max(fed, key=lambda spec: (len(spec.members), spec.expected_accuracy)) if fed else None
+            self._chosen[present] = best
+        return self._chosen[present]
+
+    def run(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
+        """Return the logits of one aggregator, `(1, outputs)`; its members have replied with features."""
+        features = {index: reply.features for index, reply in replies.items() if reply.features is not None}
+        feeds = {feature_name(index): features[index] for index in spec.members}
+        with self._running:
+            return self._engines[spec.members].run(feeds)[self._answer]
+
+    def checked(self, index: int, reply: Reply) -> Reply:
+        """Return the reply, or a failure where its features are not finite numbers of the right shape."""
+        import numpy
+
+        features = reply.features
+        if features is None:
+            return reply
+        wanted = self.features[index]
+        if features.shape != wanted.shape or features.dtype != wanted.dtype:
+            return failed(
+                "its features are {} of shape {}, not {} of shape {}".format(
+                    features.dtype.name, list(features.shape), wanted.dtype, list(wanted.shape)
+                ),
+                BROKEN,
+            )
+        finite = numpy.isfinite(features)
+        if not finite.all():
+            wrong = features.size - int(finite.sum())
+            return failed("{} of its {} features are not finite".format(wrong, features.size), BROKEN)
+        return reply
