@@ -91,10 +91,12 @@ class MappedTensors(Mapping[str, torch.Tensor]):
         They keep their values: the pages are read again when they are needed.
         """
         for tensor in tensors:
+            if tensor.device.type != "cpu":
+                continue
             storage = tensor.untyped_storage()
             first = storage.data_ptr() - self._first_byte
             last = first + storage.nbytes()
-            if tensor.device.type != "cpu" or first < 0 or last > len(self._map):
+            if first < 0 or last > len(self._map):
                 continue
             begin, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
             if end > begin and not tensor._version:  # torch counts what is written into a tensor

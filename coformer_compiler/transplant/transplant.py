@@ -328,9 +328,11 @@ class _Walker:
             else:
                 pool = teacher.pool
                 gram.add(pool.rows(mixed, mask), pool.rows(wanted, mask), part.start, pool.row_mask(mask))
-        if attention is not None:
-            gram, prior = self._refit_values(attention, gram, prior)
-        self._set_writer(local, ridge(gram, prior, self.penalties, self.sketch), before)
+        if attention is None:
+            fit = ridge(gram, prior, self.penalties, self.sketch)
+        else:
+            fit = self._refit_values(attention, gram, torch.cat([skipped, written], 1), prior)
+        self._set_writer(local, fit, before)
         for n, part in enumerate(streams.parts()):
             s, mask = streams.read(self.stream, part), masks.read(part)
             normed = local.normed(s)
@@ -347,16 +349,34 @@ class _Walker:
             back = gain_of(block.norm, len(back)).to(back)[:, None] * back
         return into @ back
 
-    def _refit_values(self, branch: Attention, gram: SplitGram, prior: torch.Tensor) -> tuple[SplitGram, torch.Tensor]:
-        """Give the heads values of their own; the regression of the writer on them, and its prior."""
+    def _refit_values(self, branch: Attention, gram: SplitGram, prior: torch.Tensor, seen: torch.Tensor) -> Fit:
+        """Give the heads values of their own, or leave them the teacher's where these match held-out samples as well.
+
+        Args:
+            branch: whose values.
+            gram: of the regression on the streams that the heads attend to, behind the shortcut's.
+            prior: of the writer of the teacher's values.
+            seen: of the regression in `gram`.
+
+        Returns:
+            The writer of the values that the branch then has.
+        """
         heads, dim, width = branch.spec.heads, branch.spec.head_dim, branch.spec.embed
-        skipped = prior.shape[1] - heads * width
-        fit = ridge(gram, prior, self.penalties, self.sketch)
-        values, writer = values_of_heads(fit.weight[:, skipped:], gram.whole, heads, dim)
-        branch.reader.weight[2 * heads * dim :] = values.to(branch.reader.weight)
-        branch.reader.bias[2 * heads * dim :] = 0  # a constant passes the attention, and is in the writer's bias
-        through = torch.block_diag(torch.eye(skipped).to(values), *values.split(dim))
-        return gram.combined(through), torch.cat([fit.weight[:, :skipped], writer], 1)
+        skipped, rows = seen.shape[1] - heads * width, slice(2 * heads * dim, None)
+        whole = ridge(gram, seen, self.penalties, self.sketch).weight
+        values, writer = values_of_heads(whole[:, skipped:], gram.whole, heads, dim)
+        fits = []
+        for each, towards in (
+            (branch.reader.weight.detach().double()[rows], prior),
+            (values, torch.cat([whole[:, :skipped], writer], 1)),
+        ):
+            through = torch.block_diag(torch.eye(skipped).to(each), *each.split(dim))
+            fits.append(ridge(gram.combined(through), towards, self.penalties, self.sketch))
+        branch.reader.bias[rows] = 0  # a constant passes the attention, and is in the writer's bias
+        if fits[1].match <= fits[0].match:
+            return fits[0]
+        branch.reader.weight[rows] = values.to(branch.reader.weight)
+        return fits[1]
 
     def features(self, streams: Streams, masks: _Masks) -> torch.Tensor:
         """Pooled features `(samples, features)` at the end of the walk."""

@@ -70,7 +70,7 @@ device = "cpu"
 MIXED = TINY.replace(
     'name = "desk"\ntarget = "cpu"\ngflops = 10.0', 'name = "desk"\ntarget = "jetson-nano"\nstandby = true'
 )
-RTX = MIXED.replace('target = "jetson-nano"', 'target = "rtx-ada"')
+RTX = MIXED.replace("\nstandby = true", "").replace('target = "jetson-nano"', 'target = "rtx-ada"')
 # The example's teacher, since members of the tiny one are too small for int8 to gain anything; cut out, not trained.
 LOW = (
     MIXED.replace("seed = 0", 'seed = 0\nprecision = "int8"')
