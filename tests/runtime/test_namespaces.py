@@ -60,8 +60,10 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def central(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Central]:
-    """A central node and hall here, desk in the namespace."""
+def central(
+    request: pytest.FixtureRequest, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Central]:
+    """A central node and hall here, desk in the namespace; the parameter is the least number of members."""
     monkeypatch.setattr(breaker, "OPEN_S", 0.5)
     dirs = bundles.make_cluster(tmp_path, pixels=PHOTO)
     words = ["ip", "netns", "exec", site.name, sys.executable, "-m", "coformer_runtime", "serve", dirs[2],
@@ -72,13 +74,14 @@ def central(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert worker.stdin is not None and worker.stdout is not None
     with worker, serving(dirs[1]) as hall:
         desk = worker.stdout.readline().decode().split()[1]
-        options = CentralOptions((hall, "desk=" + desk), DEADLINE_MS, 2, 1, Security(insecure=True))
+        options = CentralOptions((hall, "desk=" + desk), DEADLINE_MS, request.param, 1, Security(insecure=True))
         with Central(open_bundle(dirs[0]), options) as made:
             settled(lambda: made.missing() == {})
             yield made
         worker.stdin.close()
 
 
+@pytest.mark.parametrize("central", [2], indirect=True)
 def test_narrow_link_and_pulled_cable(site: Site, central: Central) -> None:
     photo = bundles.golden_pixels(PHOTO)[:1]
 
@@ -106,9 +109,9 @@ def test_narrow_link_and_pulled_cable(site: Site, central: Central) -> None:
     assert not central.missing()
 
 
+@pytest.mark.parametrize("central", [None], indirect=True)
 def test_all_are_needed_and_the_cable_is_pulled(site: Site, central: Central) -> None:
     photo = bundles.golden_pixels(PHOTO)[:1]
-    central.options = central.options._replace(min_members=None)
     settled(lambda: len(central.missing()) == 0)
     np.testing.assert_allclose(central.answer(photo).logits, bundles.answer_of(EVERYONE, photo), rtol=1e-3, atol=1e-3)
     ip("link", "set", site.near, "down")
