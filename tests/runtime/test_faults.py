@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, List
 
 import grpc
@@ -74,6 +75,10 @@ def test_killed_stopped_and_back(cluster_dirs: List[str]) -> None:
             cluster.restart(device)
             settled(lambda: client.infer(PIXELS).members == bundles.DEVICES)
         os.kill(cluster.pids["hall"], signal.SIGSTOP)
+        # The signal stops a process of many threads some moments later; until then it answers.
+        settled(
+            lambda: Path("/proc/{}/stat".format(cluster.pids["hall"])).read_text().rpartition(")")[2].split()[0] == "T"
+        )
         for _ in range(3):
             started = time.monotonic()
             assert client.infer(PIXELS).members == ("attic", "desk")
