@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     Pass = Callable[[ir.Model, Target], bool]
 
 # ONNX Runtime's own optimizer makes one FusedMatMul of product and scale, and its LayerNormalization kernel applies
-# gain and bias on the way: folding either changed no median there, so the CPU graph keeps them.
+# gain and bias on the way: folding either changed no median there, so the CPU graph keeps them. Passes that give up
+# precision come behind all that move a rounding error: a quantised graph turns one into steps of its integers.
 PIPELINES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         inline_functions,
@@ -54,8 +55,8 @@ PIPELINES: dict[str, tuple[Pass, ...]] = {
         expand_functions,
         lower_booleans,
         share_equal_nodes,
-        quantise_linears,
         fuse_attention,
+        quantise_linears,
         lower_opset,
         check_operators,
     ),

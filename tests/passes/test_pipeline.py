@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coformer_passes.pipeline import PIPELINES
+from coformer_passes.check_operators import check_operators
+from coformer_passes.lower_opset import lower_opset
+from coformer_passes.pipeline import PIPELINES, TOLERANCES
 from coformer_passes.runner import PassRecord, legalise
 from coformer_targets import load_target, operator_table, target_names
 from coformer_targets.target import ENGINES
@@ -35,6 +37,14 @@ def _golden(model: ir.Model, cases: int = 2) -> dict[str, np.ndarray]:
 def test_every_engine_has_a_pipeline() -> None:
     assert set(PIPELINES) == set(ENGINES)
     assert all(pipeline[-1].__name__ == "check_operators" for pipeline in PIPELINES.values())
+
+
+@pytest.mark.parametrize("engine", PIPELINES)
+def test_nothing_that_moves_a_rounding_error_follows_a_pass_that_gives_up_precision(engine) -> None:
+    pipeline = PIPELINES[engine]
+    first = min((pipeline.index(each) for each in TOLERANCES if each in pipeline), default=len(pipeline))
+    behind = [each for each in pipeline[first:] if each not in TOLERANCES]
+    assert not behind or behind == [lower_opset, check_operators]
 
 
 @pytest.mark.parametrize("each", PASSES, ids=lambda each: each.__name__)
