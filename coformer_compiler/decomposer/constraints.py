@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coformer_compiler.decomposer.policy import MemberPolicy, Policy, TeacherShape
+from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, Policy, TeacherShape
 from coformer_compiler.decomposer.shapes import MemberShape, member_cost, shape_of_member, stage_widths
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.memory import memory_mb
@@ -133,8 +133,21 @@ def _check_member(member: MemberPolicy, shape: TeacherShape) -> None:
                     where,
                     f"name at least one of 0 to {count - 1}, each once, ascending",
                 )
+        _check_cross(share, shape.cross[share.layer] if shape.cross else 0, where)
     if member.channels is not None:
         _check_channels(member.channels, stage_widths(shape.embeds, member.embed), shape, where)
+
+
+def _check_cross(share: LayerShare, count: int, where: str) -> None:
+    """Heads of cross-attention: as many as of the other one where the layer has it, none elsewhere."""
+    units = share.cross
+    if len(units) == (len(share.heads) if count else 0) and list(units) == sorted(set(units) & set(range(count))):
+        return
+    raise CoformerError(
+        f"layer {share.layer} keeps heads of cross-attention {list(units)[:8]} of {count}",
+        where,
+        f"name {len(share.heads)} of 0 to {count - 1}, each once, ascending" if count else "leave them away",
+    )
 
 
 def _check_channels(
@@ -164,14 +177,18 @@ def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:
     if overlap:
         return
     for layer in range(shape.layers):
-        for constraint, kind in (("C3", "heads"), ("C4", "neurons")):
+        for constraint, kind, unit_name in (
+            ("C3", "heads", "head"),
+            ("C3", "cross", "head of cross-attention"),
+            ("C4", "neurons", "neuron"),
+        ):
             owner: dict[int, str] = {}
             for member in policy.members:
                 for share in member.layers:
                     for unit in getattr(share, kind) if share.layer == layer else ():
                         if unit in owner:
                             raise CoformerError(
-                                f"{constraint}: layer {layer}, {kind[:-1]} {unit} is kept by both '{owner[unit]}' and "
+                                f"{constraint}: layer {layer}, {unit_name} {unit} is kept by both '{owner[unit]}' and "
                                 f"'{member.device}'",
                                 "policy",
                                 "give it to one of them, or set policy.overlap = true",

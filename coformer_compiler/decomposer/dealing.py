@@ -48,19 +48,17 @@ def members_from_shapes(
     Args:
         devices: names, in the order of `shapes`.
         shapes: what each member has room for.
-        scores: importance of the units of each (kind, layer), kind "attention" or "mlp".
+        scores: importance of the units of each (kind, layer), kind "attention", "cross" or "mlp".
         channel_scores: by stage; given for index slicing, where stream channels are dealt out as well.
         overlap: see `deal`.
     """
-    heads: list[dict[int, tuple[int, ...]]] = [{} for _ in shapes]
-    neurons: list[dict[int, tuple[int, ...]]] = [{} for _ in shapes]
+    taken: list[dict[tuple[str, int], tuple[int, ...]]] = [{} for _ in shapes]
     for kind, layer in scores:
-        taken = heads if kind == "attention" else neurons
-        counts = [(s.heads if kind == "attention" else s.neurons).get(layer, 0) for s in shapes]
+        counts = [(s.neurons if kind == "mlp" else s.heads).get(layer, 0) for s in shapes]
         keeping = [n for n, count in enumerate(counts) if count]
         hands = deal(scores[kind, layer], [counts[n] for n in keeping], overlap=overlap)
         for n, hand in zip(keeping, hands, strict=True):
-            taken[n][layer] = hand
+            taken[n][kind, layer] = hand
     channels: Sequence[tuple[tuple[int, ...], ...] | None] = [None] * len(shapes)
     if channel_scores is not None:
         widths = [stage_widths([len(stage) for stage in channel_scores], shape.embed) for shape in shapes]
@@ -72,7 +70,12 @@ def members_from_shapes(
         MemberPolicy(
             device,
             shape.embed,
-            tuple(LayerShare(layer, heads[n][layer], neurons[n][layer]) for layer in sorted(shape.heads)),
+            tuple(
+                LayerShare(
+                    layer, taken[n]["attention", layer], taken[n]["mlp", layer], taken[n].get(("cross", layer), ())
+                )
+                for layer in sorted(shape.heads)
+            ),
             channels[n],
         )
         for n, (device, shape) in enumerate(zip(devices, shapes, strict=True))

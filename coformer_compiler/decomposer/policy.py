@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coformer_compiler.model.spec import AttentionSpec, MergeSpec, MlpSpec, TransformerSpec
+from coformer_compiler.model.spec import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    MlpSpec,
+    ResidualSpec,
+    TransformerSpec,
+)
 from coformer_runtime.errors import CoformerError
 
 FORMAT = "coformer-policy/1"
@@ -22,8 +28,9 @@ FORMAT = "coformer-policy/1"
 class TeacherShape:
     """What there is to share out: layers L, embed width d, heads and neurons per layer (h and D).
 
-    A model of several stages (Swin) has a stream of its own in each: `depths` are the layers of every stage, `embeds`
-    the widths, of which `embed` is the first. One stage of everything where they are not given.
+    A model of several stages (Swin; encoder and decoder) has a stream of its own in each: `depths` are the layers of
+    every stage, `embeds` the widths, of which `embed` is the first. One stage of everything where they are not given.
+    `cross` are the heads of cross-attention by layer, zero in an encoder's; none where no layer has it.
     """
 
     layers: int
@@ -32,6 +39,7 @@ class TeacherShape:
     neurons: tuple[int, ...]
     depths: tuple[int, ...] = ()
     embeds: tuple[int, ...] = ()
+    cross: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """One stage, unless more are given."""
@@ -47,11 +55,15 @@ class TeacherShape:
 
 @dataclass(frozen=True)
 class LayerShare:
-    """What one member keeps of the teacher's layer `layer`: indices of heads and neurons, ascending."""
+    """What one member keeps of the teacher's layer `layer`: indices of heads and neurons, ascending.
+
+    Of cross-attention, where the layer has it, as many heads as of the other attention.
+    """
 
     layer: int
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
+    cross: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,11 @@ def teacher_shape(spec: TransformerSpec) -> TeacherShape:
     neurons = tuple(b.branch.neurons for b in spec.residuals if isinstance(b.branch, MlpSpec))
     layers: list[set[int]] = [set() for _ in spec.embeds]
     for stage, block in zip(spec.stages, spec.blocks, strict=False):
-        layers[stage] |= set() if isinstance(block, MergeSpec) else {block.layer}
+        layers[stage] |= {block.layer} if isinstance(block, ResidualSpec) else set()
     depths = tuple(len(stage) for stage in layers)
-    return TeacherShape(len(spec.layers), spec.embeds[0], heads, neurons, depths, spec.embeds)
+    crossing = {b.layer: b.branch.heads for b in spec.residuals if isinstance(b.branch, CrossAttentionSpec)}
+    cross = tuple(crossing.get(layer, 0) for layer in spec.layers) if crossing else ()
+    return TeacherShape(len(spec.layers), spec.embeds[0], heads, neurons, depths, spec.embeds, cross)
 
 
 def policy_json(policy: Policy) -> str:
@@ -110,7 +124,9 @@ def policy_json(policy: Policy) -> str:
             head["channels"] = stages if len(stages) > 1 else stages[0]
         lines.append("  " + json.dumps(head)[:-1] + ', "layers": [')
         rows = [
-            {"layer": share.layer, "heads": list(share.heads), "neurons": list(share.neurons)}
+            {"layer": share.layer, "heads": list(share.heads)}
+            | ({"cross": list(share.cross)} if share.cross else {})
+            | {"neurons": list(share.neurons)}
             for share in member.layers
         ]
         lines += [f"   {json.dumps(row)}{',' if row is not rows[-1] else ''}" for row in rows]
@@ -123,6 +139,8 @@ def _teacher_json(shape: TeacherShape) -> dict[str, Any]:
     for key in ("depths", "embeds"):
         if len(data[key]) == 1:
             del data[key]
+    if not shape.cross:
+        del data["cross"]
     return data
 
 
@@ -138,13 +156,13 @@ def policy_from_json(text: str, where: str) -> Policy:
             raise ValueError(f"format is '{data['format']}', wanted '{FORMAT}'")
         _refuse_unknown(data, {"format", "strategy", "teacher", "members"})
         shape = data["teacher"]
-        _refuse_unknown(shape, {"layers", "embed", "heads", "neurons", "depths", "embeds"})
+        _refuse_unknown(shape, {"layers", "embed", "heads", "neurons", "depths", "embeds", "cross"})
         teacher = TeacherShape(
             _integer(shape, "layers"),
             _integer(shape, "embed"),
             _indices(shape["heads"]),
             _indices(shape["neurons"]),
-            *(_indices(shape.get(key, ())) for key in ("depths", "embeds")),
+            *(_indices(shape.get(key, ())) for key in ("depths", "embeds", "cross")),
         )
         return Policy(str(data["strategy"]), teacher, tuple(_member(member) for member in data["members"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -167,8 +185,9 @@ def _member(data: Mapping[str, Any]) -> MemberPolicy:
     _refuse_unknown(data, {"device", "embed", "channels", "layers"})
     layers = []
     for row in data["layers"]:
-        _refuse_unknown(row, {"layer", "heads", "neurons"})
-        layers.append(LayerShare(_integer(row, "layer"), _indices(row["heads"]), _indices(row["neurons"])))
+        _refuse_unknown(row, {"layer", "heads", "neurons", "cross"})
+        units = (_indices(row["heads"]), _indices(row["neurons"]), _indices(row.get("cross", ())))
+        layers.append(LayerShare(_integer(row, "layer"), *units))
     channels = None
     if "channels" in data:
         # One list where the model has one stage, else one per stage.

@@ -13,7 +13,9 @@ from coformer_compiler.device import Device
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.merge import PARTS
 from coformer_compiler.model.spec import (
-    AttentionSpec,
+    BranchSpec,
+    BridgeSpec,
+    CrossAttentionSpec,
     HeadSpec,
     MergeSpec,
     MlpSpec,
@@ -25,7 +27,7 @@ from coformer_compiler.model.spec import (
 
 @dataclass(frozen=True)
 class MemberShape:
-    """Shape of one member: heads and neurons per kept layer, `{layer: count}`.
+    """Shape of one member: heads and neurons per kept layer, `{layer: count}`; as many heads of cross-attention.
 
     `embed` is the width of the first stage's stream; those of the others go with it (`stage_widths`).
     """
@@ -68,35 +70,30 @@ def member_spec(teacher: TransformerSpec, shape: MemberShape, *, shortcuts: bool
         shortcuts: whether each sub-block has a matrix in its shortcut (one basis per norm); post-norm ones always do.
     """
     widths = stage_widths(teacher.embeds, shape.embed)
-    blocks: list[ResidualSpec | MergeSpec] = []
+    blocks: list[ResidualSpec | MergeSpec | BridgeSpec] = []
+    memory = 0
     for stage, block in zip(teacher.stages, teacher.blocks, strict=False):
         width = widths[stage]
         if isinstance(block, MergeSpec):
             merged = _plain(block.norm, PARTS * width)
             blocks.append(replace(block, embed=width, norm=merged, out=widths[stage + 1], bias=True))
             continue
+        if isinstance(block, BridgeSpec):
+            memory = width
+            blocks.append(
+                replace(block, norm=_plain(block.norm, width), stem=replace(block.stem, embed=widths[stage + 1]))
+            )
+            continue
         if block.layer not in shape.heads:
             continue
         norm = None if block.norm is None else _plain(block.norm, width)
-        branch: AttentionSpec | MlpSpec
-        if isinstance(block.branch, AttentionSpec):
-            branch = replace(
-                block.branch,
-                embed=width,
-                out=width,
-                heads=shape.heads[block.layer],
-                reader_bias=True,
-                writer_bias=True,
-            )
+        branch: BranchSpec = replace(block.branch, embed=width, out=width, reader_bias=True, writer_bias=True)
+        if isinstance(branch, MlpSpec):
+            branch = replace(branch, neurons=shape.neurons[block.layer])
         else:
-            branch = replace(
-                block.branch,
-                embed=width,
-                out=width,
-                neurons=shape.neurons[block.layer],
-                reader_bias=True,
-                writer_bias=True,
-            )
+            branch = replace(branch, heads=shape.heads[block.layer])
+        if isinstance(branch, CrossAttentionSpec):
+            branch = replace(branch, memory=memory, memory_bias=True)
         blocks.append(ResidualSpec(block.layer, norm, branch, shortcuts or block.post_norm, block.post_norm))
     stem = teacher.stem
     if stem.norm is None:

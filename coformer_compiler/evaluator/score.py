@@ -114,7 +114,7 @@ class Evaluator:
         # digits teacher) and costs less.
         self.lesson = replace(lesson, penalties=PENALTIES, sketch=SKETCH, refit_values=False)
         self.features = self._teacher_features() if self.lesson.walk is None else self.lesson.walk.features
-        self.scores = {
+        self.scores: dict[tuple[str, int], torch.Tensor] = {
             (block.kind, block.layer): scores
             for block, scores in zip(teacher.residuals, statistics.scores, strict=True)
         }
@@ -138,7 +138,7 @@ class Evaluator:
         made = transplant_lesson(self.lesson, policies, self.inputs, batch=self.batch)
         widths = [member.spec.features for member in made.members]
         gram = SplitGram(sum(widths), self.features.shape[-1], self.features.device)
-        gram.add(torch.cat(made.features, -1), self.features, 0)
+        gram.add(torch.cat(made.features, -1), self.features, 0, self.teacher.feature_mask(self.inputs))
         ends = np.cumsum([0, *widths])
         columns = [list(range(ends[n], ends[n + 1])) for n in range(len(widths))]
         features = [self._features_of(member) for member in made.members]

@@ -18,6 +18,7 @@ from torch import nn
 from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.memory import Memory
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.padding import MASKED, Padding, score_mask
 from coformer_compiler.model.spec import AttentionSpec
@@ -50,10 +51,33 @@ class Attention(nn.Module):
         """Number of heads."""
         return self.spec.heads
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """The linear that reads the stream."""
+        return (self.reader,)
+
+    @property
+    def values(self) -> tuple[nn.Linear, slice]:
+        """The linear that gives the values, and its rows that do."""
+        return self.reader, slice(2 * self.spec.heads * self.spec.head_dim, None)
+
+    @property
+    def attended(self) -> int:
+        """Width of the stream that the heads attend to."""
+        return self.spec.embed
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
         """`(batch, tokens, embed)` to `(batch, tokens, out)`; `mask` as in `mix`."""
-        out: torch.Tensor = self.writer(self.mix(self.reader(x), mask))
+        out: torch.Tensor = self.writer(self.mixed(x, mask))
         return out
+
+    def mixed(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
+        """What the writer reads, `(batch, tokens, heads · head_dim)`."""
+        return self.mix(self.reader(x), mask)
+
+    def gathered(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
+        """`mixed` with the stream itself for values, `(batch, tokens, heads · embed)`."""
+        return self.mix_stream(self.reader(x), x, mask)
 
     def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, tokens, 3 · heads · head_dim)` of queries, keys, values to `(batch, tokens, heads · head_dim)`.
@@ -120,18 +144,19 @@ class Attention(nn.Module):
         added = score_mask(mask, query.dtype)
         return added if self.score_bias is None else self.score_bias + added
 
-    def reader_rows(self, heads: Sequence[int]) -> list[int]:
-        """Rows of `reader` that the given heads own, in the layout of a smaller reader."""
+    def reader_rows(self, heads: Sequence[int]) -> tuple[list[int], ...]:
+        """Rows of each of the readers that the given heads own, in the layout of a smaller reader."""
         inner = self.spec.heads * self.spec.head_dim
-        return [part * inner + column for part in range(3) for column in self.writer_columns(heads)]
+        return ([part * inner + column for part in range(3) for column in self.writer_columns(heads)],)
 
     def writer_columns(self, heads: Sequence[int]) -> list[int]:
         """Columns of `writer` that the given heads own."""
         dim = self.spec.head_dim
         return [head * dim + i for head in heads for i in range(dim)]
 
-    def with_units(self, heads: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Attention:
+    def with_units(self, heads: Sequence[int], readers: Sequence[nn.Linear], writer: nn.Linear) -> Attention:
         """An attention of the given linears, with the given heads' score biases and this one's per-head norms."""
+        (reader,) = readers
         spec = replace(
             self.spec,
             embed=reader.in_features,
@@ -150,8 +175,9 @@ class Attention(nn.Module):
 
     def take(self, heads: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Attention:
         """Index selection: the given heads, reading and writing the given channels."""
-        reader = take_linear(self.reader, self.reader_rows(heads), channels_in)
-        return self.with_units(heads, reader, take_linear(self.writer, channels_out, self.writer_columns(heads)))
+        (rows,) = self.reader_rows(heads)
+        reader = take_linear(self.reader, rows, channels_in)
+        return self.with_units(heads, [reader], take_linear(self.writer, channels_out, self.writer_columns(heads)))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """MatMul, Softmax, MatMul in four dimensions, with the scale on the queries (the form that engines fuse).

@@ -13,6 +13,7 @@ from torch import nn
 from coformer_compiler.model.cost import Cost, linear_cost
 from coformer_compiler.model.graph import GraphWriter, shape_of
 from coformer_compiler.model.linear import take_linear
+from coformer_compiler.model.memory import Memory
 from coformer_compiler.model.padding import Padding
 from coformer_compiler.model.spec import Activation, MlpSpec
 
@@ -42,12 +43,21 @@ class Mlp(nn.Module):
         """Number of neurons."""
         return self.spec.neurons
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """The linear that reads the stream."""
+        return (self.reader,)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
         """`(batch, tokens, embed)` to `(batch, tokens, out)`; every token for itself, whatever the mask."""
-        out: torch.Tensor = self.writer(self.mix(self.reader(x)))
+        out: torch.Tensor = self.writer(self.mixed(x))
         return out
 
-    def mix(self, read: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def mixed(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
+        """What the writer reads, `(batch, tokens, neurons)`."""
+        return self.mix(self.reader(x))
+
+    def mix(self, read: torch.Tensor) -> torch.Tensor:
         """The activation, times the values where they are gated: `(batch, tokens, neurons)`."""
         active = ACTIVATIONS[self.spec.activation]
         if not self.spec.gated:
@@ -55,16 +65,17 @@ class Mlp(nn.Module):
         gates, values = read.chunk(2, -1)
         return active(gates) * values
 
-    def reader_rows(self, neurons: Sequence[int]) -> list[int]:
-        """Rows of `reader` that the given neurons own, in the layout of a smaller reader."""
-        return [part * self.spec.neurons + neuron for part in range(self.parts) for neuron in neurons]
+    def reader_rows(self, neurons: Sequence[int]) -> tuple[list[int], ...]:
+        """Rows of each of the readers that the given neurons own, in the layout of a smaller reader."""
+        return ([part * self.spec.neurons + neuron for part in range(self.parts) for neuron in neurons],)
 
     def writer_columns(self, neurons: Sequence[int]) -> list[int]:
         """Columns of `writer` that the given neurons own."""
         return list(neurons)
 
-    def with_units(self, neurons: Sequence[int], reader: nn.Linear, writer: nn.Linear) -> Mlp:
+    def with_units(self, neurons: Sequence[int], readers: Sequence[nn.Linear], writer: nn.Linear) -> Mlp:
         """An MLP made of the given linears, with as many neurons as given."""
+        (reader,) = readers
         spec = replace(
             self.spec,
             embed=reader.in_features,
@@ -80,8 +91,9 @@ class Mlp(nn.Module):
 
     def take(self, neurons: Sequence[int], channels_in: Sequence[int], channels_out: Sequence[int]) -> Mlp:
         """Index selection: the given neurons, reading and writing the given channels."""
-        reader = take_linear(self.reader, self.reader_rows(neurons), channels_in)
-        return self.with_units(neurons, reader, take_linear(self.writer, channels_out, neurons))
+        (rows,) = self.reader_rows(neurons)
+        reader = take_linear(self.reader, rows, channels_in)
+        return self.with_units(neurons, [reader], take_linear(self.writer, channels_out, neurons))
 
     def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
         """MatMul, activation, MatMul; gated, with a Split before and a Mul behind the activation."""

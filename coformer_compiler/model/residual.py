@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -11,13 +11,22 @@ from torch import nn
 
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.cost import Cost, linear_cost
+from coformer_compiler.model.cross_attention import CrossAttention
 from coformer_compiler.model.graph import GraphWriter, shape_of
+from coformer_compiler.model.memory import LoweredMemory, Memory
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.padding import Padding
-from coformer_compiler.model.spec import AttentionSpec, ResidualSpec
+from coformer_compiler.model.spec import AttentionSpec, BranchSpec, CrossAttentionSpec, Kind, ResidualSpec
 
-Branch = Attention | Mlp
+Branch = Attention | CrossAttention | Mlp
+
+
+def branch_from_spec(spec: BranchSpec) -> Branch:
+    """A branch of fresh weights."""
+    if isinstance(spec, AttentionSpec):
+        return Attention(spec)
+    return CrossAttention(spec) if isinstance(spec, CrossAttentionSpec) else Mlp(spec)
 
 
 class Residual(nn.Module):
@@ -32,7 +41,7 @@ class Residual(nn.Module):
         super().__init__()
         self.layer, self.post_norm = spec.layer, spec.post_norm
         self.norm = None if spec.norm is None else Norm(spec.norm)
-        self.branch: Branch = Attention(spec.branch) if isinstance(spec.branch, AttentionSpec) else Mlp(spec.branch)
+        self.branch: Branch = branch_from_spec(spec.branch)
         self.shortcut: nn.Linear | None = None
         if spec.shortcut:
             self.shortcut = nn.Linear(spec.branch.embed, spec.branch.out, bias=False)
@@ -61,17 +70,17 @@ class Residual(nn.Module):
         return ResidualSpec(self.layer, norm, self.branch.spec, self.shortcut is not None, self.post_norm)
 
     @property
-    def kind(self) -> str:
-        """Which branch this is: "attention" or "mlp"."""
+    def kind(self) -> Kind:
+        """Which branch this is."""
         return self.spec.kind
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, memory: Memory | None = None) -> torch.Tensor:
         """`(batch, tokens, embed)` to the same, or to the branch's output width.
 
-        `mask` `(batch, tokens)` is false for padding.
+        `mask` `(batch, tokens)` is false for padding; `memory` is what an encoder has left.
         """
         normed = self.normed(x)
-        written: torch.Tensor = self.branch(normed, mask)
+        written: torch.Tensor = self.branch(normed, mask, memory)
         return self.skip(x, normed) + written
 
     def normed(self, x: torch.Tensor) -> torch.Tensor:
@@ -90,8 +99,10 @@ class Residual(nn.Module):
         moved: torch.Tensor = self.shortcut(carried)
         return moved
 
-    def take(self, units: Sequence[int], channels: Sequence[int]) -> Residual:
-        """Index selection of units (heads or neurons) and stream channels.
+    def take(
+        self, units: Sequence[int], channels: Sequence[int], channels_of_memory: Sequence[int] | None = None
+    ) -> Residual:
+        """Index selection of units (heads or neurons) and stream channels, and of channels of a memory that is read.
 
         Raises:
             ValueError: if the sub-block has a shortcut matrix: its two sides have no channels in common.
@@ -99,13 +110,37 @@ class Residual(nn.Module):
         if self.shortcut is not None:
             raise ValueError(f"layer {self.layer} has a shortcut matrix and no channels to select")
         norm = None if self.norm is None else self.norm.take(channels)
-        branch = self.branch.take(units, channels, channels)
+        if isinstance(self.branch, CrossAttention):
+            assert channels_of_memory is not None, "a decoder behind an encoder"
+            branch: Branch = self.branch.take(units, channels, channels, channels_of_memory)
+        else:
+            branch = self.branch.take(units, channels, channels)
         return Residual.assemble(self.layer, norm, branch, post_norm=self.post_norm)
 
-    def lower(self, graph: GraphWriter, name: str, x: ir.Value, padding: Padding | None = None) -> ir.Value:
+    def lower(
+        self,
+        graph: GraphWriter,
+        name: str,
+        x: ir.Value,
+        padding: Padding | None = None,
+        memory: LoweredMemory | None = None,
+    ) -> ir.Value:
         """Norm, branch and the sum with the shortcut."""
+
+        def branch(normed: ir.Value) -> ir.Value:
+            if isinstance(self.branch, CrossAttention):
+                assert memory is not None, "a decoder behind an encoder"
+                return self.branch.lower(graph, name, normed, memory)
+            return self.branch.lower(graph, name, normed, padding)
+
+        return self.lower_around(graph, name, x, branch)
+
+    def lower_around(
+        self, graph: GraphWriter, name: str, x: ir.Value, lower_branch: Callable[[ir.Value], ir.Value]
+    ) -> ir.Value:
+        """Norm and shortcut around whatever `lower_branch` writes for the branch, given the normed stream."""
         normed = x if self.norm is None else self.norm.lower(graph, f"{name}.norm", x)
-        branch = self.branch.lower(graph, name, normed, padding)
+        branch = lower_branch(normed)
         skip = normed if self.post_norm else x
         if self.shortcut is not None:
             skip = graph.linear(f"{name}.shortcut", skip, self.shortcut.weight, None)

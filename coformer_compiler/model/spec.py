@@ -87,6 +87,30 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class CrossAttentionSpec:
+    """Multi-head attention of one stream to another one, the memory that an encoder leaves behind.
+
+    Attributes:
+        embed: width of the stream that is read for the queries.
+        memory: width of the memory, which is read for keys and values.
+        tokens: of the memory.
+        heads, head_dim: number and width of the heads.
+        out: width of the stream that is written.
+        reader_bias, memory_bias, writer_bias: whether the linears have a bias.
+    """
+
+    embed: int
+    memory: int
+    tokens: int
+    heads: int
+    head_dim: int
+    out: int
+    reader_bias: bool = True
+    memory_bias: bool = True
+    writer_bias: bool = True
+
+
+@dataclass(frozen=True)
 class MlpSpec:
     """Two linears with an activation between them.
 
@@ -108,6 +132,10 @@ class MlpSpec:
     gated: bool = False
 
 
+BranchSpec = AttentionSpec | CrossAttentionSpec | MlpSpec
+Kind = Literal["attention", "cross", "mlp"]
+
+
 @dataclass(frozen=True)
 class ResidualSpec:
     """One residual sub-block of the teacher's layer `layer`.
@@ -123,14 +151,16 @@ class ResidualSpec:
 
     layer: int
     norm: NormSpec | None
-    branch: AttentionSpec | MlpSpec
+    branch: BranchSpec
     shortcut: bool = False
     post_norm: bool = False
 
     @property
-    def kind(self) -> Literal["attention", "mlp"]:
+    def kind(self) -> Kind:
         """Which branch this is."""
-        return "attention" if isinstance(self.branch, AttentionSpec) else "mlp"
+        if isinstance(self.branch, AttentionSpec):
+            return "attention"
+        return "cross" if isinstance(self.branch, CrossAttentionSpec) else "mlp"
 
 
 @dataclass(frozen=True)
@@ -210,6 +240,8 @@ class TokenStemSpec:
         norm: norm over the tokens, or none.
         mix: width after a linear behind the norm (ELECTRA's projection), or none where there is no such linear.
         positions: whether there is a table of positions; T5 has them in its attention's scores.
+        before, behind: numbers of the input in front of those that this stem reads, and behind them: they are another
+            stem's. In front of a decoder's text stands what its encoder reads.
     """
 
     length: int
@@ -220,6 +252,8 @@ class TokenStemSpec:
     norm: NormSpec | None = None
     mix: int | None = None
     positions: bool = True
+    before: int = 0
+    behind: int = 0
 
     @property
     def tokens(self) -> int:
@@ -233,11 +267,27 @@ class TokenStemSpec:
 
     @property
     def input(self) -> InputSpec:
-        """Token numbers `(length,)`, or `(2, length)` with the types in the second row."""
-        return InputSpec("ids", "int32", (self.length,) if self.types == 1 else (2, self.length))
+        """Token numbers `(length,)`, or `(2, length)` with the types in the second row; other stems' beside them."""
+        along = self.before + self.length + self.behind
+        return InputSpec("ids", "int32", (along,) if self.types == 1 else (2, along))
 
 
 StemSpec = PatchStemSpec | TokenStemSpec
+
+
+@dataclass(frozen=True)
+class BridgeSpec:
+    """From an encoder to its decoder: the normed stream becomes the memory, and the stream of another text begins.
+
+    Attributes:
+        norm: the encoder's final norm; the memory is what it gives.
+        stem: the decoder's, without norm and mix; it reads the same input, behind what the encoder reads.
+        start: the word that the decoder's texts begin with.
+    """
+
+    norm: NormSpec
+    stem: TokenStemSpec
+    start: int
 
 
 @dataclass(frozen=True)
@@ -280,12 +330,12 @@ class HeadSpec:
 class TransformerSpec:
     """A whole model: stem, blocks, pool and head.
 
-    The blocks are residual sub-blocks; where a merge stands between them, a new stage begins, whose stream has fewer
-    tokens and another width.
+    The blocks are residual sub-blocks; where a merge or a bridge stands between them, a new stage begins, whose stream
+    has other tokens and another width.
     """
 
     stem: StemSpec
-    blocks: tuple[ResidualSpec | MergeSpec, ...]
+    blocks: tuple[ResidualSpec | MergeSpec | BridgeSpec, ...]
     pool: PoolSpec
     head: HeadSpec
 
@@ -309,10 +359,10 @@ class TransformerSpec:
         """Width of the stream at the end of each stage."""
         widths = [self.stem.out]
         for block in self.blocks:
-            if isinstance(block, MergeSpec):
-                widths.append(block.out)
-            else:
+            if isinstance(block, ResidualSpec):
                 widths[-1] = block.branch.out
+            else:
+                widths.append(block.out if isinstance(block, MergeSpec) else block.stem.out)
         return tuple(widths)
 
     @property
@@ -322,19 +372,32 @@ class TransformerSpec:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The stage of every block, and, last, that of the pool; a merge belongs to the stage that it ends."""
+        """The stage of every block, and, last, that of the pool; merge and bridge belong to the stage that they end."""
         found = [0]
         for block in self.blocks:
-            found.append(found[-1] + isinstance(block, MergeSpec))
+            found.append(found[-1] + (not isinstance(block, ResidualSpec)))
         return tuple(found)
 
     @property
     def block_names(self) -> tuple[str, ...]:
         """Names of the blocks: "layers.3.mlp", and "stages.1.merge" for the merge that ends stage 1."""
+        ends = {MergeSpec: "merge", BridgeSpec: "bridge"}
         return tuple(
-            f"stages.{stage}.merge" if isinstance(block, MergeSpec) else f"layers.{block.layer}.{block.kind}"
+            f"layers.{block.layer}.{block.kind}"
+            if isinstance(block, ResidualSpec)
+            else f"stages.{stage}.{ends[type(block)]}"
             for stage, block in zip(self.stages, self.blocks, strict=False)
         )
+
+    @property
+    def bridge(self) -> BridgeSpec | None:
+        """What joins encoder and decoder; None for models of one of them."""
+        return next((block for block in self.blocks if isinstance(block, BridgeSpec)), None)
+
+    @property
+    def texts(self) -> StemSpec:
+        """The stem of the text that a causal model continues: the decoder's where there is an encoder."""
+        return self.stem if self.bridge is None else self.bridge.stem
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -376,12 +439,16 @@ def _window(data: dict[str, Any] | None) -> WindowSpec | None:
     return None if data is None else WindowSpec(**{key: tuple(numbers) for key, numbers in data.items()})
 
 
-def _block(data: dict[str, Any]) -> ResidualSpec | MergeSpec:
+def _block(data: dict[str, Any]) -> ResidualSpec | MergeSpec | BridgeSpec:
+    if "stem" in data:
+        return BridgeSpec(NormSpec(**data["norm"]), TokenStemSpec(**data["stem"]), data["start"])
     if "branch" not in data:
         return MergeSpec(**{**data, "grid": tuple(data["grid"]), "norm": NormSpec(**data["norm"])})
     branch = dict(data["branch"])
-    made: AttentionSpec | MlpSpec
-    if "heads" in branch:
+    made: BranchSpec
+    if "memory" in branch:
+        made = CrossAttentionSpec(**branch)
+    elif "heads" in branch:
         branch["query_norm"], branch["window"] = _norm(branch["query_norm"]), _window(branch["window"])
         made = AttentionSpec(**branch)
     else:

@@ -20,6 +20,8 @@ from coformer_compiler.model.spec import TokenStemSpec
 class TokenStem(nn.Module):
     """int32 token numbers `(batch, length)`, or `(batch, 2, length)` with their types, to `(batch, length, out)`.
 
+    Of an input that other stems read too it takes its own numbers.
+
     `positions` belongs to places in the sequence, not to numbers of tokens: padding comes last, so a token's place is
     known when the graph is written. A type that all tokens have is part of `positions`. Without a table it is none.
     """
@@ -54,6 +56,7 @@ class TokenStem(nn.Module):
 
     def _rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Words and types, `(batch, length)` each; without types the words twice."""
+        ids = ids[..., self.spec.before : self.spec.before + self.spec.length]
         return (ids, ids) if self.types is None else (ids[:, 0], ids[:, 1])
 
     def take(self, channels: Sequence[int]) -> TokenStem:
@@ -96,8 +99,17 @@ class TokenStem(nn.Module):
 
     def lower(self, graph: GraphWriter, name: str) -> tuple[ir.Value, Padding]:
         """One Gather per table, their sum, and the padding mask: Equal, Cast and arithmetic, no booleans beyond."""
+        spec = self.spec
+        return self.lower_from(graph, name, graph.input(spec.input.name, ir.DataType.INT32, (1, *spec.input.shape)))
+
+    def lower_from(self, graph: GraphWriter, name: str, ids: ir.Value) -> tuple[ir.Value, Padding]:
+        """`lower` for an input that the graph has already."""
         spec, length = self.spec, self.spec.length
-        ids = graph.input(spec.input.name, ir.DataType.INT32, (1, *spec.input.shape))
+        if shape_of(ids)[-1] != length:
+            first, last = spec.before, spec.before + length
+            bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("first", first), ("last", last), ("along", -1))]
+            shape = (*shape_of(ids)[:-1], length)
+            ids = graph.op("Slice", f"{name}.own", [ids, *bounds], shape, dtype=ir.DataType.INT32)
         words = ids if self.types is None else self._lower_row(graph, f"{name}.word", ids, 0)
         shape = (1, length, spec.embed)
         x = graph.op("Gather", f"{name}.words", [graph.weight(f"{name}.words.table", self.words), words], shape)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 import torch
 from torch import nn
 
+from coformer_compiler.model.bridge import Bridge
 from coformer_compiler.model.cost import Cost
+from coformer_compiler.model.flow import Block, Flow, flow_from, onward
 from coformer_compiler.model.graph import GraphWriter
 from coformer_compiler.model.head import Head
 from coformer_compiler.model.mapped import MappedTensors
+from coformer_compiler.model.memory import LoweredMemory
 from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
-from coformer_compiler.model.spec import MergeSpec, TransformerSpec
+from coformer_compiler.model.spec import BridgeSpec, Kind, MergeSpec, ResidualSpec, TransformerSpec
 from coformer_compiler.model.stem import Stem, stem_from_spec
 
 FEATURES_NAME = "features"
@@ -31,21 +34,33 @@ class Selection:
         channels: stream channels of each stage.
         heads: kept heads by layer; a layer that is absent is dropped.
         neurons: kept MLP neurons by layer.
+        cross: kept heads of cross-attention by layer, of those layers that have it.
     """
 
     channels: tuple[tuple[int, ...], ...]
     heads: Mapping[int, tuple[int, ...]]
     neurons: Mapping[int, tuple[int, ...]]
+    cross: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
-    def units(self, kind: str, layer: int) -> tuple[int, ...] | None:
+    def units(self, kind: Kind, layer: int) -> tuple[int, ...] | None:
         """Kept units of one sub-block, or None where the layer is dropped."""
-        return (self.heads if kind == "attention" else self.neurons).get(layer)
+        if layer not in self.heads:
+            return None
+        return {"attention": self.heads, "cross": self.cross, "mlp": self.neurons}[kind][layer]
+
+
+def block_from_spec(spec: ResidualSpec | MergeSpec | BridgeSpec) -> Block:
+    """A block of fresh weights."""
+    if isinstance(spec, BridgeSpec):
+        return Bridge(spec)
+    return Merge(spec) if isinstance(spec, MergeSpec) else Residual(spec)
 
 
 class Transformer(nn.Module):
     """Inputs `(batch, *spec.stem.input.shape)` to logits `(batch, classes)` by way of features `(batch, features)`.
 
-    Of a causal model both have an axis of tokens behind the batch: what each token tells of the next one.
+    Of a causal model both have an axis of tokens behind the batch: what each token tells of the next one. Of an encoder
+    and decoder, whose inputs are what is read with what is written behind it, these are the decoder's.
 
     Attributes:
         mapped: the file that the weights lie in, of a model that was loaded.
@@ -57,14 +72,12 @@ class Transformer(nn.Module):
         """Fresh weights of the spec's shapes."""
         super().__init__()
         self.stem: Stem = stem_from_spec(spec.stem)
-        self.blocks = nn.ModuleList(
-            Merge(block) if isinstance(block, MergeSpec) else Residual(block) for block in spec.blocks
-        )
+        self.blocks = nn.ModuleList(block_from_spec(block) for block in spec.blocks)
         self.pool = Pool(spec.pool)
         self.head = Head(spec.features, spec.head)
 
     @classmethod
-    def assemble(cls, stem: Stem, blocks: Sequence[Residual | Merge], pool: Pool, head: Head) -> Transformer:
+    def assemble(cls, stem: Stem, blocks: Sequence[Block], pool: Pool, head: Head) -> Transformer:
         """A model from finished parts."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -78,14 +91,24 @@ class Transformer(nn.Module):
         return TransformerSpec(self.stem.spec, blocks, self.pool.spec, self.head.spec)
 
     @property
-    def steps(self) -> list[Residual | Merge]:
+    def steps(self) -> list[Block]:
         """The blocks, typed."""
-        return [block for block in self.blocks if isinstance(block, Residual | Merge)]
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     @property
     def residuals(self) -> list[Residual]:
         """The residual sub-blocks."""
         return [block for block in self.blocks if isinstance(block, Residual)]
+
+    @property
+    def bridge(self) -> Bridge | None:
+        """What joins encoder and decoder; None for models of one of them."""
+        return next((block for block in self.steps if isinstance(block, Bridge)), None)
+
+    @property
+    def texts(self) -> Stem:
+        """The stem of the text that a causal model continues: the decoder's where there is an encoder."""
+        return self.stem if self.bridge is None else self.bridge.stem
 
     @property
     def device(self) -> torch.device:
@@ -104,17 +127,25 @@ class Transformer(nn.Module):
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Pooled features `(batch, features)`, of a causal model `(batch, tokens, features)`."""
-        mask = self.stem.mask(inputs)
-        x = self.stem(inputs)
-        for block in self.steps:
-            x = block(x) if isinstance(block, Merge) else block(x, mask)
-            self.release(block)
-        features: torch.Tensor = self.pool(x, mask)
+        flow = self.flow(inputs)
+        features: torch.Tensor = self.pool(flow.x, flow.mask)
         return features
+
+    def flow(self, inputs: torch.Tensor) -> Flow:
+        """What enters the pool."""
+        flow = flow_from(self.stem, inputs)
+        for block in self.steps:
+            flow = onward(block, flow, inputs)
+            self.release(block)
+        return flow
+
+    def feature_mask(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """Which of a causal model's features are of no padding, bool `(batch, tokens)`; None for other models."""
+        return self.texts.mask(inputs) if self.pool.spec.kind == "causal" else None
 
     def sent(self, inputs: torch.Tensor) -> torch.Tensor:
         """What a member sends, `(batch, features)`: its features, of a causal model those of the last token."""
-        return self.pool.sent(self.features(inputs), self.stem.mask(inputs))
+        return self.pool.sent(self.features(inputs), self.feature_mask(inputs))
 
     def take(self, selection: Selection) -> Transformer:
         """Index slicing: the model made of the selected layers, heads, neurons and channels, weights unchanged.
@@ -123,15 +154,16 @@ class Transformer(nn.Module):
         """
         stages = iter(selection.channels)
         channels = next(stages)
-        stem, blocks = self.stem.take(channels), list[Residual | Merge]()
+        stem, blocks = self.stem.take(channels), list[Block]()
+        before: tuple[int, ...] | None = None
         for block in self.steps:
-            if isinstance(block, Merge):
+            if not isinstance(block, Residual):
                 before, channels = channels, next(stages)
                 blocks.append(block.take(before, channels))
                 continue
             units = selection.units(block.kind, block.layer)
             if units is not None:
-                blocks.append(block.take(units, channels))
+                blocks.append(block.take(units, channels, before))
             self.release(block)
         columns = self.pool.feature_columns(channels, self.spec.embed)
         return Transformer.assemble(stem, blocks, self.pool.take(channels), self.head.take(columns))
@@ -140,11 +172,14 @@ class Transformer(nn.Module):
         """The ONNX model from the stem's input to `features` for a batch of one, or to `logits` with the head."""
         graph = GraphWriter()
         x, padding = self.stem.lower(graph, "stem")
+        memory: LoweredMemory | None = None
         for block_name, block in zip(self.spec.block_names, self.steps, strict=True):
-            if isinstance(block, Merge):
+            if isinstance(block, Bridge):
+                memory, x, padding = block.lower(graph, block_name, x, padding)
+            elif isinstance(block, Merge):
                 x = block.lower(graph, block_name, x)
             else:
-                x = block.lower(graph, block_name, x, padding)
+                x = block.lower(graph, block_name, x, padding, memory)
         x = self.pool.lower(graph, "pool", x, padding)
         if with_head:
             return graph.model(name, self.head.lower(graph, "head", x), LOGITS_NAME)
@@ -153,9 +188,13 @@ class Transformer(nn.Module):
     def cost(self, *, with_head: bool = False) -> Cost:
         """Cost of one forward pass of one sample; a member leaves the head to the aggregator."""
         tokens = self.stem.spec.tokens
-        total = self.stem.cost()
+        total, remembered = self.stem.cost(), 0
         for block in self.steps:
-            total += block.cost(tokens)
-            tokens = tokens // PARTS if isinstance(block, Merge) else tokens
+            cost = block.cost(tokens)
+            total += replace(cost, peak_elements=cost.peak_elements + remembered)
+            if isinstance(block, Bridge):
+                remembered, tokens = tokens * block.norm.spec.width, block.stem.spec.tokens
+            elif isinstance(block, Merge):
+                tokens //= PARTS
         total += self.pool.cost(tokens)
         return total + self.head.cost() if with_head else total

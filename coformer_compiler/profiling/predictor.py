@@ -118,6 +118,8 @@ def _within(teacher: TransformerSpec, measured: TransformerSpec) -> bool:
             (b.branch.head_dim, b.branch.query_norm is None, b.branch.score_bias is None, b.branch.window)
             if isinstance(b.branch, AttentionSpec)
             else (b.branch.activation,)
+            if isinstance(b.branch, MlpSpec)
+            else (b.branch.head_dim, b.branch.tokens)
             for b in spec.residuals
         }
         stages = tuple(width / spec.embeds[0] for width in spec.embeds)

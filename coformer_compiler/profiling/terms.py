@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from coformer_compiler.model.merge import PARTS
-from coformer_compiler.model.spec import AttentionSpec, MergeSpec, PatchStemSpec, TransformerSpec
+from coformer_compiler.model.spec import (
+    AttentionSpec,
+    BridgeSpec,
+    CrossAttentionSpec,
+    MergeSpec,
+    PatchStemSpec,
+    TransformerSpec,
+)
 from coformer_compiler.profiling.table import Floats, Integers, ShapeTable
 
 TERMS = (
@@ -44,6 +51,7 @@ class _Layers:
         head_dim: of its heads.
         linears: of its MLP that are as wide as its neurons: three where these are gated, else two.
         stage: which stage it belongs to.
+        remembered: tokens of the memory that its cross-attention reads; 0 without one.
     """
 
     tokens: Floats
@@ -51,14 +59,20 @@ class _Layers:
     head_dim: Floats
     linears: Floats
     stage: Integers
+    remembered: Floats
 
 
 def _layers(teacher: TransformerSpec) -> tuple[_Layers, list[float]]:
     """The layers, and the tokens of each stage's stream."""
     tokens, rows, linears = [float(teacher.stem.tokens)], [], []
+    remembered = dict.fromkeys(teacher.layers, 0.0)
     for stage, block in zip(teacher.stages, teacher.blocks, strict=False):
         if isinstance(block, MergeSpec):
             tokens.append(tokens[-1] / PARTS)
+        elif isinstance(block, BridgeSpec):
+            tokens.append(float(block.stem.tokens))
+        elif isinstance(block.branch, CrossAttentionSpec):
+            remembered[block.layer] = float(block.branch.tokens)
         elif isinstance(block.branch, AttentionSpec):
             window = block.branch.window
             seen = tokens[-1] if window is None else float(window.tokens)
@@ -66,7 +80,8 @@ def _layers(teacher: TransformerSpec) -> tuple[_Layers, list[float]]:
         else:
             linears.append(3.0 if block.branch.gated else 2.0)
     along, seen_by, head_dims, stages = (np.array(column) for column in zip(*rows, strict=True))
-    return _Layers(along, seen_by, head_dims, np.array(linears), stages.astype(np.int64)), tokens
+    reads = np.array([*remembered.values()])
+    return _Layers(along, seen_by, head_dims, np.array(linears), stages.astype(np.int64), reads), tokens
 
 
 def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
@@ -76,23 +91,26 @@ def kernel_terms(teacher: TransformerSpec, shapes: ShapeTable) -> Floats:
     width = widths[:, layers.stage]
     heads, neurons = shapes.heads.astype(float), shapes.neurons.astype(float)
     inner = heads * layers.head_dim
-    kept = (shapes.heads > 0).astype(float) + (shapes.neurons > 0)
+    # Cross-attention reads the memory, as wide as the first stage, for keys and values, and the stream for queries.
+    reads, crossing, memory = layers.remembered, inner * (layers.remembered > 0), widths[:, :1]
+    kept = (shapes.heads > 0) * (1.0 + (reads > 0)) + (shapes.neurons > 0)
     shortcuts = (shapes.shortcuts | int(teacher.post_norm))[:, None] * kept * width**2
     stem_products, stem_weights = _ends(teacher, widths, tokens)
     weights = (4 * width * inner + layers.linears * width * neurons + shortcuts).sum(1) + stem_weights
+    weights += (2 * (width + memory) * crossing).sum(1)
     columns = (
         np.ones(len(shapes)),
         np.full(len(shapes), float(math.prod(teacher.stem.input.shape))),
         stem_products,
         kept.sum(1),
         (kept * layers.tokens * width).sum(1) + 2 * tokens[0] * widths[:, 0],
-        (4 * layers.tokens * width * inner).sum(1),
+        (4 * layers.tokens * width * inner + 2 * (layers.tokens * width + reads * memory) * crossing).sum(1),
         (layers.linears * layers.tokens * width * neurons).sum(1),
         (layers.tokens * shortcuts).sum(1),
-        (2 * layers.tokens * layers.seen * inner).sum(1),
-        (layers.tokens * layers.seen * heads).sum(1),
-        heads.sum(1),
-        (layers.tokens * inner).sum(1),
+        (2 * layers.tokens * (layers.seen * inner + reads * crossing)).sum(1),
+        (layers.tokens * (layers.seen + reads) * heads).sum(1),
+        (heads * (1 + (reads > 0))).sum(1),
+        (layers.tokens * (inner + crossing)).sum(1),
         (layers.tokens * neurons).sum(1),
         weights,
     )
@@ -113,7 +131,7 @@ def _ends(teacher: TransformerSpec, widths: Floats, tokens: Sequence[float]) -> 
     if isinstance(stem, PatchStemSpec):
         patch, places = stem.channels * stem.patch_size[0] * stem.patch_size[1], stem.tokens - stem.prefix
     products, weights = places * patch * inner + stem.tokens * mix, patch * inner + mix
-    for stage in range(1, len(tokens)):
+    for stage in range(1, len(tokens) if teacher.bridge is None else 1):
         merge = PARTS * widths[:, stage - 1] * widths[:, stage]
         products, weights = products + tokens[stage] * merge, weights + merge
     return products, weights

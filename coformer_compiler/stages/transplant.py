@@ -126,6 +126,7 @@ def selection_of(member: MemberPolicy) -> Selection:
         member.channels,
         {share.layer: share.heads for share in member.layers},
         {share.layer: share.neurons for share in member.layers},
+        {share.layer: share.cross for share in member.layers},
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from coformer_compiler.decomposer.shapes import stage_widths
+from coformer_compiler.model.bridge import Bridge
+from coformer_compiler.model.flow import Block, flow_from, onward
 from coformer_compiler.model.merge import Merge
-from coformer_compiler.model.residual import Residual
-from coformer_compiler.model.spec import NormKind
+from coformer_compiler.model.spec import MergeSpec, NormKind
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import Basis, BasisKind, bases_at, basis_of_width, eigenbasis, kind_of
 from coformer_compiler.transplant.regression import PENALTIES, SplitGram
@@ -30,7 +31,8 @@ class Walk:
 
     Attributes:
         streams: before each block, then behind the last, each `(samples, tokens, embed)` float32.
-        readings: per block, the Gram of what its reader reads, for ΣY² of any rows of the reader; empty for a merge.
+        readings: per block, the Gram of what its reader reads, for ΣY² of any rows of the reader; of a bridge that of
+            the memory; empty for a merge.
         features: pooled, `(samples, features)`.
     """
 
@@ -80,10 +82,11 @@ class Bases:
     def __init__(self, lesson: Lesson, embed: int) -> None:
         """For members of that width."""
         spec = lesson.teacher.spec
-        widths, last = stage_widths(spec.embeds, embed), spec.stages[-1]
-        # What ends a stage is a merge, which reads the coordinate mean.
+        widths = stage_widths(spec.embeds, embed)
+        # A merge at the end of a stage reads the coordinate mean.
+        merged = {stage for stage, block in zip(spec.stages, spec.blocks, strict=False) if isinstance(block, MergeSpec)}
         self._keys = [
-            (widths[stage], kind, stage < last) for kind, stage in zip(lesson.kinds, spec.stages, strict=True)
+            (widths[stage], kind, stage in merged) for kind, stage in zip(lesson.kinds, spec.stages, strict=True)
         ]
         self._vectors = lesson.vectors
         self._basis = functools.lru_cache(KEPT)(
@@ -129,23 +132,23 @@ def lesson_with_walk(
     features = []
     for first in range(0, len(inputs), batch):
         pixels = inputs[first : first + batch].to(teacher.device)
-        mask, x = teacher.stem.mask(pixels), teacher.stem(pixels)
+        flow = flow_from(teacher.stem, pixels)
         for j, block in enumerate(teacher.steps):
-            parts[j].append(x)
-            if isinstance(block, Merge):
-                x = block(x)
-                continue
-            normed = block.normed(x)
-            readings[j].add(normed, normed[..., :0], first, mask)
-            x = block(x, mask)
-        parts[-1].append(x)
-        features.append(teacher.pool(x, mask))
+            parts[j].append(flow.x)
+            if not isinstance(block, Merge):
+                normed = block.norm(flow.x) if isinstance(block, Bridge) else block.normed(flow.x)
+                readings[j].add(normed, normed[..., :0], first, flow.mask)
+            flow = onward(block, flow, pixels)
+        parts[-1].append(flow.x)
+        features.append(teacher.pool(flow.x, flow.mask))
     walk = Walk(tuple(torch.cat(each) for each in parts), tuple(readings), torch.cat(features))
     return replace(made, products=torch.float32, walk=walk)
 
 
-def reading_gram(block: Residual | Merge, products: torch.dtype) -> SplitGram:
+def reading_gram(block: Block, products: torch.dtype) -> SplitGram:
     """An empty Gram of what the block's reader reads; of nothing for a merge, whose fit needs none."""
     if isinstance(block, Merge):
         return SplitGram(0, 0, block.reader.weight.device, products)
+    if isinstance(block, Bridge):
+        return SplitGram(block.norm.spec.width, 0, block.stem.words.device, products)
     return SplitGram(block.branch.reader.in_features, 0, block.branch.reader.weight.device, products)

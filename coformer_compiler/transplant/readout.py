@@ -35,7 +35,8 @@ def fit_readouts(
     gram = SplitGram(sum(widths), head.features, device)
     first = 0
     for inputs, wanted in batches:
-        gram.add(torch.cat([member.features(inputs) for member in members], -1), wanted, first)
+        weights = members[0].feature_mask(inputs)
+        gram.add(torch.cat([member.features(inputs) for member in members], -1), wanted, first, weights)
         first += len(inputs)
     aggregator = Aggregator(widths, head).to(device)
     for subset in aggregator.subsets:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from coformer_compiler.model.bridge import Bridge
+from coformer_compiler.model.flow import Block, flow_from, onward
 from coformer_compiler.model.mapped import MappedTensors, write_tensors
 from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.residual import Residual
@@ -71,31 +73,35 @@ def statistics_from_batches(
     spec, device = teacher.spec, teacher.device
     moments = [_Moment(spec.embeds[stage], device) for stage in spec.stages]
     stem = _Moment(teacher.stem.spec.embed, device) if teacher.stem.norm is not None else None
-    spreads = [None if isinstance(block, Merge) else _UnitSpread(block, device) for block in teacher.steps]
+    spreads = [_UnitSpread(block, device) if isinstance(block, Residual) else None for block in teacher.steps]
     gradients = _Gradients(teacher, task)
     turned, samples = torch.zeros(len(spec.layers), dtype=torch.float64, device=device), 0
     for inputs, labels in batches:
-        mask = teacher.stem.mask(inputs)
+        flow = flow_from(teacher.stem, inputs)
         if stem is not None:
-            stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(inputs)), mask)
-        x = teacher.stem(inputs)
+            stem.add(plain_normed(teacher.stem.norm, teacher.stem.embed(inputs)), flow.mask)
         for block, moment, spread in zip(teacher.steps, moments, spreads, strict=False):
             if isinstance(block, Merge):
-                moment.add(plain_normed(block.norm, block.side_by_side(x)).unflatten(-1, (PARTS, -1)), None)
-                x = block(x)
+                moment.add(plain_normed(block.norm, block.side_by_side(flow.x)).unflatten(-1, (PARTS, -1)), None)
+            else:
+                moment.add(plain_normed(block.norm, flow.x), flow.mask)
+            if not isinstance(block, Residual):
+                flow = onward(block, flow, inputs)
                 continue
-            moment.add(plain_normed(block.norm, x), mask)
+            x, mask = flow.x, flow.mask
             normed = block.normed(x)
-            mixed = block.branch.mix(block.branch.reader(normed), mask)
+            mixed = block.branch.mixed(normed, mask, flow.memory)
             assert spread is not None
             spread.add(mixed, mask)
             before, x = block.carried(x, normed), block.skip(x, normed) + block.branch.writer(mixed)
-            # A layer's two sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
+            # A layer's sub-blocks turn the stream by small angles; their sum ranks layers as the whole angle does.
             angles = rows_of(1 - F.cosine_similarity(before, x, dim=-1)[..., None], mask)
             turned[block.layer] += angles.double().mean() * len(x)
+            flow = flow._replace(x=x)
             teacher.release(block)
         samples += len(inputs)
-        moments[-1].add(plain_normed(teacher.pool.norm, teacher.pool.rows(x, mask)), teacher.pool.row_mask(mask))
+        pool = teacher.pool
+        moments[-1].add(plain_normed(pool.norm, pool.rows(flow.x, flow.mask)), pool.row_mask(flow.mask))
         wanted = len(inputs) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
         if wanted > 0:
             gradients.add(inputs[:wanted], labels[:wanted])
@@ -173,21 +179,23 @@ class _Gradients:
 
     @torch.enable_grad()
     def _add(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        mask = self.teacher.stem.mask(inputs)
-        x = self.teacher.stem(inputs).detach().requires_grad_()
+        flow = flow_from(self.teacher.stem, inputs)
+        flow = flow._replace(x=flow.x.detach().requires_grad_())
         streams, mixes = [], []
         for block in self.teacher.steps:
             # Its gradient is the last thing that is made of a block's weights.
-            x.register_hook(functools.partial(self._let_go, block))
-            streams.append(x)
-            if isinstance(block, Merge):
-                x = block(x)
+            flow.x.register_hook(functools.partial(self._let_go, block))
+            streams.append(flow.x)
+            if isinstance(block, Residual):
+                normed = block.normed(flow.x)
+                mixes.append(block.branch.mixed(normed, flow.mask, flow.memory))
+                flow = flow._replace(x=block.skip(flow.x, normed) + block.branch.writer(mixes[-1]))
             else:
-                normed = block.normed(x)
-                mixes.append(block.branch.mix(block.branch.reader(normed), mask))
-                x = block.skip(x, normed) + block.branch.writer(mixes[-1])
+                flow = onward(block, flow, inputs)
+            if isinstance(block, Bridge):
+                flow = flow._replace(x=flow.x.detach().requires_grad_())
             self.teacher.release(block)
-        loss = self.task.probe(self.teacher.head(self.teacher.pool(x, mask)), labels).sum()
+        loss = self.task.probe(self.teacher.head(self.teacher.pool(flow.x, flow.mask)), labels).sum()
         found = torch.autograd.grad(loss, [*streams, *mixes])
         squares = [gradient.double().square().sum((0, 2)) for gradient in found[: len(streams)]]
         self.squares = [a + b for a, b in zip(self.squares, squares, strict=True)] if self.squares else squares
@@ -195,7 +203,7 @@ class _Gradients:
             effect = (mixed.detach() * found[len(streams) + j]).sum(1)
             self.taylor[j] += effect.reshape(len(inputs), len(self.taylor[j]), -1).sum(-1).abs().double().sum(0)
 
-    def _let_go(self, block: Residual | Merge, _gradient: torch.Tensor) -> None:
+    def _let_go(self, block: Block, _gradient: torch.Tensor) -> None:
         self.teacher.release(block)
 
     def token_weights(self) -> tuple[torch.Tensor, ...]:

@@ -20,7 +20,7 @@ class Streams:
         self, shape: tuple[int, int], widths: Sequence[int], batch: int, memory_bytes: int, device: torch.device
     ) -> None:
         """Arrays for `shape` = (samples, tokens) and the given widths; a file when they exceed `memory_bytes`."""
-        self.samples, self.batch, self.device = shape[0], batch, device
+        (self.samples, self.tokens), self.batch, self.device = shape, batch, device
         self.rows, self.memory_bytes = shape[0] * shape[1], memory_bytes
         sizes = [shape[0] * shape[1] * width for width in widths]
         self.folder = tempfile.TemporaryDirectory(prefix="coformer-streams-") if 4 * sum(sizes) > memory_bytes else None

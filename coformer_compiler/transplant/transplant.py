@@ -3,9 +3,10 @@
 The teacher's stream t and every member's stream s walk the layers side by side over the calibration set. Each reader is
 fitted from the member's own normed stream to what the teacher's kept units read; each writer so that the member's
 stream meets the teacher's as seen in the member's basis, which corrects the errors made so far, those of dropped
-layers included. A merge, which ends a stage, is one linear from stream to stream and fitted like a writer. One forward
-pass of the teacher in all. Only the two streams are kept between sub-blocks; all else is reduced to Gram matrices batch
-by batch.
+layers included. A merge, which ends a stage, is one linear from stream to stream and fitted like a writer. A reader of
+the memory, which an encoder leaves to its decoder, is fitted from the member's memory to the teacher's like any other.
+One forward pass of the teacher in all. Only the two streams (and, in a decoder, the memories) are kept between
+sub-blocks; all else is reduced to Gram matrices batch by batch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ from torch import nn
 from coformer_compiler.decomposer.policy import MemberPolicy
 from coformer_compiler.decomposer.shapes import member_spec, shape_of_member
 from coformer_compiler.model.attention import Attention
+from coformer_compiler.model.bridge import Bridge
+from coformer_compiler.model.cross_attention import CrossAttention
+from coformer_compiler.model.flow import Block
+from coformer_compiler.model.memory import Memory
 from coformer_compiler.model.merge import PARTS, Merge
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.residual import Residual
+from coformer_compiler.model.stem import Stem
+from coformer_compiler.model.token_stem import TokenStem
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.transplant.basis import (
     BasisKind,
@@ -37,6 +44,10 @@ from coformer_compiler.transplant.regression import Fit, SplitGram, ridge
 from coformer_compiler.transplant.statistics import Statistics
 from coformer_compiler.transplant.streams import Streams
 from coformer_compiler.transplant.values import LARGEST_GRAM, prior_of_heads, values_of_heads
+
+Attending = Attention | CrossAttention
+READERS = ("reader", "memory reader")
+"""What matches call the linears that read: the stream, and the memory."""
 
 
 @dataclass(frozen=True)
@@ -116,41 +127,76 @@ def transplant_lesson(
         if walk is None:
             for part in streams.parts():
                 streams.write(0, part, teacher.stem(inputs[part].to(streams.device)))
-        masks = _Masks(teacher, inputs, streams.device)
+        beside = _Beside(teacher.stem, inputs, streams.device)
         for j, block in enumerate(teacher.steps):
             if walk is not None:
                 streams.show(0, walk.streams[j])
             here = [walker for walker in walkers if walker.keeps(block)]
             for walker in here:
-                walker.finish_pending(streams, masks, j)
+                walker.finish_pending(streams, beside, j)
             if isinstance(block, Merge):
                 streams = stack.enter_context(_merge(streams, block, lesson, j, walkers))
                 continue
-            _read(streams, masks, block, lesson, j, here)
+            if isinstance(block, Bridge):
+                memories = stack.enter_context(_remember(streams, beside, block, lesson, j, walkers))
+                streams = stack.enter_context(_begin_text(streams, block, lesson, j, walkers, inputs))
+                beside = _Beside(block.stem, inputs, streams.device, memories, beside)
+                continue
+            _read(streams, beside, block, lesson, j, here)
             teacher.release(block)
             advance()
         if walk is not None:
             streams.show(0, walk.streams[-1])
         for walker in walkers:
-            walker.finish_pending(streams, masks, len(teacher.steps), teacher)
-        features = [walker.features(streams, masks) for walker in walkers]
+            walker.finish_pending(streams, beside, len(teacher.steps), teacher)
+        features = [walker.features(streams, beside) for walker in walkers]
     matches = [match for walker in walkers for match in walker.matches]
     return Transplanted([w.member for w in walkers], matches, [w.readout_prior(teacher) for w in walkers], features)
 
 
-class _Masks:
-    """Which tokens of the calibration set are no padding; None where there is none."""
+class _Beside:
+    """What blocks need beside the streams: which tokens are no padding, and, behind an encoder, everyone's memory."""
 
-    def __init__(self, teacher: Transformer, inputs: torch.Tensor, device: torch.device) -> None:
-        self.whole = teacher.stem.mask(inputs.to(device))
+    def __init__(
+        self,
+        stem: Stem,
+        inputs: torch.Tensor,
+        device: torch.device,
+        memories: Streams | None = None,
+        encoder: _Beside | None = None,
+    ) -> None:
+        """Of the calibration set `inputs`, as the stem reads it; memories are numbered as the streams are."""
+        self.whole, self.memories, self.encoder = stem.mask(inputs.to(device)), memories, encoder
 
-    def read(self, part: slice) -> torch.Tensor | None:
-        """Bool `(batch, tokens)`."""
+    def mask(self, part: slice) -> torch.Tensor | None:
+        """Bool `(batch, tokens)`; None where there is no padding."""
         return None if self.whole is None else self.whole[part]
+
+    def memory(self, number: int, part: slice) -> Memory | None:
+        """One model's memory; None where there is no encoder behind."""
+        if self.memories is None or self.encoder is None:
+            return None
+        return Memory(self.memories.read(number, part), self.encoder.mask(part))
+
+
+class _Source(NamedTuple):
+    """What readers of a member are fitted from.
+
+    Attributes:
+        gram: from what the member reads to what the teacher reads, its gain and bias included.
+        reading: of what the teacher reads, for ΣY² of any rows of its readers.
+        gain: float64 `(d,)`, the gain.
+        back: float64 `(d, w)`, what the member reads to what the teacher reads without gain and bias.
+    """
+
+    gram: SplitGram
+    reading: SplitGram
+    gain: torch.Tensor
+    back: torch.Tensor
 
 
 def _read(
-    streams: Streams, masks: _Masks, block: Residual, lesson: Lesson, point: int, here: Sequence[_Walker]
+    streams: Streams, beside: _Beside, block: Residual, lesson: Lesson, point: int, here: Sequence[_Walker]
 ) -> None:
     """Fit the readers of all members that keep the block, and move the teacher's stream behind it, in one pass.
 
@@ -161,14 +207,14 @@ def _read(
     reading = reading_gram(block, lesson.products) if lesson.walk is None else lesson.walk.readings[point]
     grams = [walker.begin_read(block, lesson.products) for walker in here]
     for part in streams.parts() if moving or here else ():
-        x, mask = streams.read(0, part), masks.read(part)
+        x, mask = streams.read(0, part), beside.mask(part)
         normed = block.normed(x)
         for walker, (gram, local) in zip(here, grams, strict=True):
             gram.add(local.normed(streams.read(walker.stream, part)), normed, part.start, mask)
         if moving:
             if here:
                 reading.add(normed, normed[..., :0], part.start, mask)
-            written = block.branch.writer(block.branch.mix(block.branch.reader(normed), mask))
+            written = block.branch.writer(block.branch.mixed(normed, mask, beside.memory(0, part)))
             streams.write(0, part, block.skip(x, normed) + written)
     for walker, (gram, _) in zip(here, grams, strict=True):
         walker.end_read(block, point, gram, reading)
@@ -184,6 +230,47 @@ def _merge(streams: Streams, block: Merge, lesson: Lesson, point: int, walkers: 
     for part in streams.parts():
         for number, model in models.items():
             following.write(number, part, model(streams.read(number, part)))
+    streams.close()
+    return following
+
+
+def _remember(
+    streams: Streams, beside: _Beside, block: Bridge, lesson: Lesson, point: int, walkers: Sequence[_Walker]
+) -> Streams:
+    """Everyone's memory, and what the members' readers of it will be fitted from."""
+    moving = lesson.walk is None
+    reading = reading_gram(block, lesson.products) if lesson.walk is None else lesson.walk.readings[point]
+    models = {walker.stream: walker.begin_bridge() for walker in walkers}
+    widths = [block.norm.spec.width if moving else 0, *(model.norm.spec.width for model in models.values())]
+    memories = streams.following(streams.tokens, widths)
+    outputs = block.norm.spec.width
+    sums = {number: SplitGram(widths[number], outputs, streams.device, lesson.products) for number in models}
+    for part in streams.parts():
+        mask, wanted = beside.mask(part), block.norm(streams.read(0, part))
+        if moving:
+            reading.add(wanted, wanted[..., :0], part.start, mask)
+            memories.write(0, part, wanted)
+        for number, model in models.items():
+            own = model.norm(streams.read(number, part))
+            sums[number].add(own, wanted, part.start, mask)
+            memories.write(number, part, own)
+    for walker in walkers:
+        walker.memory = walker.source(block, point, sums[walker.stream], reading)
+    return memories
+
+
+def _begin_text(
+    streams: Streams, block: Bridge, lesson: Lesson, point: int, walkers: Sequence[_Walker], inputs: torch.Tensor
+) -> Streams:
+    """The streams of the decoder's text, those of the encoder's being closed."""
+    stems = {walker.stream: walker.end_bridge(block, point) for walker in walkers}
+    if lesson.walk is None:
+        stems[0] = block.stem
+    widths = [stems[number].spec.out if number in stems else 0 for number in range(len(walkers) + 1)]
+    following = streams.following(block.stem.spec.tokens, widths)
+    for part in streams.parts():
+        for number, stem in stems.items():
+            following.write(number, part, stem(inputs[part].to(streams.device)))
     streams.close()
     return following
 
@@ -214,6 +301,7 @@ class _Walker:
         self.blocks = iter(self.member.steps)
         self.pending: _Pending | None = None
         self.matches: list[Match] = []
+        self.memory: _Source | None = None
         self._stem_from(lesson)
 
     def _stem_from(self, lesson: Lesson) -> None:
@@ -239,9 +327,9 @@ class _Walker:
         for part in streams.parts():
             streams.write(self.stream, part, self.member.stem(inputs[part].to(streams.device)))
 
-    def keeps(self, block: Residual | Merge) -> bool:
-        """Whether the member keeps the teacher's layer that the block belongs to; a merge always."""
-        return isinstance(block, Merge) or block.layer in self.shares
+    def keeps(self, block: Block) -> bool:
+        """Whether the member keeps the teacher's layer that the block belongs to; merges and bridges always."""
+        return not isinstance(block, Residual) or block.layer in self.shares
 
     def _next_point(self, point: int) -> int:
         """The point of the member's first block from `point` on, or of the pool."""
@@ -263,36 +351,56 @@ class _Walker:
         self._set(local.reader, ridge(gram, prior, self.penalties, self.sketch), point, "merge")
         return local
 
+    def begin_bridge(self) -> Bridge:
+        """The member's bridge, whose stem is not its own yet."""
+        local = next(self.blocks)
+        assert isinstance(local, Bridge)
+        self.bridge = local
+        return local
+
+    def end_bridge(self, block: Bridge, point: int) -> TokenStem:
+        """The decoder's stem as the member's first block behind it sees it."""
+        into = self.bases[self._next_point(point + 1)].into
+        self.bridge.stem = block.stem.project(into).to(into.device)
+        return self.bridge.stem
+
+    def source(self, block: Residual | Bridge, point: int, gram: SplitGram, reading: SplitGram) -> _Source:
+        """What readers of the block's normed stream are fitted from."""
+        back = self.bases[point].back
+        return _Source(gram, reading, gain_of(block.norm, len(back)).to(back), back)
+
     def begin_read(self, block: Residual, products: torch.dtype) -> tuple[SplitGram, Residual]:
         """An empty Gram from the member's to the teacher's normed stream, and the member's next block."""
         local = next(self.blocks)
         assert isinstance(local, Residual)
         share = self.shares[block.layer]
-        units = share.heads if block.kind == "attention" else share.neurons
-        local.branch = block.branch.with_units(units, local.branch.reader, local.branch.writer)
+        units = {"attention": share.heads, "cross": share.cross, "mlp": share.neurons}[block.kind]
+        local.branch = block.branch.with_units(units, local.branch.readers, local.branch.writer)
         self.reading = (local, list(units))
         reader = block.branch.reader
         return SplitGram(local.branch.spec.embed, reader.in_features, reader.weight.device, products), local
 
     def end_read(self, block: Residual, point: int, gram: SplitGram, reading: SplitGram) -> None:
-        """Solve the reader; the writer waits until the teacher's stream reaches the member's next norm."""
+        """Solve the readers; the writer waits until the teacher's stream reaches the member's next norm."""
         local, units = self.reading
-        reader, rows = block.branch.reader, block.branch.reader_rows(units)
-        weight = reader.weight.detach().double()[rows]
-        bias = None if reader.bias is None else reader.bias.detach().double()[rows]
-        prior = (weight * gain_of(block.norm, weight.shape[1]).to(weight)) @ self.bases[point].back
-        # ΣY², which costs more than all else here, is needed for the match alone.
-        outputs = reading if self.sketch is None else None
-        fit = ridge(gram.mapped(weight, bias, outputs), prior, self.penalties, self.sketch)
-        self._set(local.branch.reader, fit, point, "reader")
+        ours, theirs, rows = local.branch.readers, block.branch.readers, block.branch.reader_rows(units)
+        sources = [self.source(block, point, gram, reading), *([] if self.memory is None else [self.memory])]
+        for n, reader in enumerate(theirs):
+            weight = reader.weight.detach().double()[rows[n]]
+            bias = None if reader.bias is None else reader.bias.detach().double()[rows[n]]
+            prior = (weight * sources[n].gain) @ sources[n].back
+            # ΣY², which costs more than all else here, is needed for the match alone.
+            outputs = sources[n].reading if self.sketch is None else None
+            fit = ridge(sources[n].gram.mapped(weight, bias, outputs), prior, self.penalties, self.sketch)
+            self._set(ours[n], fit, point, READERS[n])
         self.pending = _Pending(local, point, block, units)
 
-    def finish_pending(self, streams: Streams, masks: _Masks, point: int, teacher: Transformer | None = None) -> None:
+    def finish_pending(self, streams: Streams, beside: _Beside, point: int, teacher: Transformer | None = None) -> None:
         """Solve the pending writer (and shortcut) against the teacher's stream at `point`, then move the member's.
 
         Args:
             streams: teacher's stream at `point`, member's before the pending block.
-            masks: of the padding in both.
+            beside: padding and memories.
             point: index of the norm that reads the result.
             teacher: given at the end of the walk: then only what the pool sees is fitted.
         """
@@ -313,10 +421,9 @@ class _Walker:
         keep = streams.fits(len(columns)) and attention is None
         mixes: list[torch.Tensor] = []
         for part in streams.parts():
-            s, mask = streams.read(self.stream, part), masks.read(part)
+            s, mask, memory = streams.read(self.stream, part), beside.mask(part), beside.memory(self.stream, part)
             normed = local.normed(s)
-            read = local.branch.reader(normed)
-            mixed = local.branch.mix(read, mask) if attention is None else attention.mix_stream(read, normed, mask)
+            mixed = (local.branch.mixed if attention is None else attention.gathered)(normed, mask, memory)
             mixes += [mixed] if keep else []
             wanted = streams.read(0, part) @ cast.T
             if local.shortcut is None:
@@ -334,9 +441,9 @@ class _Walker:
             fit = self._refit_values(attention, gram, torch.cat([skipped, written], 1), prior)
         self._set_writer(local, fit, before)
         for n, part in enumerate(streams.parts()):
-            s, mask = streams.read(self.stream, part), masks.read(part)
+            s, mask, memory = streams.read(self.stream, part), beside.mask(part), beside.memory(self.stream, part)
             normed = local.normed(s)
-            mixed = mixes[n] if keep else local.branch.mix(local.branch.reader(normed), mask)
+            mixed = mixes[n] if keep else local.branch.mixed(normed, mask, memory)
             streams.write(self.stream, part, local.skip(s, normed) + local.branch.writer(mixed))
         self.pending = None
 
@@ -349,7 +456,7 @@ class _Walker:
             back = gain_of(block.norm, len(back)).to(back)[:, None] * back
         return into @ back
 
-    def _refit_values(self, branch: Attention, gram: SplitGram, prior: torch.Tensor, seen: torch.Tensor) -> Fit:
+    def _refit_values(self, branch: Attending, gram: SplitGram, prior: torch.Tensor, seen: torch.Tensor) -> Fit:
         """Give the heads values of their own, or leave them the teacher's where these match held-out samples as well.
 
         Args:
@@ -361,27 +468,27 @@ class _Walker:
         Returns:
             The writer of the values that the branch then has.
         """
-        heads, dim, width = branch.spec.heads, branch.spec.head_dim, branch.spec.embed
-        skipped, rows = seen.shape[1] - heads * width, slice(2 * heads * dim, None)
+        heads, dim, width = branch.spec.heads, branch.spec.head_dim, branch.attended
+        skipped, (reader, rows) = seen.shape[1] - heads * width, branch.values
         whole = ridge(gram, seen, self.penalties, self.sketch).weight
         values, writer = values_of_heads(whole[:, skipped:], gram.whole, heads, dim)
         fits = []
         for each, towards in (
-            (branch.reader.weight.detach().double()[rows], prior),
+            (reader.weight.detach().double()[rows], prior),
             (values, torch.cat([whole[:, :skipped], writer], 1)),
         ):
             through = torch.block_diag(torch.eye(skipped).to(each), *each.split(dim))
             fits.append(ridge(gram.combined(through), towards, self.penalties, self.sketch))
-        branch.reader.bias[rows] = 0  # a constant passes the attention, and is in the writer's bias
+        reader.bias[rows] = 0  # a constant passes the attention, and is in the writer's bias
         if fits[1].match <= fits[0].match:
             return fits[0]
-        branch.reader.weight[rows] = values.to(branch.reader.weight)
+        reader.weight[rows] = values.to(reader.weight)
         return fits[1]
 
-    def features(self, streams: Streams, masks: _Masks) -> torch.Tensor:
+    def features(self, streams: Streams, beside: _Beside) -> torch.Tensor:
         """Pooled features `(samples, features)` at the end of the walk."""
         pool = self.member.pool
-        return torch.cat([pool(streams.read(self.stream, part), masks.read(part)) for part in streams.parts()])
+        return torch.cat([pool(streams.read(self.stream, part), beside.mask(part)) for part in streams.parts()])
 
     def _set_writer(self, local: Residual, fit: Fit, point: int) -> None:
         if local.shortcut is not None:
@@ -404,16 +511,16 @@ class _Walker:
         return prior
 
 
-def _with_values_to_refit(branch: Attention | Mlp, skipped: int) -> Attention | None:
+def _with_values_to_refit(branch: Attending | Mlp, skipped: int) -> Attending | None:
     """The branch, if it gathers values and the regression that finds better ones is of a bearable size."""
-    if isinstance(branch, Attention) and branch.spec.heads * branch.spec.embed + skipped <= LARGEST_GRAM:
+    if isinstance(branch, Attending) and branch.spec.heads * branch.attended + skipped <= LARGEST_GRAM:
         return branch
     return None
 
 
-def _prior_of_heads(branch: Attention, written: torch.Tensor) -> torch.Tensor:
-    heads = branch.spec.heads
-    return prior_of_heads(written, branch.reader.weight.detach().double()[2 * written.shape[1] :], heads)
+def _prior_of_heads(branch: Attending, written: torch.Tensor) -> torch.Tensor:
+    reader, rows = branch.values
+    return prior_of_heads(written, reader.weight.detach().double()[rows], branch.spec.heads)
 
 
 def _weighted(weights: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:

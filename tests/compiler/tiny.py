@@ -10,6 +10,8 @@ from coformer_compiler.model.patch_stem import PatchStem
 from coformer_compiler.model.spec import (
     Activation,
     AttentionSpec,
+    BridgeSpec,
+    CrossAttentionSpec,
     HeadSpec,
     MergeSpec,
     MlpSpec,
@@ -137,6 +139,28 @@ def tiny_decoder(*, layers: int = 2, embed: int = 12, length: int = 9, words: in
     return TransformerSpec(stem, tuple(blocks), PoolSpec("causal", 0, plain, True), HeadSpec(words))
 
 
+def tiny_seq2seq(*, gated: bool = True, embeds: tuple[int, int] = (12, 10)) -> TransformerSpec:
+    """An encoder and a decoder as T5 has them, with streams of unlike width and texts of unlike length."""
+    read, written, words = 9, 6, 23
+    stem = TokenStemSpec(read, words, 0, embeds[0], positions=False, behind=written)
+    text = TokenStemSpec(written, words + 1, words, embeds[1], positions=False, before=read)
+    blocks: list[ResidualSpec | MergeSpec | BridgeSpec] = []
+    for stage, width in enumerate(embeds):
+        plain = NormSpec(width, "rms")
+        for layer in (2 * stage, 2 * stage + 1):
+            places = (read, written)[stage]
+            attention = AttentionSpec(width, 3, 5, width, False, False, score_bias=places, causal=stage == 1)
+            cross = CrossAttentionSpec(width, embeds[0], read, 3, 5, width, False, False, False)
+            mlp = MlpSpec(width, 20, width, "gelu_tanh" if gated else "relu", False, False, gated)
+            branches = (attention, cross, mlp) if stage else (attention, mlp)
+            blocks += [ResidualSpec(layer, plain, branch) for branch in branches]
+        if stage == 0:
+            blocks.append(BridgeSpec(plain, text, 0))
+    return TransformerSpec(
+        stem, tuple(blocks), PoolSpec("causal", 0, NormSpec(embeds[1], "rms"), True), HeadSpec(words)
+    )
+
+
 VARIANTS: dict[str, TransformerSpec] = {
     "class token": tiny_spec(),
     "three colours": tiny_spec(channels=3, patch=(4, 2)),
@@ -168,6 +192,7 @@ VARIANTS: dict[str, TransformerSpec] = {
     "text, T5": tiny_t5(gated=False),
     "text, T5 gated": tiny_t5(),
     "text, causal": tiny_decoder(),
+    "texts, encoder and decoder": tiny_seq2seq(),
     "text, projected": tiny_encoder(embed=8, stem_norm=True, mix=12),
 }
 
@@ -181,7 +206,7 @@ def random_model(spec: TransformerSpec, seed: int = 0) -> Transformer:
         noise = torch.randn(parameter.shape, generator=random)
         if "norm" in name:
             parameter.copy_((1 if name.endswith("weight") else 0) + 0.3 * noise)
-        elif name == "stem.words":
+        elif name.endswith("stem.words"):
             parameter.copy_(noise)
         elif parameter.ndim > 1 and name.endswith("weight"):
             parameter.copy_(noise / parameter[0].numel() ** 0.5)
@@ -205,6 +230,12 @@ def random_inputs(spec: TransformerSpec, samples: int, seed: int = 0) -> torch.T
     words = torch.randint(first, end, (samples, stem.length), generator=random, dtype=torch.int32)
     lengths = torch.randint(2, stem.length + 1, (samples, 1), generator=random)
     words = torch.where(torch.arange(stem.length) < lengths, words, stem.pad)
+    if spec.bridge is not None:
+        text, start = spec.bridge.stem, spec.bridge.start
+        written = torch.randint(0, text.pad, (samples, text.length), generator=random, dtype=torch.int32)
+        written[:, 0] = start
+        ends = torch.randint(1, text.length + 1, (samples, 1), generator=random)
+        return torch.cat([words, torch.where(torch.arange(text.length) < ends, written, text.pad)], 1)
     if stem.types == 1:
         return words
     return torch.stack([words, (torch.arange(stem.length) >= lengths // 2).expand_as(words).int()], 1)

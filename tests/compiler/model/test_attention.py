@@ -98,4 +98,4 @@ def test_take_without_reader_bias_has_none() -> None:
 def test_rows_and_columns_of_heads() -> None:
     attention = random_attention()
     assert attention.writer_columns([2, 0]) == [8, 9, 10, 11, 0, 1, 2, 3]
-    assert attention.reader_rows([1]) == [4, 5, 6, 7, 16, 17, 18, 19, 28, 29, 30, 31]
+    assert attention.reader_rows([1]) == ([4, 5, 6, 7, 16, 17, 18, 19, 28, 29, 30, 31],)

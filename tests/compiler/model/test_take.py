@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coformer_compiler.model.bridge import Bridge
 from coformer_compiler.model.merge import Merge
-from coformer_compiler.model.spec import AttentionSpec, PatchStemSpec
+from coformer_compiler.model.spec import AttentionSpec, MlpSpec, PatchStemSpec
 from coformer_compiler.model.transformer import Selection, Transformer
 from tests.compiler.tiny import VARIANTS, random_inputs, random_model
 
@@ -50,11 +51,11 @@ def shuffled_selection(model: Transformer, random: Random) -> Selection:
 
 
 def selection_by(model: Transformer, choose: Callable[[int], tuple[int, ...]], layers: Collection[int]) -> Selection:
-    heads, neurons = (
+    heads, neurons, cross = (
         {layer: choose(units) for layer, units in units_of(model, kind).items() if layer in layers}
-        for kind in ("attention", "mlp")
+        for kind in ("attention", "mlp", "cross")
     )
-    return Selection(tuple(choose(embed) for embed in model.spec.embeds), heads, neurons)
+    return Selection(tuple(choose(embed) for embed in model.spec.embeds), heads, neurons, cross)
 
 
 def composed(first: Selection, second: Selection) -> Selection:
@@ -65,6 +66,7 @@ def composed(first: Selection, second: Selection) -> Selection:
         tuple(chosen(outer, inner) for outer, inner in zip(first.channels, second.channels, strict=True)),
         {layer: chosen(first.heads[layer], kept) for layer, kept in second.heads.items()},
         {layer: chosen(first.neurons[layer], kept) for layer, kept in second.neurons.items()},
+        {layer: chosen(first.cross[layer], kept) for layer, kept in second.cross.items()},
     )
 
 
@@ -77,6 +79,10 @@ def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tenso
         channels = list(selection.channels[stage])
         if parts[0] == "blocks":
             block = model.steps[int(parts[1])]
+            if isinstance(block, Bridge):
+                following = list(selection.channels[stage + 1])
+                wanted.append(tensor[channels] if parts[2] == "norm" else tensor[:, following])
+                continue
             if isinstance(block, Merge):
                 columns = [part * model.spec.embeds[stage] + channel for part in range(4) for channel in channels]
                 following = list(selection.channels[stage + 1])
@@ -86,16 +92,20 @@ def sliced_by_hand(model: Transformer, selection: Selection) -> list[torch.Tenso
             if kept is None:
                 continue
             units = torch.tensor(kept)
-            if isinstance(block.branch.spec, AttentionSpec):
+            if not isinstance(block.branch.spec, MlpSpec):
                 heads, dim = block.branch.spec.heads, block.branch.spec.head_dim
                 units = (units[:, None] * dim + torch.arange(dim)).flatten()
-                rows = torch.cat([part * heads * dim + units for part in range(3)])
+                parts_of_reader = 3 if isinstance(block.branch.spec, AttentionSpec) else 1
+                rows = torch.cat([part * heads * dim + units for part in range(parts_of_reader)])
             else:
                 rows = torch.cat([part * block.branch.units + units for part in range(1 + block.branch.spec.gated)])
             if name.endswith("score_bias"):
                 tensor = tensor[list(kept)]
             elif parts[2] == "norm" or name.endswith("writer.bias"):
                 tensor = tensor[channels]
+            elif name.endswith("memory_reader.weight"):
+                both = torch.cat([part * heads * dim + units for part in range(2)])
+                tensor = tensor[both][:, list(selection.channels[stage - 1])]
             elif name.endswith("reader.weight"):
                 tensor = tensor[rows][:, channels]
             elif name.endswith("reader.bias"):

@@ -40,7 +40,7 @@ def test_the_input_says_what_travels() -> None:
     assert pair.shape == (2, 9)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", [name for name in TEXTS if VARIANTS[name].bridge is None])
 @torch.no_grad()
 def test_padding_changes_nothing(name: str) -> None:
     """Longer positions behind the text, filled with the padding word: the same answer."""

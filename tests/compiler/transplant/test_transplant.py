@@ -49,14 +49,20 @@ def lesson(name: str) -> tuple[Transformer, torch.Tensor, Statistics]:
 def statistics_of(teacher: Transformer, inputs: torch.Tensor) -> Statistics:
     """Statistics with labels of some sort."""
     if teacher.spec.pool.kind == "causal":
-        return statistics_from_batches(teacher, [(inputs, inputs.long() % teacher.spec.classes)], task=LANGUAGE)
+        text = inputs[:, -teacher.texts.spec.tokens :]
+        return statistics_from_batches(teacher, [(inputs, text.long() % teacher.spec.classes)], task=LANGUAGE)
     return statistics_from_batches(teacher, [(inputs, torch.arange(len(inputs)) % teacher.spec.classes)])
 
 
 def full(teacher: Transformer, embed: int | None = None) -> MemberPolicy:
     shape = teacher_shape(teacher.spec)
     layers = (
-        LayerShare(layer, tuple(range(shape.heads[layer])), tuple(range(shape.neurons[layer])))
+        LayerShare(
+            layer,
+            tuple(range(shape.heads[layer])),
+            tuple(range(shape.neurons[layer])),
+            tuple(range(shape.cross[layer] if shape.cross else 0)),
+        )
         for layer in range(shape.layers)
     )
     return MemberPolicy("all", embed or shape.embed, tuple(layers))
