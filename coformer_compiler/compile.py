@@ -143,6 +143,12 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             calibration=section.calibration,
             crop=section.crop,
         )
+    elif teacher.spec.bridge is not None:
+        raise CoformerError(
+            "there is no data kind yet for models that answer a text with a text",
+            f"data.source '{section.source}'",
+            "set model.options.part = 'encoder' for classification and embeddings",
+        )
     elif teacher.spec.pool.kind == "causal":
         tokenizer = tokenizer_of(imported, stem)
         data = load_running_text(section.source, tokenizer, seed=config.seed, calibration=section.calibration)

@@ -172,14 +172,20 @@ def _modern(name: str) -> str:
 def random_tensors(config: Any, seed: int) -> dict[str, torch.Tensor]:
     """State dict of the library's own model for sequence classification with fresh weights.
 
-    Of an encoder and decoder it is the one for tokens, whose classifier stands on the encoder; of a decoder the one
-    that continues texts.
+    Of an encoder and decoder it is the one that writes texts where config.json names it, else the one for tokens, whose
+    classifier stands on the encoder; of a decoder the one that continues texts.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     kind: Any = AutoModelForSequenceClassification
     if config.model_type in WITH_DECODER:
-        kind = AutoModelForTokenClassification
+        writes = any(name.endswith("ForConditionalGeneration") for name in config.architectures or ())
+        kind = AutoModelForSeq2SeqLM if writes else AutoModelForTokenClassification
     elif config.model_type in DECODERS:
         kind = AutoModelForCausalLM
     with torch.random.fork_rng():

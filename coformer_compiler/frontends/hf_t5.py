@@ -1,185 +1,91 @@
-"""T5, T5 v1.1, Flan-T5 and mT5, encoder alone: pre-norm, RMSNorm, relative positions, no bias anywhere.
+"""T5, T5 v1.1, Flan-T5 and mT5: pre-norm, RMSNorm, relative positions, no bias anywhere; whole, or the encoder alone.
 
-Folded at import: the attention that is not divided by √head_dim has the root in its queries, and the one table of
-relative positions (of the first layer's, by buckets of distances) is looked up for all pairs of places; every layer
-holds it, so that layers can be dropped and each can keep heads of its own. Streams that half precision cannot hold are
-divided by a power of two, of which no answer takes notice.
+The encoder alone tells classes, or is pooled to an embedding. The whole model answers a text with a text: see
+`hf_t5_decoder.py`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from typing import Any
-
 import torch
-from torch import nn
 
 from coformer_compiler.frontends.hf_checkpoint import Checkpoint
 from coformer_compiler.frontends.hf_encoder import LENGTH, random_ids, verify_encoder
 from coformer_compiler.frontends.hf_sentence import embedding_head
-from coformer_compiler.model.attention import Attention
+from coformer_compiler.frontends.hf_t5_decoder import transformer_from_whole_t5
+from coformer_compiler.frontends.hf_t5_parts import (
+    TABLE,
+    calm_streams,
+    encoder_blocks,
+    final_norm,
+    length_of,
+    stem_over,
+    words_of,
+)
 from coformer_compiler.model.head import Head
-from coformer_compiler.model.linear import linear_from
-from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.pool import Pool
-from coformer_compiler.model.residual import Residual
-from coformer_compiler.model.spec import AttentionSpec, HeadSpec, MlpSpec, PoolSpec, TokenStemSpec
-from coformer_compiler.model.token_stem import TokenStem
+from coformer_compiler.model.spec import HeadSpec, PoolSpec, TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_runtime.errors import CoformerError
 
 OPTIONS = ("length", "normalise", "part")
-CALM = 2.0**10
-"""The largest value of a stream that leaves float16 room enough for the outliers of other texts."""
-TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 BEHIND_DECODER = ("lm_head.", "classification_head.", "qa_outputs.")
 ENCODER_ONLY = ("EncoderModel", "ForTokenClassification")
 """How the library's classes without a decoder end."""
+WRITES = "ForConditionalGeneration"
+"""How the one ends whose decoder is imported too."""
 
 
 @torch.no_grad()
 def transformer_from_t5(checkpoint: Checkpoint) -> Transformer:
-    """The canonical form of the encoder and the mean of its last hidden states, proved equal to the library's.
+    """The canonical form, proved equal to the library's.
 
     Raises:
-        CoformerError: tensors or options that do not fit; a decoder that nobody has asked to leave out.
+        CoformerError: tensors or options that do not fit; a decoder for something else than text.
     """
+    encoder_table = TABLE.format("encoder")
+    checkpoint.prefix = "transformer." if checkpoint.has(f"transformer.{encoder_table}") else ""
+    return transformer_from_whole_t5(checkpoint) if _is_whole(checkpoint) else _encoder_from_t5(checkpoint)
+
+
+def _encoder_from_t5(checkpoint: Checkpoint) -> Transformer:
+    """The encoder and the mean of its last hidden states."""
     checkpoint.refuse_unknown_options(OPTIONS)
-    config = checkpoint.config
-    checkpoint.prefix = "transformer." if checkpoint.has(f"transformer.{TABLE}") else ""
-    _refuse_decoder(checkpoint)
-    stem = _stem(checkpoint)
-    bias = _score_bias(checkpoint, stem.spec.length)
-    blocks: list[Residual] = []
-    for layer in range(config.num_layers):
-        blocks += _layer(checkpoint, layer, bias)
-    norm = checkpoint.norm(
-        f"{checkpoint.prefix}encoder.final_layer_norm", config.d_model, config.layer_norm_epsilon, kind="rms"
-    )
+    config, length = checkpoint.config, length_of(checkpoint, "length", LENGTH)
+    spec = TokenStemSpec(length, config.vocab_size, config.pad_token_id or 0, config.d_model, positions=False)
+    stem = stem_over(spec, words_of(checkpoint, "encoder"))
+    blocks, norm = encoder_blocks(checkpoint, length), final_norm(checkpoint, "encoder")
     pool = Pool(PoolSpec("mean", 0, norm.spec, True))
     pool.norm = norm
     head = _classifier(checkpoint) or embedding_head(checkpoint)
     checkpoint.refuse_leftovers((f"{checkpoint.prefix}decoder.", *BEHIND_DECODER))
     imported = Transformer.assemble(stem, blocks, pool, head).eval()
-    calm_stream(imported)
+    calm_streams(imported, random_ids(spec))
     verify_encoder(checkpoint, imported)
     return imported
 
 
-def _refuse_decoder(checkpoint: Checkpoint) -> None:
-    """Refuse a decoder that the options do not leave out.
+def _is_whole(checkpoint: Checkpoint) -> bool:
+    """Whether there is a decoder that the options do not leave out.
 
     Raises:
-        CoformerError: the tensors or config.json's architectures have one, and nobody has said to do without.
+        CoformerError: a decoder that does not write texts, or another `part` than there is.
     """
     part = checkpoint.option("part", "whole")
     if part not in ("whole", "encoder"):
         raise CoformerError(f"part = '{part}'", "model.options.part", "give 'encoder', or leave it away")
     named = [name for name in checkpoint.raw.get("architectures") or () if not name.endswith(ENCODER_ONLY)]
-    if part == "whole" and (
-        named or any(name.startswith(f"{checkpoint.prefix}decoder.") for name in checkpoint.tensors)
-    ):
-        there = f" ({', '.join(named)})" if named else ""
+    decodes = any(name.startswith(f"{checkpoint.prefix}decoder.") for name in checkpoint.tensors)
+    if part == "encoder" or not (named or decodes):
+        return False
+    foreign = [name for name in named if not name.endswith(WRITES)]
+    if foreign:
         raise CoformerError(
-            f"a {checkpoint.config.model_type} with a decoder is not supported{there}",
+            f"a {checkpoint.config.model_type} that writes no text is not supported ({', '.join(foreign)})",
             checkpoint.where,
-            "the nearest that is: its encoder, for classification and embeddings; set model.options.part = 'encoder'",
+            f"use a {checkpoint.config.model_type} {WRITES}, or its encoder, for classification and embeddings: set "
+            "model.options.part = 'encoder'",
         )
-
-
-def _stem(checkpoint: Checkpoint) -> TokenStem:
-    config, prefix = checkpoint.config, checkpoint.prefix
-    length = checkpoint.option("length", LENGTH)
-    if length < 2:
-        raise CoformerError(f"length = {length}", "model.options.length", "give 2 tokens or more")
-    names = [f"{prefix}{name}" for name in ("shared.weight", "encoder.embed_tokens.weight")]
-    shape = (config.vocab_size, config.d_model)
-    found = [checkpoint.tensor(name, shape) for name in names if checkpoint.has(name)]
-    words = found[0] if found else checkpoint.tensor(names[0], shape)
-    with torch.device("meta"):
-        stem = TokenStem(
-            TokenStemSpec(length, config.vocab_size, config.pad_token_id or 0, config.d_model, positions=False)
-        )
-    stem.words = nn.Parameter(words.clone())
-    return stem
-
-
-def _score_bias(checkpoint: Checkpoint, length: int) -> torch.Tensor:
-    """What every layer adds to its scores, `(heads, length, length)`."""
-    config = checkpoint.config
-    buckets = config.relative_attention_num_buckets
-    table = checkpoint.tensor(f"{checkpoint.prefix}{TABLE}", (buckets, config.num_heads))
-    places = torch.arange(length)
-    numbers = relative_buckets(places[None] - places[:, None], buckets, config.relative_attention_max_distance)
-    return table[numbers].permute(2, 0, 1)
-
-
-def relative_buckets(distances: torch.Tensor, buckets: int, farthest: int) -> torch.Tensor:
-    """Bucket numbers of distances (key's place less query's), of any shape, both directions.
-
-    Half of the buckets for each direction; of these, half for one distance each, the others for ranges that grow with
-    the logarithm up to `farthest`. (Raffel et al. 2020, section 2.1; the rounding is the original's.)
-    """
-    side = buckets // 2
-    exact = side // 2
-    far = distances.abs()
-    ratio = (far.clamp(min=1).float() / exact).log() / math.log(farthest / exact)
-    large = (exact + (ratio * (side - exact)).long()).clamp(max=side - 1)
-    return torch.where(far < exact, far, large) + (distances > 0) * side
-
-
-def _layer(checkpoint: Checkpoint, layer: int, bias: torch.Tensor) -> list[Residual]:
-    """The layer's attention and MLP."""
-    config, width = checkpoint.config, checkpoint.config.d_model
-    heads, dim, neurons = config.num_heads, config.d_kv, config.d_ff
-    gated, eps = config.is_gated_act, config.layer_norm_epsilon
-
-    def linear(part: str, inputs: int, outputs: int) -> torch.Tensor:
-        name = f"{checkpoint.prefix}encoder.block.{layer}.layer.{part}.weight"
-        return checkpoint.tensor(name, (outputs, inputs))
-
-    def norm(part: int) -> Any:
-        name = f"{checkpoint.prefix}encoder.block.{layer}.layer.{part}.layer_norm"
-        return checkpoint.norm(name, width, eps, kind="rms")
-
-    with torch.device("meta"):
-        attention = Attention(AttentionSpec(width, heads, dim, width, False, False, score_bias=bias.shape[-1]))
-        mlp = Mlp(MlpSpec(width, neurons, width, checkpoint.activation(config.dense_act_fn), False, False, gated))
-    query, key, value = (linear(f"0.SelfAttention.{part}", width, heads * dim) for part in "qkv")
-    attention.reader = linear_from(torch.cat([query * math.sqrt(dim), key, value]), None)
-    attention.writer = linear_from(linear("0.SelfAttention.o", heads * dim, width), None)
-    attention.score_bias = nn.Parameter(bias.clone())
-    read = ("wi_0", "wi_1") if gated else ("wi",)
-    mlp.reader = linear_from(torch.cat([linear(f"1.DenseReluDense.{part}", width, neurons) for part in read]), None)
-    mlp.writer = linear_from(linear("1.DenseReluDense.wo", neurons, width), None)
-    return [Residual.assemble(layer, norm(0), attention), Residual.assemble(layer, norm(1), mlp)]
-
-
-def calm_stream(model: Transformer) -> None:
-    """Divide the stream by a power of two that brings it within `CALM` on random words, if it is beyond.
-
-    T5's streams grow with depth until float16 overflows (huggingface/transformers issues 5651, 9295). RMSNorm divides
-    by the stream's own size, so that with its epsilon divided by the square nothing behind any norm changes.
-    """
-    stem = model.stem
-    assert isinstance(stem, TokenStem)
-    ids = random_ids(stem.spec)
-    mask, x = stem.mask(ids), stem(ids)
-    largest = float(x.abs().max())
-    for block in model.residuals:
-        x = block(x, mask)
-        largest = max(largest, float(x.abs().max()))
-    if not CALM < largest < math.inf:
-        return
-    by = 2.0 ** math.ceil(math.log2(largest / CALM))
-    stem.words.div_(by)
-    for block in model.residuals:
-        block.branch.writer.weight.div_(by)
-    for norm in (*(block.norm for block in model.residuals), model.pool.norm):
-        assert norm is not None
-        norm.spec = replace(norm.spec, eps=norm.spec.eps / by**2)
-    model.pool.spec = replace(model.pool.spec, norm=None if model.pool.norm is None else model.pool.norm.spec)
+    return True
 
 
 def _classifier(checkpoint: Checkpoint) -> Head | None:

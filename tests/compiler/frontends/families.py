@@ -41,17 +41,24 @@ def timm(name: str, options: dict[str, object]) -> Callable[[], Transformer]:
     return lambda: import_model(ModelSource(f"timm:{name}", "random", options=tuple(options.items())))
 
 
-def hf(kind: str, **options: str) -> Callable[[], Transformer]:
-    """A Hugging Face model; `import_model` itself compares it with transformers' own hidden states to 1e-4."""
+def hf(kind: str, writes: str = "", **options: object) -> Callable[[], Transformer]:
+    """A Hugging Face model; `import_model` itself compares it with transformers' own hidden states to 1e-4.
+
+    `writes` names the library's class of a model that answers with a text: its logits are compared.
+    """
 
     def make() -> Transformer:
         with tempfile.TemporaryDirectory() as folder:
             config = {"model_type": kind, "vocab_size": 50, "max_position_embeddings": 40, **TEXTS[kind], **options}
+            config |= {"architectures": [writes]} if writes else {}
             (Path(folder) / "config.json").write_text(json.dumps(config))
-            return import_model(ModelSource(f"hf:{kind}", "random", Path(folder), (("length", 12),)))
+            lengths = (("length", 12), *((("target_length", 7),) if writes else ()))
+            return import_model(ModelSource(f"hf:{kind}", "random", Path(folder), lengths))
 
     return make
 
+
+FLAN = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 FAMILIES = {
     "ViT": Family("timm `vit_*`", timm("vit_tiny_patch16_224", SMALL)),
@@ -70,6 +77,9 @@ FAMILIES = {
     "T5 encoder": Family("hf `t5`", hf("t5")),
     "Flan-T5 encoder": Family("hf `t5` (T5 v1.1 too)", hf("t5", feed_forward_proj="gated-gelu")),
     "mT5 encoder": Family("hf `mt5`", hf("mt5")),
+    "T5": Family("hf `t5`", hf("t5", "T5ForConditionalGeneration")),
+    "Flan-T5": Family("hf `t5` (T5 v1.1 too)", hf("t5", "T5ForConditionalGeneration", **FLAN)),
+    "mT5": Family("hf `mt5`", hf("mt5", "MT5ForConditionalGeneration", tie_word_embeddings=False)),
 }
 """One line each. A family of another library makes its model here as well."""
 
@@ -174,6 +184,7 @@ def sliced(model: Transformer, step: int) -> Transformer:
             tuple(tuple(range(0, embed, step)) for embed in model.spec.embeds),
             {layer: units["attention", layer] for layer in kept},
             {layer: units["mlp", layer] for layer in kept},
+            {layer: units["cross", layer] for layer in kept if ("cross", layer) in units},
         )
     )
 
