@@ -28,6 +28,7 @@ from coformer_compiler.stages.decompose import (
     journal_of,
     network_of,
     policy_of,
+    policy_options,
     preflight_of,
     require_feasible,
 )
@@ -36,6 +37,7 @@ from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 from coformer_compiler.stages.lower import lower_members, require_builders
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
+from coformer_compiler.stages.shape_profiles import check_profiles, check_room
 from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
 from coformer_compiler.stages.targets import label_with_teacher
 from coformer_compiler.stages.transplant import transplant_members
@@ -111,12 +113,14 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     imported = import_teacher(store, config.model)
     teacher = load_teacher(imported)
     use_fitting_threads(teacher.cost(with_head=True).flops)
+    check_profiles(teacher.spec, config.profiles)
     require_feasible(teacher.spec, config)
     data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
     statistics = calibrate(store, imported, teacher, data, config.policy.importance)
     policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
     chosen = policy_of(policy)
     config = config.with_members([member.device for member in chosen.members])
+    check_room(teacher.spec, chosen, config, shortcuts=policy_options(config.policy).shortcuts)
     transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
     accuracy = evaluate(store, (imported, transplanted, boosted), teacher, data)

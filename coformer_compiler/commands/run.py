@@ -126,6 +126,7 @@ def read_input(path: Path, manifest: Manifest) -> np.ndarray:
         CoformerError: for an unreadable file, another dtype or shape.
     """
     want = manifest.input.shape[1:]
+    shorter = manifest.profiles is not None and manifest.profiles.padding is not None
     dtype = manifest.input.dtype
     sees = dtype == "uint8"
     other = "an image that Pillow can read" if sees else "a .txt file of one text a line"
@@ -139,7 +140,9 @@ def read_input(path: Path, manifest: Manifest) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise CoformerError(f"cannot be read ({error})", where, mend) from error
     samples = array[None] if array.ndim == len(want) else array
-    if array.dtype != np.dtype(dtype) or samples.shape[1:] != want or not len(samples):
+    fits = samples.ndim > len(want) and samples.shape[1:-1] == want[:-1]
+    fits = fits and (0 < samples.shape[-1] <= want[-1] if shorter else samples.shape[-1] == want[-1])
+    if array.dtype != np.dtype(dtype) or not fits or not len(samples):
         sizes = ", ".join(map(str, want))
         raise CoformerError(
             f"holds {array.dtype} {list(array.shape)}", where, f"give {dtype} [{sizes}] or [samples, {sizes}]"
@@ -181,7 +184,9 @@ def _answered(logits: np.ndarray, manifest: Manifest, name_of: Callable[[int], s
 
 
 def _circumstances(answer: Answer) -> dict[str, Any]:
+    shaped = {} if answer.shaped is None else {"profile": answer.shaped._asdict()}
     return {
+        **shaped,
         "members": list(answer.members),
         "degraded": answer.degraded,
         "missing": dict(answer.missing),

@@ -241,6 +241,9 @@ def _bundle_text(found: dict[str, Any], path: Path) -> str:
         ("build", manifest["build"]),
         ("policy", manifest["policy"]),
     ]
+    if "profiles" in manifest:
+        shapes = sorted([manifest["input"]["shape"], *(each["shape"] for each in manifest["profiles"]["graphs"])])
+        facts.insert(5, ("profiles", ", ".join(map(str, shapes))))
     size = bytes_text(found["bytes"]).replace(THIN_SPACE, " ")
     parts = [facts_text(f"bundle {path}, {size}, every file as the manifest says", facts)]
     if manifest["aggregators"]:

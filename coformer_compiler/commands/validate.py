@@ -146,6 +146,8 @@ def _bundle_checks(bundle: Bundle, old_python: Path | None) -> list[Check]:
     if not _attempt(checks, device, "graph structure", lambda: check_structure(bundle)):
         return checks
     _attempt(checks, device, "graph on golden vectors", lambda: _check_graph(bundle))
+    if bundle.manifest.profiles is not None:
+        _attempt(checks, device, "profiles on golden vectors", lambda: _check_profiles(bundle))
     for name, check in engine_checks(bundle, old_python):
         if isinstance(check, str):
             checks.append(Check(device, name, skipped=check))
@@ -208,6 +210,23 @@ def _check_graph(bundle: Bundle) -> None:
         manifest.engine.precision,
         manifest.golden.tolerance,
     )
+
+
+def _check_profiles(bundle: Bundle) -> None:
+    """Likewise of the graphs for other shapes; their inputs are the golden ones, cut."""
+    manifest = bundle.manifest
+    assert manifest.profiles is not None
+    inputs, _ = _golden(bundle)
+    for spec in manifest.profiles.graphs:
+        verify_graph(
+            Path(bundle.file(spec.file)),
+            {manifest.input.name: np.ascontiguousarray(inputs[..., : spec.shape[-1]])},
+            manifest.output.name,
+            load_golden(bundle, spec.golden, manifest.output.dtype, manifest.output.shape),
+            manifest.engine.precision,
+            manifest.golden.tolerance,
+            spec.shape[0],
+        )
 
 
 def _golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from coformer_compiler.config.sections import (
     ModelSection,
     NetworkSection,
     PolicySection,
+    ProfilesSection,
     SearchSection,
     config_error,
 )
@@ -44,6 +46,7 @@ class BuildConfig:
     network: NetworkSection
     devices: tuple[Device, ...]
     booster: BoosterOptions
+    profiles: ProfilesSection
 
     def with_members(self, names: Sequence[str]) -> BuildConfig:
         """Without the devices that a policy leaves out."""
@@ -87,7 +90,7 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
 
 
 def _refuse_values_for_tables(content: dict[str, Any], where: str) -> None:
-    for key in ("model", "data", "policy", "booster"):
+    for key in ("model", "data", "policy", "profiles", "booster"):
         if key in content and not isinstance(content[key], dict):
             raise CoformerError(f"{key} = {content[key]!r} is no table", where, f"write [{key}], its keys below it")
     devices = content.get("devices", [])
@@ -147,7 +150,21 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         section.network,
         read_devices(section.devices, section.precision, folder, where),
         _booster(section.booster, section.seed, where),
+        _profiles(section.profiles, where),
     )
+
+
+def _profiles(section: ProfilesSection, where: str) -> ProfilesSection:
+    for key, numbers in (("lengths", section.lengths or [1]), ("batches", section.batches)):
+        if any(before >= after for before, after in pairwise(numbers)):
+            raise CoformerError(
+                f"profiles.{key} = {numbers} is not ascending", where, "write each number once, the smallest first"
+            )
+    if section.batches[0] != 1:
+        raise CoformerError(
+            f"profiles.batches = {section.batches} lacks 1", where, "add it: a single request is a batch of one"
+        )
+    return section
 
 
 def _with_folder(model: ModelSection, folder: Path, where: str) -> ModelSection:

@@ -84,6 +84,19 @@ class SearchSection(_Section):
     journal: Path | None = Field(default=None, description="an earlier search's journal to go on from")
 
 
+class ProfilesSection(_Section):
+    """`[profiles]`: the shapes that every member gets a graph for."""
+
+    lengths: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="tokens, ascending, the last `model.options.length`; a text is computed at the first that it fits",
+    )
+    batches: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[1], min_length=1, description="samples that are computed at a time, ascending, the first one 1"
+    )
+
+
 class NetworkSection(_Section):
     """`[network]`: the link that the boards share; predicted latencies rest on it."""
 
@@ -128,6 +141,7 @@ class ConfigSection(_Section):
     policy: PolicySection = PolicySection()
     search: SearchSection = SearchSection()
     network: NetworkSection = NetworkSection()
+    profiles: ProfilesSection = ProfilesSection()
     devices: list[DeviceSection] = Field(min_length=1)
     booster: dict[str, Any] = Field(default_factory=dict)
 
@@ -155,6 +169,7 @@ def _section_at(location: Sequence[int | str]) -> type[BaseModel]:
         "model": ModelSection,
         "data": DataSection,
         "policy": PolicySection,
+        "profiles": ProfilesSection,
         "devices": DeviceSection,
     }
     return sections.get(str(location[0]), ConfigSection) if location else ConfigSection

@@ -190,9 +190,10 @@ class Attention(nn.Module):
         if window is not None:
             tables = window_tables(window, torch.device("cpu"))
             x = graph.pick(f"{name}.windows", x, tables.order)
-            batch, tokens = window.windows, window.tokens
             if tables.mask is not None:
                 bias = tables.mask if bias is None else tables.mask + bias.cpu()
+                bias = bias.repeat(batch, 1, 1, 1)
+            batch, tokens = batch * window.windows, window.tokens
         if self.spec.causal:
             bias = later_tokens(tokens) if bias is None else bias.cpu() + later_tokens(tokens)
         read = graph.linear(f"{name}.reader", x, self.reader.weight, self.reader.bias)

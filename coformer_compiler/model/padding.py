@@ -16,8 +16,9 @@ class Padding:
     """Values of a graph, computed once by the stem.
 
     Attributes:
-        scores: float32 `(1, 1, 1, tokens)`, zero for a token and `MASKED` for padding: attention adds it to its scores.
-        real: float32 `(1, tokens, 1)`, one for a token and zero for padding: the mean counts by it.
+        scores: float32 `(batch, 1, 1, tokens)`, zero for a token and `MASKED` for padding: attention adds it to
+            its scores.
+        real: float32 `(batch, tokens, 1)`, one for a token and zero for padding: the mean counts by it.
     """
 
     scores: ir.Value

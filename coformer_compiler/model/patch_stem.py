@@ -98,10 +98,10 @@ class PatchStem(nn.Module):
         self.spec = replace(self.spec, norm=norm.spec, mix=len(weight))
         return self
 
-    def lower(self, graph: GraphWriter, name: str) -> tuple[ir.Value, None]:
+    def lower(self, graph: GraphWriter, name: str, batch: int = 1) -> tuple[ir.Value, None]:
         """Cast, Sub, Mul, Conv, then tokens, without padding; a pass folds the normalisation into the Conv."""
         spec, embed = self.spec, self.spec.embed
-        image = (1, spec.channels, *spec.image_size)
+        image = (batch, spec.channels, *spec.image_size)
         pixels = graph.input(spec.input.name, ir.DataType.UINT8, image)
         x = graph.op("Cast", f"{name}.cast", [pixels], image, {"to": int(ir.DataType.FLOAT)})
         x = graph.op("Sub", f"{name}.centred", [x, graph.weight(f"{name}.mean", self.mean[None, :, None, None])], image)
@@ -112,18 +112,21 @@ class PatchStem(nn.Module):
         assert self.patches.bias is not None
         weights.append(graph.weight(f"{name}.patches.bias", self.patches.bias))
         conv = {"kernel_shape": list(spec.patch_size), "strides": list(spec.patch_size)}
-        x = graph.op("Conv", f"{name}.patches", [x, *weights], (1, embed, *spec.grid), conv)
+        x = graph.op("Conv", f"{name}.patches", [x, *weights], (batch, embed, *spec.grid), conv)
         count = spec.tokens - spec.prefix
         x = graph.op(
-            "Reshape", f"{name}.flat", [x, graph.shape(f"{name}.flat.shape", [1, embed, count])], (1, embed, count)
+            "Reshape",
+            f"{name}.flat",
+            [x, graph.shape(f"{name}.flat.shape", [batch, embed, count])],
+            (batch, embed, count),
         )
-        x = graph.op("Transpose", f"{name}.tokens", [x], (1, count, embed), {"perm": [0, 2, 1]})
+        x = graph.op("Transpose", f"{name}.tokens", [x], (batch, count, embed), {"perm": [0, 2, 1]})
         if self.positions is not None:
             positions = graph.weight(f"{name}.positions", self.positions[None])
-            x = graph.op("Add", f"{name}.placed", [x, positions], (1, count, embed))
+            x = graph.op("Add", f"{name}.placed", [x, positions], (batch, count, embed))
         if spec.prefix:
-            prefix = graph.weight(f"{name}.prefix", self.prefix[None])
-            x = graph.op("Concat", f"{name}.sequence", [prefix, x], (1, spec.tokens, embed), {"axis": 1})
+            prefix = graph.weight(f"{name}.prefix", self.prefix[None].expand(batch, -1, -1))
+            x = graph.op("Concat", f"{name}.sequence", [prefix, x], (batch, spec.tokens, embed), {"axis": 1})
         if self.norm is not None:
             x = self.norm.lower(graph, f"{name}.norm", x)
         if self.mix is not None:

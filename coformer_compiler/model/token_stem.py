@@ -97,21 +97,21 @@ class TokenStem(nn.Module):
         self.spec = replace(self.spec, norm=norm.spec, mix=len(weight))
         return self
 
-    def lower(self, graph: GraphWriter, name: str) -> tuple[ir.Value, Padding]:
+    def lower(self, graph: GraphWriter, name: str, batch: int = 1) -> tuple[ir.Value, Padding]:
         """One Gather per table, their sum, and the padding mask: Equal, Cast and arithmetic, no booleans beyond."""
         spec = self.spec
-        return self.lower_from(graph, name, graph.input(spec.input.name, ir.DataType.INT32, (1, *spec.input.shape)))
+        return self.lower_from(graph, name, graph.input(spec.input.name, ir.DataType.INT32, (batch, *spec.input.shape)))
 
     def lower_from(self, graph: GraphWriter, name: str, ids: ir.Value) -> tuple[ir.Value, Padding]:
         """`lower` for an input that the graph has already."""
-        spec, length = self.spec, self.spec.length
+        spec, length, batch = self.spec, self.spec.length, shape_of(ids)[0]
         if shape_of(ids)[-1] != length:
             first, last = spec.before, spec.before + length
             bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("first", first), ("last", last), ("along", -1))]
             shape = (*shape_of(ids)[:-1], length)
             ids = graph.op("Slice", f"{name}.own", [ids, *bounds], shape, dtype=ir.DataType.INT32)
         words = ids if self.types is None else self._lower_row(graph, f"{name}.word", ids, 0)
-        shape = (1, length, spec.embed)
+        shape = (batch, length, spec.embed)
         x = graph.op("Gather", f"{name}.words", [graph.weight(f"{name}.words.table", self.words), words], shape)
         if self.positions is not None:
             x = graph.op("Add", f"{name}.placed", [x, graph.weight(f"{name}.positions", self.positions[None])], shape)
@@ -127,15 +127,15 @@ class TokenStem(nn.Module):
 
     def _lower_row(self, graph: GraphWriter, name: str, ids: ir.Value, row: int) -> ir.Value:
         bounds = [graph.shape(f"{name}.{key}", [n]) for key, n in (("first", row), ("last", row + 1), ("axis", 1))]
-        shape = (1, 1, self.spec.length)
-        part = graph.op("Slice", f"{name}.row", [ids, *bounds], shape, dtype=ir.DataType.INT32)
-        flat = graph.shape(f"{name}.shape", [1, self.spec.length])
-        return graph.op("Reshape", f"{name}.ids", [part, flat], (1, self.spec.length), dtype=ir.DataType.INT32)
+        batch, _, length = shape_of(ids)
+        part = graph.op("Slice", f"{name}.row", [ids, *bounds], (batch, 1, length), dtype=ir.DataType.INT32)
+        flat = graph.shape(f"{name}.shape", [batch, length])
+        return graph.op("Reshape", f"{name}.ids", [part, flat], (batch, length), dtype=ir.DataType.INT32)
 
     def lower_padding(self, graph: GraphWriter, name: str, words: ir.Value) -> Padding:
-        """The padding among words `(1, tokens)`."""
-        length, pad = shape_of(words)[1], graph.int32(f"{name}.word", [self.spec.pad])
-        shape = (1, length)
+        """The padding among words `(batch, tokens)`."""
+        shape, pad = shape_of(words), graph.int32(f"{name}.word", [self.spec.pad])
+        batch, length = shape
         missing = graph.op("Equal", f"{name}.missing", [words, pad], shape, dtype=ir.DataType.BOOL)
         absent = graph.op("Cast", f"{name}.absent", [missing], shape, {"to": int(ir.DataType.FLOAT)})
         far, one = (graph.weight(f"{name}.{key}", torch.tensor(n)) for key, n in (("far", MASKED), ("one", 1.0)))
@@ -145,7 +145,7 @@ class TokenStem(nn.Module):
         def reshaped(key: str, x: ir.Value, wanted: tuple[int, ...]) -> ir.Value:
             return graph.op("Reshape", f"{name}.{key}", [x, graph.shape(f"{name}.{key}.shape", wanted)], wanted)
 
-        return Padding(reshaped("scores", masked, (1, 1, 1, length)), reshaped("real", present, (1, length, 1)))
+        return Padding(reshaped("scores", masked, (batch, 1, 1, length)), reshaped("real", present, (batch, length, 1)))
 
     def cost(self) -> Cost:
         """Tables are read, not multiplied: their parameters, then norm and mix."""

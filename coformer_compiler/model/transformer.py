@@ -168,10 +168,10 @@ class Transformer(nn.Module):
         columns = self.pool.feature_columns(channels, self.spec.embed)
         return Transformer.assemble(stem, blocks, self.pool.take(channels), self.head.take(columns))
 
-    def lower(self, name: str, *, with_head: bool = False) -> ir.Model:
-        """The ONNX model from the stem's input to `features` for a batch of one, or to `logits` with the head."""
+    def lower(self, name: str, *, batch: int = 1, with_head: bool = False) -> ir.Model:
+        """The ONNX model from the stem's input, of `batch` samples, to `features`, or to `logits` with the head."""
         graph = GraphWriter()
-        x, padding = self.stem.lower(graph, "stem")
+        x, padding = self.stem.lower(graph, "stem", batch)
         memory: LoweredMemory | None = None
         for block_name, block in zip(self.spec.block_names, self.steps, strict=True):
             if isinstance(block, Bridge):

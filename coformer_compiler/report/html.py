@@ -12,6 +12,7 @@ from coformer_compiler.report.sections.costs import costs_html
 from coformer_compiler.report.sections.headline import headline_html
 from coformer_compiler.report.sections.match import match_html
 from coformer_compiler.report.sections.policy import policy_html
+from coformer_compiler.report.sections.profiles import profiles_html
 from coformer_compiler.report.sections.request import request_html
 from coformer_compiler.report.sections.search import search_html
 from coformer_compiler.report.sections.training import training_html
@@ -24,6 +25,7 @@ SECTIONS = (
     match_html,
     training_html,
     request_html,
+    profiles_html,
     costs_html,
     build_html,
 )

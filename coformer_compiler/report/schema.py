@@ -145,6 +145,14 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class ProfileTiming:
+    """What each member's graph for one shape of input takes, all of a batch; None where its engine runs elsewhere."""
+
+    shape: tuple[int, ...]
+    members: tuple[Timing | None, ...]
+
+
+@dataclass(frozen=True)
 class MemberPrediction:
     """t1 and arrival of eq. (3) for one member, in ms; None for a device that was left out.
 
@@ -310,6 +318,7 @@ class Report:
         absent: JSON path of a value that is null or empty, or of an object around it → why it is. What is said of
             "timeline" is shown beside a timeline too (how its spans were told apart).
         metric: what `accuracy` holds: that, or the score of a task that knows no right and wrong.
+        profiles: the shapes that every member has a graph for; empty where there is one.
     """
 
     title: str
@@ -335,6 +344,7 @@ class Report:
     notes: tuple[Note, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     metric: str = "accuracy"
+    profiles: tuple[ProfileTiming, ...] = ()
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -384,6 +394,7 @@ def _disagreements(report: Report) -> list[str]:
     }
     if report.accuracy.lowered is not None:
         lengths["accuracy.lowered.members"] = len(report.accuracy.lowered.members)
+    lengths |= {f"profiles[{i}].members": len(each.members) for i, each in enumerate(report.profiles)}
     found = [f"'{key}' has {size} entries for {count} devices" for key, size in lengths.items() if size != count]
     for key, subsets in (
         ("subsets", report.accuracy.subsets),

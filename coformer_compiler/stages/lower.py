@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from coformer_compiler.artifact import Artifact, Store
 from coformer_compiler.config import BuildConfig
+from coformer_compiler.config.sections import ProfilesSection
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.device import Device
 from coformer_compiler.model.aggregator import subset_name
@@ -21,10 +23,21 @@ from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME, Tran
 from coformer_compiler.progress import Progress
 from coformer_compiler.stages.decoders import write_decoders
 from coformer_compiler.stages.lowered_accuracy import measure_lowered
+from coformer_compiler.stages.shape_profiles import (
+    Profile,
+    feeds_of,
+    further_profiles,
+    golden_outputs,
+    manifest_profiles,
+    shaped,
+)
 from coformer_passes.graph_files import INLINE_BYTES, save_graph
 from coformer_passes.numerics import cases_of, outputs_of, proto_without_weights, with_rounding
+from coformer_passes.one_weights_file import WeightsFile
 from coformer_passes.quantise_gently import legalise_int8
 from coformer_passes.runner import legalise
+from coformer_runtime.bundle import WEIGHTS_SUFFIX
+from coformer_runtime.engines.profiled import in_batches
 from coformer_runtime.errors import CheckFailed
 from coformer_targets import Target, engine_from_onnx, recipe_for, with_precision
 from coformer_targets.tensorrt_rtx import require_rtx, write_plans
@@ -53,6 +66,7 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
         "names": [device.name for device in config.devices],
         "aggregating": config.aggregating,
         "data": data.sha256,
+        "profiles": config.profiles.model_dump(),
     }
 
     def make(folder: Path, _work: Path) -> None:
@@ -62,7 +76,7 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
         with store.progress.stage("graphs", total=len(config.devices), unit="member") as stage:
             for n, device in enumerate(config.devices):
                 place = folder / device.name
-                _write_member(place, loaded.members[n], device.target, inputs, features[n])
+                _write_member(place, loaded.members[n], device.target, inputs, features[n], config.profiles)
                 if n in config.aggregating:
                     _write_aggregators(place, loaded, device, features)
                 stage.advance()
@@ -72,15 +86,27 @@ def lower_members(store: Store, system: Artifact, config: BuildConfig, data: Dat
 
 
 def _write_member(
-    place: Path, member: Transformer, target: Target, inputs: torch.Tensor, features: torch.Tensor
+    place: Path,
+    member: Transformer,
+    target: Target,
+    inputs: torch.Tensor,
+    features: torch.Tensor,
+    profiles: ProfilesSection,
 ) -> None:
     (place / "golden").mkdir(parents=True)
     np.save(place / GOLDEN_INPUT, inputs.numpy(), allow_pickle=False)
     np.save(place / GOLDEN_OUTPUT, features.numpy(), allow_pickle=False)
-    model = legal_graph(member, target, inputs.numpy())
-    save_graph(model, place / MEMBER, inline_bytes=inline_bytes_of(target))
     name, wanted = member.spec.stem.input.name, features.numpy()
     tolerance = tolerance_of(target.precision, wanted)
+    further = further_profiles(profiles)
+    if further:
+        with WeightsFile(place / f"{MEMBER}{WEIGHTS_SUFFIX}") as weights:
+            for profile in (Profile(1, None), *further):
+                _write_profile(place, member, target, profile, inputs.numpy(), weights)
+        _verify_profiles(place, member, target, profiles, inputs.numpy(), tolerance)
+    else:
+        model = legal_graph(member, target, inputs.numpy())
+        save_graph(model, place / MEMBER, inline_bytes=inline_bytes_of(target))
     verify_graph(place / MEMBER, {name: inputs.numpy()}, FEATURES_NAME, wanted, target.precision, tolerance)
     if member.spec.pool.kind == "causal":
         write_decoders(place, member, target, inputs.numpy(), tolerance, inline_bytes_of(target))
@@ -92,12 +118,48 @@ def _write_member(
         "input": name,
         "tolerance": tolerance,
     }
+    told = manifest_profiles(member.spec.stem, profiles, GOLDEN_OUTPUT)
+    if told is not None:
+        facts["profiles"] = told
     (place / ENGINE).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
     if target.engine == "tensorrt-rtx":
-        write_plans(place / MEMBER, place, (target.sm or 0,))
+        for path in (MEMBER, *(profile.file for profile in further)):
+            write_plans(place / path, place, (target.sm or 0,))
     if target.engine == "tensorrt":
         recipe = json.dumps(recipe_for(target, place / MEMBER), indent=2, sort_keys=True) + "\n"
         (place / RECIPE).write_text(recipe, encoding="utf-8")
+
+
+def _write_profile(
+    place: Path, member: Transformer, target: Target, profile: Profile, inputs: np.ndarray, weights: WeightsFile
+) -> None:
+    """One graph of a member that has several; they share the file of weights."""
+    shorter, cut = shaped(member, profile, inputs)
+    cases = feeds_of(member.spec.stem.input.name, cut, profile.batch)
+    model = legal_graph(shorter, target, cases, batch=profile.batch)
+    weights.take(model)
+    path = place / (MEMBER if profile == Profile(1, None) else profile.file)
+    save_graph(model, path, inline_bytes=sys.maxsize)  # what is left of them is small
+
+
+def _verify_profiles(
+    place: Path,
+    member: Transformer,
+    target: Target,
+    profiles: ProfilesSection,
+    inputs: np.ndarray,
+    tolerance: float,
+) -> None:
+    """Write the golden outputs of the shorter lengths, and hold every profile's graph to torch."""
+    name = member.spec.stem.input.name
+    for path, outputs in golden_outputs(member, profiles, inputs):
+        np.save(place / path, outputs, allow_pickle=False)
+    for profile in further_profiles(profiles):
+        shorter, cut = shaped(member, profile, inputs)
+        with torch.no_grad():
+            wanted = shorter.sent(torch.from_numpy(cut)).numpy()
+        graph = place / profile.file
+        verify_graph(graph, {name: cut}, FEATURES_NAME, wanted, target.precision, tolerance, profile.batch)
 
 
 def inline_bytes_of(target: Target) -> int:
@@ -141,10 +203,13 @@ def aggregator_file(subset: Sequence[int]) -> str:
     return f"aggregators/{subset_name(subset)}.onnx"
 
 
-def legal_graph(member: Transformer, target: Target, inputs: np.ndarray) -> ir.Model:
-    """The member's graph, legal for the target; `inputs` `(cases, …)` prove every pass."""
+def legal_graph(
+    member: Transformer, target: Target, inputs: np.ndarray | list[dict[str, np.ndarray]], *, batch: int = 1
+) -> ir.Model:
+    """The member's graph, legal for the target; `inputs` prove every pass: `(cases, …)`, or feeds of whole batches."""
     lower = legalise_int8 if target.precision == "int8" else legalise
-    return lower(member.lower("member"), target, {member.spec.stem.input.name: inputs})
+    golden = inputs if isinstance(inputs, list) else {member.spec.stem.input.name: inputs}
+    return lower(member.lower("member", batch=batch), target, golden)
 
 
 def verify_graph(
@@ -154,13 +219,14 @@ def verify_graph(
     wanted: np.ndarray,
     precision: str = "float32",
     tolerance: float = TOLERANCE,
+    batch: int = 1,
 ) -> None:
     """Run a finished graph file in ONNX Runtime and compare it with torch, case by case.
 
     Raises:
         CheckFailed: beyond the tolerance, or if the graph does not run.
     """
-    got = run_graph(path, inputs, output, precision)
+    got = run_graph(path, inputs, output, precision, batch)
     if got.shape != wanted.shape:
         raise CheckFailed(
             f"'{output}' is {list(got.shape)}, torch gives {list(wanted.shape)}", f"graph {path}", "build again"
@@ -175,8 +241,10 @@ def verify_graph(
             )
 
 
-def run_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, precision: str = "float32") -> np.ndarray:
-    """An output of a graph file in ONNX Runtime, `(cases, …)`; each case is a batch of one.
+def run_graph(
+    path: Path, inputs: Mapping[str, np.ndarray], output: str, precision: str = "float32", batch: int = 1
+) -> np.ndarray:
+    """An output of a graph file in ONNX Runtime, `(cases, …)`, so many at a time as its batch has.
 
     A float16 graph is run with every value rounded, which ONNX Runtime itself does at the end of a chain only.
 
@@ -185,25 +253,27 @@ def run_graph(path: Path, inputs: Mapping[str, np.ndarray], output: str, precisi
     """
     import onnxruntime
 
+    count = len(next(iter(inputs.values())))
+    cases = [{name: array[list(rows)] for name, array in inputs.items()} for rows in in_batches(count, batch)]
     if precision == "float16":
-        return _run_rounded(path, inputs, output)
+        return _run_rounded(path, cases, output)[:count]
     types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        feeds = {value.name: inputs[value.name].astype(types[value.type]) for value in session.get_inputs()}
-        cases = len(next(iter(feeds.values())))
+        wanted = {value.name: types[value.type] for value in session.get_inputs()}
         rows = [
-            session.run([output], {name: array[n : n + 1] for name, array in feeds.items()})[0] for n in range(cases)
+            session.run([output], {name: case[name].astype(dtype) for name, dtype in wanted.items()})[0]
+            for case in cases
         ]
     except Exception as error:  # the library's exceptions share no other base
         raise CheckFailed(f"ONNX Runtime does not run it ({error})", f"graph {path}", "build again") from error
-    return np.concatenate(rows)
+    return np.concatenate(rows)[:count]
 
 
-def _run_rounded(path: Path, inputs: Mapping[str, np.ndarray], output: str) -> np.ndarray:
+def _run_rounded(path: Path, cases: list[dict[str, np.ndarray]], output: str) -> np.ndarray:
     model = with_rounding(ir.load(path))
     proto, weights = proto_without_weights(model)
-    found = outputs_of(proto, weights, cases_of(inputs, model), f"graph {path}")
+    found = outputs_of(proto, weights, cases_of(cases, model), f"graph {path}")
     return np.concatenate([case[output] for case in found])
 
 

@@ -22,6 +22,8 @@ from coformer_passes.graph_files import save_graph
 from coformer_passes.runner import legalise
 from coformer_runtime.answer import Phases
 from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.engines.profiled import in_batches
+from coformer_runtime.manifest import load_manifest
 from coformer_targets import with_precision
 
 RUNS, WARM_UP = 50, 1  # as in the paper, section IV-A
@@ -39,13 +41,25 @@ class Milliseconds:
 
 
 @dataclass(frozen=True)
+class ProfileLatency:
+    """Every member's graph of one shape, for a whole batch."""
+
+    shape: tuple[int, ...]
+    members: tuple[Milliseconds | None, ...]
+
+
+@dataclass(frozen=True)
 class Latencies:
-    """What was measured; None where the engine does not run on this machine. `timeline` is the median request's."""
+    """What was measured; None where the engine does not run on this machine.
+
+    `timeline` is the median request's; `profiles` are empty where there is one shape.
+    """
 
     teacher: Milliseconds
     members: tuple[Milliseconds | None, ...]
     aggregated: Milliseconds | None
     timeline: Phases | None
+    profiles: tuple[ProfileLatency, ...] = ()
 
 
 def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, config: BuildConfig) -> Artifact:
@@ -68,7 +82,8 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         aggregated, timeline = (None, None)
         if all(runs_here):
             aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], inputs)
-        result = Latencies(engine_latency(graph, inputs), tuple(members), aggregated, timeline)
+        profiles = _profile_latencies([bundles / device.name for device in config.devices], members)
+        result = Latencies(engine_latency(graph, inputs), tuple(members), aggregated, timeline, profiles)
         text = json.dumps(asdict(result) | {"timeline": None if timeline is None else timeline._asdict()})
         (folder / RESULT).write_text(text, encoding="utf-8")
 
@@ -85,7 +100,28 @@ def latencies_of(artifact: Artifact) -> Latencies:
     teacher = figures(data["teacher"])
     assert teacher is not None
     timeline = None if data["timeline"] is None else Phases(**data["timeline"])
-    return Latencies(teacher, tuple(figures(each) for each in data["members"]), figures(data["aggregated"]), timeline)
+    profiles = tuple(
+        ProfileLatency(tuple(each["shape"]), tuple(figures(member) for member in each["members"]))
+        for each in data["profiles"]
+    )
+    members = tuple(figures(each) for each in data["members"])
+    return Latencies(teacher, members, figures(data["aggregated"]), timeline, profiles)
+
+
+def _profile_latencies(bundles: Sequence[Path], members: Sequence[Milliseconds | None]) -> tuple[ProfileLatency, ...]:
+    """All shapes, the smallest first; those of the members' own graphs are known already."""
+    found: dict[tuple[int, ...], list[Milliseconds | None]] = {}
+    for bundle, own in zip(bundles, members, strict=True):
+        manifest = load_manifest(str(bundle))
+        if manifest.profiles is None:
+            return ()
+        found.setdefault(manifest.input.shape, []).append(own)
+        inputs = np.load(bundle / GOLDEN_INPUT)
+        for spec in manifest.profiles.graphs:
+            batch = inputs[list(next(in_batches(len(inputs), spec.shape[0])))][..., : spec.shape[-1]]
+            timed = None if own is None else engine_latency(bundle / spec.file, np.ascontiguousarray(batch))
+            found.setdefault(spec.shape, []).append(timed)
+    return tuple(ProfileLatency(shape, tuple(found[shape])) for shape in sorted(found))
 
 
 def cluster_latency(bundles: Sequence[Path], inputs: np.ndarray) -> tuple[Milliseconds, Phases]:

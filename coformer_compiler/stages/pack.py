@@ -32,6 +32,7 @@ from coformer_compiler.stages.lower import (
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_runtime.manifest import (
     MANIFEST_NAME,
+    REBUILD,
     AggregatorSpec,
     AnswerSpec,
     EngineSpec,
@@ -42,6 +43,8 @@ from coformer_runtime.manifest import (
     TensorSpec,
     manifest_json,
 )
+from coformer_runtime.manifest_fields import Fields
+from coformer_runtime.manifest_profiles import ProfilesSpec, profiles_from_fields
 
 
 def pack_bundles(
@@ -91,6 +94,13 @@ def _generation(data: DataSet, length: int) -> GenerationSpec | None:
     return GenerationSpec(STEP, PREFILL, min(CHUNK, length), length, data.words, end)
 
 
+def _profiles(facts: Mapping[str, Any], device: str) -> ProfilesSpec | None:
+    """What the lowering has told of the member's other shapes."""
+    if "profiles" not in facts:
+        return None
+    return profiles_from_fields(Fields(facts["profiles"], f"graphs of '{device}'", "profiles", REBUILD))
+
+
 def _manifest(
     bundle: Path,
     n: int,
@@ -131,4 +141,5 @@ def _manifest(
         ),
         standby=tuple(each.name for each in config.devices if each.standby),
         generation=_generation(data, inputs.shape[-1]),
+        profiles=_profiles(facts, device.name),
     )

@@ -26,7 +26,6 @@ from coformer_compiler.report import schema
 from coformer_compiler.stages.boost import history_of
 from coformer_compiler.stages.decompose import network_of, notes_of, policy_of, preflight_of, searched_in
 from coformer_compiler.stages.evaluate import accuracies_of
-from coformer_compiler.stages.lower import MEMBER
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
 from coformer_compiler.stages.pack import build_digest
@@ -85,6 +84,10 @@ def report_from_artifacts(
         cost=_cost(made, config, teacher),
         latency_ms=schema.Latency(
             _timing(latencies.teacher), _timing(latencies.aggregated), tuple(_timing(m) for m in latencies.members)
+        ),
+        profiles=tuple(
+            schema.ProfileTiming(each.shape, tuple(_timing(member) for member in each.members))
+            for each in latencies.profiles
         ),
         predicted_ms=_prediction(config, teacher, policy, basis),
         search=_search(made.policy, config),
@@ -171,7 +174,7 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
                 device.target.name,
                 cost.flops,
                 cost.params,
-                (bundle / MEMBER).stat().st_size if built else None,
+                sum(path.stat().st_size for path in bundle.glob("member*")) if built else None,
                 0 if device.central else 4 * member.spec.features,
                 0 if device.central else _bytes_of(member.stem.spec.input),
                 int(memory_mb(cost, device.target, device.target.precision) * 1e6),

@@ -48,25 +48,34 @@ class Aggregators:
             self._chosen[present] = best
         return self._chosen[present]
 
-    def run(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
-        """Return the logits of one aggregator, `(1, outputs)`; its members have replied with features."""
-        features = {index: reply.features for index, reply in replies.items() if reply.features is not None}
-        feeds = {feature_name(index): features[index] for index in spec.members}
-        with self._running:
-            return self._engines[spec.members].run(feeds)[self._answer]
+    def run(self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int) -> Array:
+        """Return the logits of one aggregator, `(samples, outputs)`; its members have replied with features.
 
-    def checked(self, index: int, reply: Reply) -> Reply:
+        An aggregator is one small product, so that a batch is aggregated sample by sample by the one graph there is, in
+        place of one graph more for every subset and batch size.
+        """
+        import numpy
+
+        features = {index: reply.features for index, reply in replies.items() if reply.features is not None}
+        engine, logits = self._engines[spec.members], []
+        with self._running:
+            for row in range(samples):
+                feeds = {feature_name(index): features[index][row : row + 1] for index in spec.members}
+                logits.append(engine.run(feeds)[self._answer])
+        return logits[0] if samples == 1 else numpy.concatenate(logits)
+
+    def checked(self, index: int, reply: Reply, samples: int) -> Reply:
         """Return the reply, or a failure where its features are not finite numbers of the right shape."""
         import numpy
 
         features = reply.features
         if features is None:
             return reply
-        wanted = self.features[index]
-        if features.shape != wanted.shape or features.dtype != wanted.dtype:
+        wanted, shape = self.features[index], (samples,) + self.features[index].shape[1:]
+        if features.shape != shape or features.dtype != wanted.dtype:
             return failed(
                 "its features are {} of shape {}, not {} of shape {}".format(
-                    features.dtype.name, list(features.shape), wanted.dtype, list(wanted.shape)
+                    features.dtype.name, list(features.shape), wanted.dtype, list(shape)
                 ),
                 BROKEN,
             )

@@ -1,6 +1,6 @@
 """What a cluster answers, and how it travels as Open Inference Protocol response parameters."""
 
-from typing import Dict, Mapping, NamedTuple, Tuple, Union
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 from .arrays import Array
 
@@ -25,17 +25,32 @@ class Phases(NamedTuple):
     transfer_ms: Mapping[str, float]
 
 
+class Shaped(NamedTuple):
+    """The profile that an answer was computed in, of bundles that have several.
+
+    Attributes:
+        batch: samples at a time.
+        length: tokens of a text, 0 where lengths are fixed.
+        cut_tokens: tokens that were cut off the longest text.
+    """
+
+    batch: int
+    length: int = 0
+    cut_tokens: int = 0
+
+
 class Answer(NamedTuple):
     """One answer of the cluster.
 
     Attributes:
-        logits: the aggregator's output, `(1, classes)` unless the manifest says otherwise.
+        logits: the aggregator's output, `(samples, classes)` unless the manifest says otherwise.
         members: the devices that took part.
         degraded: whether some did not.
         missing: device → why it did not.
         expected_accuracy: accuracy that the build measured for this subset, 0 to 1.
         build: digest of the build that answered.
         phases: where the time went.
+        shaped: the profile, None where there is the one shape alone.
     """
 
     logits: Array
@@ -45,6 +60,7 @@ class Answer(NamedTuple):
     expected_accuracy: float
     build: str
     phases: Phases
+    shaped: Optional[Shaped] = None
 
 
 class Token(NamedTuple):
@@ -77,6 +93,11 @@ def parameters_from_answer(answer: Answer) -> Dict[str, Parameter]:
         "gather_ms": phases.gather_ms,
         "aggregate_ms": phases.aggregate_ms,
     }
+    if answer.shaped is not None:
+        parameters["profile_batch"] = answer.shaped.batch
+    if answer.shaped is not None and answer.shaped.length:
+        parameters["profile_length"] = answer.shaped.length
+        parameters["cut_tokens"] = answer.shaped.cut_tokens
     for prefix, values in _per_device(answer).items():
         for device, value in values.items():
             parameters["{}.{}".format(prefix, device)] = value
@@ -104,6 +125,10 @@ def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -
         milliseconds("compute_ms"),
         milliseconds("transfer_ms"),
     )
+    shaped = None
+    if "profile_batch" in parameters:
+        numbers = [int(parameters.get(key, 0)) for key in ("profile_batch", "profile_length", "cut_tokens")]
+        shaped = Shaped(*numbers)
     return Answer(
         logits,
         tuple(str(parameters["members"]).split(",")),
@@ -112,6 +137,7 @@ def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -
         float(parameters["expected_accuracy"]),
         str(parameters["build"]),
         phases,
+        shaped,
     )
 
 

@@ -10,7 +10,7 @@ from .manifest import MANIFEST_NAME, Manifest, load_manifest
 _CHUNK_BYTES = 1 << 20
 ENGINES = ".coformer-engines"
 WEIGHTS_SUFFIX = ".data"
-"""A graph's weights may lie beside it, under its name and this."""
+"""A graph's weights may lie beside it, under its name and this; those of profiles are the member's."""
 COPY_AGAIN = "copy the bundle to the device again, or build it again"
 
 
@@ -40,7 +40,9 @@ class Bundle(NamedTuple):
 
         Graphs of one shape differ in nothing else, and a plan is made of both.
         """
-        weights = path + WEIGHTS_SUFFIX
+        profiles = self.manifest.profiles
+        shared = profiles is not None and path in [spec.file for spec in profiles.graphs]
+        weights = (self.manifest.engine.file if shared else path) + WEIGHTS_SUFFIX
         if all(spec.path != weights for spec in self.manifest.files):
             return self.sha256(path)
         both = "{} {}".format(self.sha256(path), self.sha256(weights))

@@ -156,7 +156,7 @@ class Central:
         """Answer one input of the manifest's dtype and shape, or one request of a generation (`decoder.py`).
 
         Args:
-            array: the input.
+            array: the input, of one of the bundle's shapes.
             budget_s: the caller's own limit in seconds, if shorter than the deadline.
             on_gone: takes a function to call when the caller is gone, so that the members need not go on; returns
                 False where the caller is gone already.
@@ -208,7 +208,7 @@ class Central:
         if spec is None:
             self.observed.unanswered(missing)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
-        logits = self._aggregate(spec, replies)
+        logits = self._aggregate(spec, replies, self._samples(array))
         ended = time.monotonic()
         answered = {names[index]: replies[index] for index in present}
         answer = Answer(
@@ -253,7 +253,7 @@ class Central:
         given_up = time.monotonic() < deadline
         for index, asking in asked.items():
             if asking.reply.done():
-                replies[index] = self._aggregators.checked(index, asking.reply.result())
+                replies[index] = self._aggregators.checked(index, asking.reply.result(), self._samples(array))
                 self._note(index, replies[index])
                 continue
             self._unheard[index].add(asking.reply, started, started + self.options.deadline_ms / 1e3)
@@ -318,10 +318,14 @@ class Central:
         for unheard in self._unheard.values():
             unheard.judge(now)
 
-    def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply]) -> Array:
+    def _samples(self, array: Array) -> int:
+        """Return how many samples an input holds; a request of a generation is a vector."""
+        return len(array) if array.ndim == len(self.manifest.input.shape) else 1
+
+    def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int) -> Array:
         import numpy
 
-        logits = self._aggregators.run(spec, replies)
+        logits = self._aggregators.run(spec, replies, samples)
         if not numpy.isfinite(logits).all():
             raise Unanswered(
                 "the answer is not finite",

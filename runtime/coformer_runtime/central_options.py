@@ -18,6 +18,7 @@ class CentralOptions(NamedTuple):
         security: how workers are reached, and who may call.
         standby: run where another device is the central one.
         broadcast: take inputs that clients send to every device themselves.
+        truncate: cut texts that are longer than the longest profile.
     """
 
     workers: Tuple[str, ...]
@@ -27,6 +28,7 @@ class CentralOptions(NamedTuple):
     security: Security = LOOPBACK
     standby: bool = False
     broadcast: bool = False
+    truncate: bool = False
 
 
 def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:
@@ -51,6 +53,12 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
             "--min-members is {} of {}".format(options.min_members, count),
             where,
             "give a number from 1 to {}".format(count),
+        )
+    if options.truncate and (manifest.profiles is None or manifest.profiles.padding is None):
+        raise CoformerError(
+            "--truncate is for texts of several lengths, this bundle takes inputs of one shape",
+            where,
+            "leave it out, or build with [profiles] lengths",
         )
     if options.deadline_ms < 1:
         raise CoformerError("--deadline-ms is {}".format(options.deadline_ms), where, "give at least 1")

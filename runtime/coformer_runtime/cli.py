@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
         help="answer with at least K members (default: all, or no answer)",
     )
     central.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut texts that are longer than the longest profile, and say so in the answer",
+    )
+    central.add_argument(
         "--standby",
         action="store_true",
         help="stand in for the central device: be its worker, and answer clients that turn to this node",
@@ -232,6 +237,7 @@ def _central(options: argparse.Namespace) -> None:
         _security(options),
         options.standby,
         options.broadcast,
+        options.truncate,
     )
     with contextlib.ExitStack() as stack:
         tracer = None

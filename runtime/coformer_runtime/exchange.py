@@ -12,6 +12,7 @@ from .errors import CoformerError
 from .failures import report
 from .listen import HANDSHAKE_S
 from .manifest import Manifest
+from .manifest_profiles import shapes_of
 from .observe_worker import WorkerCounts
 from .security import is_node
 
@@ -125,6 +126,7 @@ class Exchange:
         counts: Optional[WorkerCounts] = None,
     ) -> None:
         self._manifest, self._infer, self._free = manifest, infer, free
+        self._shapes = shapes_of(manifest)
         self._counts = WorkerCounts(manifest) if counts is None else counts
         self.build = manifest.build
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -241,10 +243,14 @@ class Exchange:
                 "ship the bundles of one build to all devices",
             )
             return self._failure(frame.request_id, wire.OTHER_BUILD, error)
-        if (frame.dtype, frame.shape) != (manifest.input.dtype, manifest.input.shape) and not self._goes_on(frame):
+        taken = frame.dtype == manifest.input.dtype and frame.shape in self._shapes
+        if not taken and not self._goes_on(frame):
             error = CoformerError(
                 "the request holds {} of shape {}, the input is {} of shape {}".format(
-                    frame.dtype, list(frame.shape), manifest.input.dtype, list(manifest.input.shape)
+                    frame.dtype,
+                    list(frame.shape),
+                    manifest.input.dtype,
+                    " or ".join(str(list(shape)) for shape in self._shapes),
                 ),
                 manifest.device,
                 "send what the manifest says",

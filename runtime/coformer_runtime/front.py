@@ -13,11 +13,13 @@ from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
 from .failures import report
+from .fitting import Fitted, check_shape, fit, open_shape, shaped_by
 from .front_stream import STREAMS, StreamFront
 from .health import SERVICE as HEALTH
 from .health import Health
 from .listen import open_server, serve_until_stopped
 from .manifest import Manifest, TensorSpec
+from .manifest_profiles import batches_of, shapes_of
 from .members import BUSY, LATE
 from .oip import (
     BROADCAST_KEY,
@@ -59,6 +61,10 @@ class Front:
         self._central, self._manifest, self._tracer = central, central.manifest, tracer
         self._admitted = threading.BoundedSemaphore(CONCURRENCY)
         self.version = central.manifest.build[:12]
+        taken, given = self._manifest.input, self._manifest.answer
+        told = open_shape(self._manifest)
+        self._input = TensorSpec(taken.name, taken.dtype, told)
+        self._output = TensorSpec(given.name, given.dtype, told[:1] + given.shape[1:])
 
     def methods(self) -> Dict[str, Any]:
         """Return method name → gRPC handler. Bytes are parsed inside it, so that junk gets a clear answer."""
@@ -102,23 +108,25 @@ class Front:
         """Say what goes in and what comes out; the version is the build's digest."""
         self._check_model(request.name, request.version)
         response = messages()["ModelMetadataResponse"](name=MODEL, versions=[self.version], platform=PLATFORM)
-        manifest = self._manifest
-        answer = TensorSpec(manifest.answer.name, manifest.answer.dtype, manifest.answer.shape)
-        for field, spec in ((response.inputs, manifest.input), (response.outputs, answer)):
+        for field, spec in ((response.inputs, self._input), (response.outputs, self._output)):
             field.add(name=spec.name, datatype=dtype_named(spec.dtype, "manifest").oip, shape=spec.shape)
         return response
 
     def model_config(self, request: Any, context: Any) -> Any:
-        """Say the same as the metadata in Triton's words, for its perf_analyzer; no batching: dims are whole shapes."""
+        """Say the same in Triton's words, for its perf_analyzer; where there are batches, of one sample."""
         self._check_model(request.name, request.version)
-        manifest = self._manifest
-        answer = TensorSpec(manifest.answer.name, manifest.answer.dtype, manifest.answer.shape)
+        most = batches_of(self._manifest)[-1]
         response = messages()["ModelConfigResponse"]()
         config = response.config
-        config.name, config.platform, config.backend, config.max_batch_size = MODEL, PLATFORM, PLATFORM, 0
-        for field, spec in ((config.input, manifest.input), (config.output, answer)):
+        config.name, config.platform, config.backend, config.max_batch_size = (
+            MODEL,
+            PLATFORM,
+            PLATFORM,
+            most if most > 1 else 0,
+        )
+        for field, spec in ((config.input, self._input), (config.output, self._output)):
             data_type = CONFIG_TYPES[dtype_named(spec.dtype, "manifest").oip]
-            field.add(name=spec.name, data_type=data_type, dims=spec.shape)
+            field.add(name=spec.name, data_type=data_type, dims=spec.shape[1:] if most > 1 else spec.shape)
         return response
 
     def model_infer(self, request: Any, context: Any) -> Any:
@@ -136,15 +144,30 @@ class Front:
     def _infer(self, request: Any, context: Any) -> Any:
         self._check_model(request.model_name, request.model_version)
         array, broadcast = array_from_request(request, self._manifest), broadcast_of(request)
+        fitted = self._fitted(array, broadcast)
         if not self._admitted.acquire(blocking=False):
             raise crowded("{} requests are being answered".format(CONCURRENCY))
         try:
-            answer = self._central.answer(array, context.time_remaining(), context.add_callback, broadcast)
+            answer = self._central.answer(fitted.array, context.time_remaining(), context.add_callback, broadcast)
         finally:
             self._admitted.release()
+        answer = answer._replace(logits=answer.logits[: fitted.samples], shaped=shaped_by(self._manifest, fitted))
         if self._tracer is not None:
             self._tracer.answered(context.invocation_metadata(), request.id, answer)
         return self._response(request.id, answer)
+
+    def _fitted(self, array: Array, broadcast: Optional[int]) -> Fitted:
+        """Return the input in one of the bundle's shapes; what clients send to workers has to have one itself."""
+        if broadcast is None:
+            return fit(self._manifest, array, self._central.options.truncate)
+        shapes = shapes_of(self._manifest)
+        if array.shape not in shapes:
+            raise CoformerError(
+                "the shape is {}".format(list(array.shape)),
+                "request, sent to every device",
+                "send one of {}".format(", ".join(str(list(shape)) for shape in shapes)),
+            )
+        return Fitted(array, len(array), None if len(shapes) == 1 else array.shape[-1])
 
     def _check_model(self, name: str, version: str) -> None:
         if name != MODEL or version not in ("", self.version):
@@ -267,15 +290,15 @@ def array_from_request(request: Any, manifest: Manifest) -> Array:
             )
     if tensor.datatype != dtype.oip:
         raise CoformerError("the datatype is '{}'".format(tensor.datatype), where, "send {}".format(dtype.oip))
-    if tuple(tensor.shape) != spec.shape:
-        raise CoformerError("the shape is {}".format(list(tensor.shape)), where, "send {}".format(list(spec.shape)))
+    shape = tuple(tensor.shape)
+    check_shape(manifest, shape, where)
     raw = _raw_contents(request, where)
     if raw is None:
         return _typed_contents(tensor, manifest, where)
-    expected = count_elements(spec.shape) * dtype.size_bytes
+    expected = count_elements(shape) * dtype.size_bytes
     if len(raw) != expected:
         raise CoformerError("{:,} raw bytes".format(len(raw)), where, "send {:,} bytes".format(expected))
-    return numpy.frombuffer(raw, numpy.dtype(dtype.name).newbyteorder("<")).reshape(spec.shape)
+    return numpy.frombuffer(raw, numpy.dtype(dtype.name).newbyteorder("<")).reshape(shape)
 
 
 def broadcast_of(request: Any) -> Optional[int]:
@@ -322,14 +345,15 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
             "send it in {}".format("contents." + field if field else "raw_input_contents"),
         )
     values = getattr(tensor.contents, field)
-    expected = count_elements(spec.shape)
+    shape = tuple(tensor.shape)
+    expected = count_elements(shape)
     if len(values) != expected:
         raise CoformerError("{:,} values".format(len(values)), where, "send {:,} values".format(expected))
     wide = numpy.array(values)
     array = wide.astype(spec.dtype)
     if array.dtype.kind in "iu" and not (array == wide).all():
         raise CoformerError("values that do not fit {}".format(spec.dtype), where, "send values in its range")
-    return array.reshape(spec.shape)
+    return array.reshape(shape)
 
 
 def open_front(central: Central, listen: str, tracer: "Optional[Tracer]" = None) -> Tuple[Any, str]:

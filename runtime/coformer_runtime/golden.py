@@ -1,11 +1,13 @@
 """The golden vectors of a bundle, run through its engine."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from .arrays import Array
 from .bundle import Bundle
 from .engines import Engine, open_aggregator, open_member
+from .engines.profiled import in_batches
 from .errors import CheckFailed, CoformerError
+from .manifest_profiles import ProfileSpec
 
 
 class Checked(NamedTuple):
@@ -13,7 +15,7 @@ class Checked(NamedTuple):
 
     Attributes:
         files: hashed files.
-        cases: golden cases that ran.
+        cases: golden cases that ran, through all graphs of the member.
         worst: largest |a - b| / (1 + |b|) of all outputs.
         tolerance: what the manifest allows for it.
         aggregators: aggregator graphs that loaded.
@@ -35,19 +37,32 @@ def check_bundle(bundle: Bundle) -> Checked:
     """
     manifest = bundle.manifest
     with open_member(bundle, 1) as engine:
-        cases, worst = check_golden(bundle, engine)
+        checked = [check_golden(bundle, engine)]
+        profiles = () if manifest.profiles is None else manifest.profiles.graphs
+        checked += [check_golden(bundle, engine, spec) for spec in profiles]
+    cases, worst = sum(each[0] for each in checked), max(each[1] for each in checked)
     for spec in manifest.aggregators:
         open_aggregator(bundle, spec).close()
     return Checked(len(manifest.files), cases, worst, manifest.golden.tolerance, len(manifest.aggregators))
 
 
-def check_golden(bundle: Bundle, engine: Engine) -> Tuple[int, float]:
-    """Return the number of golden cases and the worst difference; raise a CheckFailed for one too large."""
+def check_golden(bundle: Bundle, engine: Engine, profile: Optional[ProfileSpec] = None) -> Tuple[int, float]:
+    """Return the number of golden cases and the worst difference; raise a CheckFailed for one too large.
+
+    Args:
+        bundle: a verified bundle.
+        engine: of the member, or of one graph.
+        profile: whose graph is meant; None: the member's own. Its inputs are the golden ones, cut to its length.
+    """
     import numpy
 
     manifest = bundle.manifest
+    batch = 1 if profile is None else profile.shape[0]
     inputs = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
-    outputs = load_golden(bundle, manifest.golden.output, manifest.output.dtype, manifest.output.shape)
+    wanted_file = manifest.golden.output if profile is None else profile.golden
+    outputs = load_golden(bundle, wanted_file, manifest.output.dtype, manifest.output.shape)
+    if profile is not None:
+        inputs = numpy.ascontiguousarray(inputs[..., : profile.shape[-1]])
     if len(inputs) != len(outputs) or not len(inputs):
         raise CoformerError(
             "{} golden inputs and {} outputs".format(len(inputs), len(outputs)),
@@ -55,17 +70,21 @@ def check_golden(bundle: Bundle, engine: Engine) -> Tuple[int, float]:
             "build the bundle again with coformerc",
         )
     worst = 0.0
-    for case in range(len(inputs)):
-        feeds = {manifest.input.name: inputs[case : case + 1]}
+    for rows in in_batches(len(inputs), batch):
+        feeds = {manifest.input.name: inputs[list(rows)]}
         found = engine.run(feeds)[manifest.output.name].astype("float64")
-        wanted = outputs[case : case + 1].astype("float64")
+        wanted = outputs[list(rows)].astype("float64")
         difference = float((numpy.abs(found - wanted) / (1.0 + numpy.abs(wanted))).max())
         if not difference <= manifest.golden.tolerance:  # a NaN is a failure as well
             raise CheckFailed(
                 "golden case {} differs by {:.3g}, the tolerance is {:.3g}".format(
-                    case, difference, manifest.golden.tolerance
+                    ", ".join(map(str, rows)), difference, manifest.golden.tolerance
                 ),
-                "{}, output '{}'".format(bundle.directory, manifest.output.name),
+                "{}, output '{}'{}".format(
+                    bundle.directory,
+                    manifest.output.name,
+                    "" if profile is None else ", profile {}".format(list(profile.shape)),
+                ),
                 "use the engine version that the bundle was built for ({} {}), or build it again".format(
                     manifest.engine.kind, manifest.engine.version
                 ),

@@ -273,6 +273,10 @@ def greeting_refusal(
     wanted: Tuple[Any, ...] = (manifest.input, taken.dtype, taken.shape)
     if (greeting.input, greeting.output.dtype, greeting.output.shape) != wanted:
         return "{} maps {} to {}, the aggregator wants {}".format(link.address, greeting.input, greeting.output, taken)
+    if greeting.shapes != wire.further_shapes(manifest):
+        return "{} has other profiles than this node: {}".format(
+            link.address, ", ".join(str(list(shape)) for shape in greeting.shapes) or "none"
+        )
     return None
 
 

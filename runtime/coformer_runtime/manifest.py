@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .errors import CoformerError
 from .manifest_fields import Fields, parse_json
+from .manifest_profiles import ProfilesSpec, profiles_from_fields
 from .manifest_rules import DEVICE_NAME, broken_rule
 
 FORMAT = "coformer-bundle/1"
@@ -113,6 +114,7 @@ class Manifest(NamedTuple):
         wire_bytes: size of the output tensor as it travels.
         files: every file except manifest.json, sorted by path.
         generation: how tokens are generated, None for members that continue no texts.
+        profiles: graphs for other lengths and batch sizes, None where there is the one of `input` alone.
     """
 
     build: str
@@ -132,6 +134,7 @@ class Manifest(NamedTuple):
     files: Tuple[FileSpec, ...]
     standby: Tuple[str, ...] = ()
     generation: Optional[GenerationSpec] = None
+    profiles: Optional[ProfilesSpec] = None
 
     @property
     def is_central(self) -> bool:
@@ -193,6 +196,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         files=_files(top.section("files")),
         standby=tuple(top.texts("standby")) if top.has("standby") else (),
         generation=_generation(top.section("generation")) if top.has("generation") else None,
+        profiles=profiles_from_fields(top.section("profiles")) if top.has("profiles") else None,
     )
     top.finish()
     check_manifest(manifest, where)
@@ -305,6 +309,12 @@ def _plain(manifest: Manifest) -> Dict[str, Any]:
         del document["standby"]
     if manifest.generation is None:
         del document["generation"]
+    if manifest.profiles is None:
+        del document["profiles"]
+    else:
+        graphs = [dict(spec._asdict()) for spec in manifest.profiles.graphs]
+        padding = manifest.profiles.padding
+        document["profiles"] = dict({"graphs": graphs}, **({} if padding is None else {"padding": padding}))
     for key in ("engine", "input", "output", "answer", "golden") + (("generation",) if manifest.generation else ()):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
     document["aggregators"] = [dict(spec._asdict()) for spec in manifest.aggregators]

@@ -176,6 +176,13 @@ class Fields:
             self._fail(self._name(key), "1 to {} axis sizes of at least 1".format(max_rank), values)
         return tuple(values)
 
+    def shapes(self, key: str, max_rank: int) -> Tuple[Tuple[int, ...], ...]:
+        """Take a list of shapes."""
+        shapes = self._list(key)
+        if not all(isinstance(each, list) and 1 <= len(each) <= max_rank and _all_integers(each, 1) for each in shapes):
+            self._fail(self._name(key), "a list of lists of 1 to {} axis sizes".format(max_rank), shapes)
+        return tuple(tuple(each) for each in shapes)
+
     def number(self, key: str, least: float, most: float) -> float:
         """Take a finite number from `least` to `most`."""
         value = self.take(key)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 from .dtypes import count_elements, dtype_named
 from .manifest_fields import unsafe_path
+from .manifest_profiles import broken_profiles
 
 if TYPE_CHECKING:
     from .manifest import Manifest
@@ -100,10 +101,23 @@ def _files(manifest: "Manifest") -> Optional[str]:
     ] + [spec.file for spec in manifest.aggregators]
     if manifest.generation is not None:
         named += [manifest.generation.step, manifest.generation.prefill]
+    if manifest.profiles is not None:
+        named += [path for spec in manifest.profiles.graphs for path in (spec.file, spec.golden)]
     for used in named:
         if used is not None and used not in listed:
             return "'{}' is used but not listed in 'files'".format(used)
     return None
 
 
-RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (_members, _engine, _tensors, _aggregators, _files)
+def _profiles(manifest: "Manifest") -> Optional[str]:
+    return broken_profiles(manifest, MAX_TENSOR_BYTES)
+
+
+RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (
+    _members,
+    _engine,
+    _tensors,
+    _profiles,
+    _aggregators,
+    _files,
+)

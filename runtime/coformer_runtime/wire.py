@@ -26,7 +26,7 @@ No protobuf.
 import json
 import struct
 import sys
-from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple
 
 from .dtypes import DTYPES, Dtype, count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
@@ -239,7 +239,7 @@ def frame_error(frame: Frame) -> CoformerError:
 
 
 class Greeting(NamedTuple):
-    """What a worker says of itself in its hello."""
+    """What a worker says of itself in its hello; `shapes` are those that it takes besides that of `input`."""
 
     device: str
     member: int
@@ -247,19 +247,26 @@ class Greeting(NamedTuple):
     input: TensorSpec
     output: TensorSpec
     runtime: str
+    shapes: Tuple[Tuple[int, ...], ...] = ()
 
 
 def hello_frame(manifest: Manifest, runtime: str) -> Frame:
     """Return the hello of the node that serves `manifest` with this `runtime` version."""
-    text = json.dumps(
-        {
-            "device": manifest.device,
-            "runtime": runtime,
-            "input": manifest.input._asdict(),
-            "output": manifest.output._asdict(),
-        }
-    )
-    return Frame(HELLO, 0, manifest.build, text.encode("ascii"), member=manifest.member)
+    said: Dict[str, Any] = {
+        "device": manifest.device,
+        "runtime": runtime,
+        "input": manifest.input._asdict(),
+        "output": manifest.output._asdict(),
+    }
+    shapes = further_shapes(manifest)
+    if shapes:
+        said["shapes"] = shapes
+    return Frame(HELLO, 0, manifest.build, json.dumps(said).encode("ascii"), member=manifest.member)
+
+
+def further_shapes(manifest: Manifest) -> Tuple[Tuple[int, ...], ...]:
+    """Return the shapes of input that a member takes besides its own graph's."""
+    return () if manifest.profiles is None else tuple(spec.shape for spec in manifest.profiles.graphs)
 
 
 def frame_greeting(frame: Frame) -> Greeting:
@@ -273,9 +280,9 @@ def frame_greeting(frame: Frame) -> Greeting:
         part = fields.section(key)
         tensors.append(TensorSpec(part.text("name"), part.dtype("dtype"), part.shape("shape", MAX_RANK)))
         part.finish()
-    greeting = Greeting(
-        fields.text("device"), frame.member, frame.build, tensors[0], tensors[1], fields.text("runtime")
-    )
+    device, runtime = fields.text("device"), fields.text("runtime")
+    shapes = fields.shapes("shapes", MAX_RANK) if fields.has("shapes") else ()
+    greeting = Greeting(device, frame.member, frame.build, tensors[0], tensors[1], runtime, shapes)
     fields.finish()
     return greeting
 

@@ -64,6 +64,10 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
     """
     engine = open_graph(bundle, bundle.manifest.engine.file, threads)
     check_member(bundle, engine)
+    if bundle.manifest.profiles is not None:
+        from .profiled import open_profiles
+
+        return open_profiles(bundle, engine, threads)
     generation = bundle.manifest.generation
     if generation is None:
         return engine

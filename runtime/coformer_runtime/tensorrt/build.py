@@ -19,6 +19,7 @@ from ..arrays import Array
 from ..bundle import Bundle
 from ..durable import replace_file
 from ..engines import Engine, check_aggregator, check_member
+from ..engines.profiled import check_profile, in_batches
 from ..errors import CheckFailed, CoformerError
 from ..golden import check_golden, load_golden
 from ..manifest import AggregatorSpec
@@ -194,12 +195,19 @@ def _check(bundle: Bundle, graph: str, folder: str, report: Dict[str, Any]) -> _
         if graph in aggregators:
             check_aggregator(bundle, aggregators[graph], engine)
             return _Checked(graph, folder, report, None, _check_finite(bundle, aggregators[graph], engine))
-        if graph != bundle.manifest.engine.file:
+        manifest = bundle.manifest
+        inputs = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
+        profiles = {} if manifest.profiles is None else {spec.file: spec for spec in manifest.profiles.graphs}
+        if graph in profiles:
+            shape = profiles[graph].shape
+            check_profile(bundle, profiles[graph], engine)
+            golden = check_golden(bundle, engine, profiles[graph])
+            feeds = {manifest.input.name: inputs[list(next(in_batches(len(inputs), shape[0])))][..., : shape[-1]]}
+            return _Checked(graph, folder, report, golden, measure_latency(engine, feeds))
+        if graph != manifest.engine.file:
             return _Checked(graph, folder, report, None, _check_decoder(bundle, graph, engine))
         check_member(bundle, engine)
         golden = check_golden(bundle, engine)
-        manifest = bundle.manifest
-        inputs = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
         latency = measure_latency(engine, {manifest.input.name: inputs[:1]})
         return _Checked(graph, folder, report, golden, latency)
 

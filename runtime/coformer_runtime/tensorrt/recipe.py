@@ -134,7 +134,8 @@ def graph_files(bundle: Bundle) -> Tuple[str, ...]:
     manifest = bundle.manifest
     generation = manifest.generation
     decoders = () if generation is None else (generation.step, generation.prefill)
-    return (manifest.engine.file,) + decoders + tuple(spec.file for spec in manifest.aggregators)
+    profiles = () if manifest.profiles is None else tuple(spec.file for spec in manifest.profiles.graphs)
+    return (manifest.engine.file,) + decoders + profiles + tuple(spec.file for spec in manifest.aggregators)
 
 
 def timing_cache_path(recipe: Recipe, board: Board, cache_dir: str) -> str:
