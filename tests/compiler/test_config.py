@@ -261,6 +261,20 @@ MISTAKES = [
         ("[data]", '[policy]\nstrategy = "file"\n[data]'),
         "config tiny.toml, policy.file: strategy 'file' and policy.file go together; set both or neither",
     ),
+    (
+        ("[data]", "[profiles]\nlengths = [64, 32]\n[data]"),
+        "config tiny.toml: profiles.lengths = [64, 32] is not ascending; write each number once, the smallest first",
+    ),
+    (
+        ("[data]", "[profiles]\nbatches = [4]\n[data]"),
+        "config tiny.toml: profiles.batches = [4] lacks 1; add it: a single request is a batch of one",
+    ),
+    (("[data]", "[profiles]\nlengths = []\n[data]"), "config tiny.toml: profiles.lengths = [] is refused"),
+    (("[data]", "[profiles]\nbatches = [0, 1]\n[data]"), "config tiny.toml: profiles.batches.0 = 0 is refused"),
+    (
+        ("[data]", "[profiles]\nbatch = [1]\n[data]"),
+        "config tiny.toml: unknown key 'profiles.batch'; did you mean the key 'batches'?",
+    ),
     (("[data]", "[data"), "config tiny.toml: is no TOML ("),
 ]
 
@@ -281,6 +295,7 @@ def test_mistakes(write, change: tuple[str, str], told: str) -> None:
             "[devices]\nname='x'\n",
             "config tiny.toml: 'devices' is no list of tables; write [[devices]] once per device",
         ),
+        ("profiles = 3\n", "config tiny.toml: profiles = 3 is no table; write [profiles], its keys below it"),
         ("booster = 3\n", "config tiny.toml: booster = 3 is no table; write [booster], its keys below it"),
         ("", "config tiny.toml: names no model; give --model LIBRARY:NAME, or [model] in a configuration file"),
     ],

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from onnx import TensorProto
 
 import coformer_runtime
 from coformer_runtime.manifest import EngineSpec
+from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec
 from tests.runtime import bundles
 
 FAKES = Path(__file__).with_name("fakes")
@@ -101,16 +102,23 @@ def make_bundle(
     member: int = 1,
     member_onnx: Optional[bytes] = None,
     files: Optional[Dict[str, bytes]] = None,
+    batches: Sequence[int] = (),
     **recipe: Any,
 ) -> str:
-    """Write a device's bundle for TensorRT on `board`; `recipe` changes keys of the recipe."""
+    """Write a device's bundle for TensorRT on `board`, with graphs for further `batches`; `recipe` changes its keys."""
     graph = member_onnx or bundles.member_graph(member, element=TensorProto.FLOAT)
     content = bundles.member_files(member, graph=graph)
     wanted = recipe_for(board, **recipe)
     content["recipe.json"] = (json.dumps(wanted, indent=2, sort_keys=True) + "\n").encode("ascii")
+    shapes = [(batch, *bundles.PIXELS[1:]) for batch in batches]
+    for shape in shapes:
+        content["member.{}.onnx".format(shape[0])] = bundles.member_graph(member, shape, element=TensorProto.FLOAT)
+    graphs = tuple(ProfileSpec(each, "member.{}.onnx".format(each[0]), "golden/output.npy") for each in shapes)
     content.update(files or {})
     engine = EngineSpec("tensorrt", board.recipe_version, "member.onnx", str(wanted["precision"]), "recipe.json")
-    manifest = bundles.member_manifest(member, content)._replace(target=board.target, engine=engine)
+    manifest = bundles.member_manifest(member, content)._replace(
+        target=board.target, engine=engine, profiles=ProfilesSpec(graphs) if graphs else None
+    )
     return bundles.write_bundle(directory, manifest, content)
 
 

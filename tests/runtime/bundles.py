@@ -104,7 +104,7 @@ def member_graph(
     return _model(
         nodes,
         [helper.make_tensor_value_info("pixels", element, pixels)],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, WIDTHS[member]])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [pixels[0], WIDTHS[member]])],
         weights,
     )
 

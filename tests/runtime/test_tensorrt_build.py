@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+import numpy as np
 import pytest
+from onnx import TensorProto
 
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.errors import CoformerError
@@ -114,6 +116,22 @@ def test_central_device_builds_its_aggregators_too(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 8 and len(plans(bundle)) == 8
     assert node(site, "validate", bundle).out.endswith("7 aggregators: fine\n")
+
+
+def test_a_plan_for_every_profile(tmp_path: Path, site: List[str]) -> None:
+    """Each is built, held against the golden vectors in whole batches, and loaded."""
+    bundle = make_bundle(tmp_path / "hall", NANO, batches=(2, 4))
+    done = node(site, "build", bundle)
+    assert done.code == 0, done.err
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["member.onnx", "member.2.onnx", "member.4.onnx"]
+    assert all("3 golden cases" in line for line in done.out.splitlines()) and len(plans(bundle)) == 3
+    assert "9 golden cases" in node(site, "validate", bundle).out
+    ones = np.ones((16, 3), np.float32)
+    graph = bundles.member_graph(1, (2, 1, 4, 4), ones, TensorProto.FLOAT)
+    wrong = make_bundle(tmp_path / "elsewhere" / "wrong", NANO, batches=(2,), files={"member.2.onnx": graph})
+    done = node(site, "build", wrong)
+    assert done.code == 1 and "profile [2, 1, 4, 4]: golden case 0, 1 differs by" in done.err
+    assert not plans(wrong)
 
 
 def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs: List[str]) -> None:
