@@ -10,7 +10,7 @@ from typing import NamedTuple
 from coformer_compiler.artifact import Artifact, NotCached, Store, first_process
 from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
-from coformer_compiler.data import DataSet, load_data, load_running_text, load_texts
+from coformer_compiler.data import DataSet, load_data, load_running_text, load_text2text, load_texts
 from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
@@ -125,7 +125,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
     accuracy = evaluate(store, (imported, transplanted, boosted), teacher, data)
     graphs = lower_members(store, boosted, config, data)
-    bundles = pack_bundles(store, graphs, accuracy, chosen, config, data)
+    bundles = pack_bundles(store, (graphs, accuracy), teacher.spec, chosen, config, data)
     latency = measure(store, (imported, bundles), teacher, config)
     made = Artifacts(imported, statistics, policy, transplanted, boosted, accuracy, graphs, bundles, latency)
     return made, teacher, data, config
@@ -148,10 +148,13 @@ def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transforme
             crop=section.crop,
         )
     elif teacher.spec.bridge is not None:
-        raise CoformerError(
-            "there is no data kind yet for models that answer a text with a text",
-            f"data.source '{section.source}'",
-            "set model.options.part = 'encoder' for classification and embeddings",
+        data = load_text2text(
+            section.source,
+            tokenizer_of(imported, stem),
+            teacher.spec.bridge,
+            seed=config.seed,
+            calibration=section.calibration,
+            truncate=section.truncate,
         )
     elif teacher.spec.pool.kind == "causal":
         tokenizer = tokenizer_of(imported, stem)

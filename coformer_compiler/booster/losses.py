@@ -31,12 +31,12 @@ def hard_loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     Half the loss against the label, half that against the teacher's hard decision.
     """
     task = targets.task
-    return (task.loss(logits, targets.labels) + task.loss(logits, task.decision(targets.teacher))) / 2
+    return (task.loss(logits, targets.labels) + task.loss(logits, task.decision(targets.teacher, targets.labels))) / 2
 
 
 def soft_loss(logits: torch.Tensor, targets: Targets, temperature: float) -> torch.Tensor:
     """Divergence of the student from the teacher at a temperature, per sample `(batch,)`."""
-    return targets.task.soft_loss(logits, targets.teacher, temperature)
+    return targets.task.soft_loss(logits, targets.teacher, temperature, targets.labels)
 
 
 def distillation_loss(logits: torch.Tensor, targets: Targets, options: BoosterOptions) -> torch.Tensor:

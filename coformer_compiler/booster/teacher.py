@@ -87,7 +87,7 @@ def _write_outputs(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     views = view_count(options)
-    each = (teacher.spec.stem.tokens,) if teacher.spec.pool.kind == "causal" else ()
+    each = (teacher.spec.texts.tokens,) if teacher.spec.pool.kind == "causal" else ()
     features, logits = (
         np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float32, (views, len(split), *each, width))
         for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))

@@ -35,7 +35,7 @@ def add_outputs(commands: Any) -> None:
     )
     given.add_argument("--text", metavar="TEXT", help="a text, for members that read texts; a pair with a tab between")
     run.add_argument(
-        "--max-tokens", type=int, metavar="N", help="continue the text by at most N tokens, printed as they come"
+        "--max-tokens", type=int, metavar="N", help="continue or answer the text by at most N tokens, as they come"
     )
     run.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of the draws; 0: the likeliest token")
     run.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest tokens")
@@ -102,8 +102,16 @@ def _generate(options: argparse.Namespace) -> int:
             print(piece, end="", flush=True)
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
-    found = generate_text(options.out, options.text, options.max_tokens, sampling, say, min_members=options.min_members)
-    print_result(found, options.json, lambda: "")
+    found = generate_text(
+        options.out,
+        options.text,
+        options.max_tokens,
+        sampling,
+        say,
+        truncate=options.truncate,
+        min_members=options.min_members,
+    )
+    print_result(found, options.json, lambda: "\n(the text was cut)" if "cut_texts" in found else "")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`coformerc run --max-tokens`: a text that a cluster of local processes continues, one round for each token."""
+"""`coformerc run --max-tokens`: a text that local processes continue, or answer, one round for each token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coformer_compiler.commands.build_folder import open_build
-from coformer_compiler.commands.run import refuse_foreign_engines, tokenizer_of_bundle
+from coformer_compiler.commands.run import encode_lines, refuse_foreign_engines, tokenizer_of_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.generation import check_prompt
@@ -24,10 +24,11 @@ def generate_text(
     sampling: Sampling,
     say: Callable[[str], None],
     *,
+    truncate: bool = False,
     min_members: int | None = None,
     deadline_ms: int = 5000,
 ) -> dict[str, Any]:
-    """Start every bundle as a local process, continue the text, and return what came as JSON values.
+    """Start every bundle as a local process, continue or answer the text, and return what came as JSON values.
 
     Args:
         out: output folder of a build.
@@ -35,11 +36,12 @@ def generate_text(
         max_tokens: tokens of the text that is generated, at most.
         sampling: how they are chosen.
         say: told each piece of text as it comes.
+        truncate: cut a text that is too long to be answered.
         min_members: go on with at least so many.
         deadline_ms: for the members' features of one token.
 
     Raises:
-        CoformerError: the build continues no texts; the prompt is empty or too long.
+        CoformerError: the build continues and answers no texts; the prompt is empty or too long.
         CheckFailed: a member was lost, and nobody has asked to go on without it.
     """
     build = open_build(out)
@@ -49,11 +51,16 @@ def generate_text(
     manifest, tokenizer = manifests[central], tokenizer_of_bundle(build.bundles[central], manifests[central])
     if tokenizer is None or manifest.generation is None:
         raise CoformerError(
-            "the members of this build continue no texts", "--max-tokens", "leave it out, or build from a GPT-2"
+            "the members of this build continue no texts", "--max-tokens", "leave it out, or build from a GPT-2 or T5"
         )
     if not text.strip():
         raise CoformerError("the prompt is empty", "--text", "write at least one word")
-    prompt = np.array(tokenizer.running(text), np.int32)
+    cut = 0
+    if manifest.generation.source is None:
+        prompt = np.array(tokenizer.running(text), np.int32)
+    else:
+        ids, cut = encode_lines([text], tokenizer, truncate, "--text")
+        prompt = ids[ids != manifest.generation.source.padding]
     check_prompt(manifest.generation, manifest.answer.shape[-1], prompt, max_tokens)
     numbers: list[int] = []
     told, members, degraded, times = "", [*manifest.members], False, []
@@ -73,6 +80,7 @@ def generate_text(
                 say(whole[len(told) :])
                 told = whole
     return {
+        **({"cut_texts": cut} if cut else {}),
         "build": build.build,
         "text": tokenizer.text_of(numbers),
         "tokens": numbers,

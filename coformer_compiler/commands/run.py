@@ -45,9 +45,11 @@ def run_build(
     manifest, tokenizer = manifests[central], tokenizer_of_bundle(build.bundles[central], manifests[central])
     cut = 0
     if text is not None:
-        inputs, cut = encode_lines([text], tokenizer, truncate, "--text")
+        ids, cut = encode_lines([text], tokenizer, truncate, "--text")
+        inputs = with_answers_begun(ids, manifest)
     elif file is not None and file.suffix.lower() == ".txt" and file.is_file():
-        inputs, cut = encode_lines(read_lines(file), tokenizer, truncate, f"input {file}")
+        ids, cut = encode_lines(read_lines(file), tokenizer, truncate, f"input {file}")
+        inputs = with_answers_begun(ids, manifest)
     else:
         assert file is not None
         inputs = read_input(file, manifest)
@@ -57,8 +59,7 @@ def run_build(
     ):
         answers = [client.infer(inputs[n : n + 1]) for n in range(len(inputs))]
     told = {"cut_texts": cut} if cut else {}
-    causal = tokenizer is not None and tokenizer.pad == manifest.answer.shape[-1]
-    name_of = tokenizer.name_of if tokenizer is not None and causal else None
+    name_of = tokenizer.name_of if tokenizer is not None and manifest.generation is not None else None
     return {"build": build.build, "answers": [_described(answer, manifest, name_of) for answer in answers], **told}
 
 
@@ -105,6 +106,16 @@ def encode_lines(
         [part[0] for part in parts], [part[1] for part in parts] if pairs else None, truncate=truncate
     )
     return encoded.ids, encoded.cut
+
+
+def with_answers_begun(ids: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """Inputs of members that answer texts: the texts, and answers that only begin; of others the texts alone."""
+    spec = manifest.generation
+    if spec is None or spec.source is None:
+        return ids
+    answers = np.full((len(ids), spec.context), spec.padding, np.int32)
+    answers[:, 0] = spec.source.start
+    return np.concatenate([ids, answers], 1)
 
 
 def refuse_foreign_engines(manifests: Sequence[Manifest]) -> None:

@@ -33,8 +33,10 @@ from coformer_compiler.stages.lower import (
 from coformer_compiler.stages.measure import HOST_ENGINE
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
+from coformer_runtime.decoder import Decoder
+from coformer_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from coformer_runtime.errors import CheckFailed, CoformerError
-from coformer_runtime.golden import load_golden
+from coformer_runtime.golden import check_golden, load_golden
 from coformer_runtime.manifest import MANIFEST_NAME
 
 WHOLE = "whole system"
@@ -148,6 +150,8 @@ def _bundle_checks(bundle: Bundle, old_python: Path | None) -> list[Check]:
     _attempt(checks, device, "graph on golden vectors", lambda: _check_graph(bundle))
     if bundle.manifest.profiles is not None:
         _attempt(checks, device, "profiles on golden vectors", lambda: _check_profiles(bundle))
+    if bundle.manifest.generation is not None:
+        _attempt(checks, device, "graphs of single tokens on golden vectors", lambda: _check_decoders(bundle))
     for name, check in engine_checks(bundle, old_python):
         if isinstance(check, str):
             checks.append(Check(device, name, skipped=check))
@@ -227,6 +231,21 @@ def _check_profiles(bundle: Bundle) -> None:
             manifest.golden.tolerance,
             spec.shape[0],
         )
+
+
+def _check_decoders(bundle: Bundle) -> None:
+    """The same vectors, taken token by token as a generation takes them, with sessions and all."""
+    generation, manifest = bundle.manifest.generation, bundle.manifest
+    assert generation is not None
+
+    def opened(path: str | None) -> OnnxRuntimeEngine | None:
+        return None if path is None else OnnxRuntimeEngine(bundle.file(path), 1)
+
+    source = None if generation.source is None else generation.source.graph
+    whole, step, prefill, read = (opened(each) for each in (MEMBER, generation.step, generation.prefill, source))
+    assert whole is not None and step is not None
+    with Decoder(whole, step, prefill, manifest, source=read) as decoder:
+        check_golden(bundle, decoder)
 
 
 def _golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ class Split:
     Attributes:
         inputs: images (samples, channels, height, width) uint8, or token numbers (samples, …, length) int32; an array,
             or a copy-on-write map of a file, of which `inputs[a:b]` reads no more than those rows.
-        labels: (samples,) int64 of classes; other tasks have float32 labels.
+        labels: (samples,) int64 of classes, (samples, tokens) of words; other tasks have float32 labels.
         task: what the labels mean.
     """
 
@@ -71,7 +71,7 @@ class DataSet:
         class_names: one per class, by label.
         sha256: digest of all inputs, labels, class names and of the choice of calibration samples.
         tokenizer: the definition of the tokenizer that made the inputs, for texts.
-        words: how many words the next token is one of, for running text.
+        words: how many words the next token is one of, for running text and texts that are to be written.
         notes: what was done to the samples that somebody should know, a line each.
     """
 

@@ -21,9 +21,11 @@ from coformer_compiler.data.npz import read_npz
 from coformer_compiler.data.request import Request
 from coformer_compiler.data.sentences import read_sentences
 from coformer_compiler.data.text import read_text
+from coformer_compiler.data.text2text import read_text2text
 from coformer_compiler.data.texts import Texts, TextSplits
 from coformer_compiler.data.tokenizer import Tokenizer
-from coformer_compiler.tasks import CLASSIFICATION
+from coformer_compiler.model.spec import BridgeSpec
+from coformer_compiler.tasks import CLASSIFICATION, IGNORED, TEXT_TO_TEXT
 from coformer_runtime.errors import CoformerError
 
 KINDS: dict[str, Callable[[str, Request], Splits]] = {
@@ -41,6 +43,9 @@ TEXT_KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {
     **GLUE_KINDS,
 }
 """Likewise, texts: the function takes the location, what error messages name, and whether pairs are wanted."""
+
+WRITTEN_KINDS: dict[str, Callable[[str, str], TextSplits]] = {"text2text": read_text2text}
+"""Likewise, texts to read and texts to write, for models with an encoder and a decoder."""
 
 RUNNING_KINDS: dict[str, Callable[[str, str, Tokenizer], Splits]] = {"corpus": read_corpus}
 """Likewise, running text for models that continue it: the tokenizer takes the place of the pairs."""
@@ -73,7 +78,7 @@ def load_data(
         CoformerError: unknown kind, missing or unreadable file, wrong shape, labels out of range, a class or split
             without images.
     """
-    kind, location = _kind_of(source, KINDS, {**TEXT_KINDS, **RUNNING_KINDS}, "images")
+    kind, location = _kind_of(source, KINDS, "images")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1 or channels not in (1, 3):
         raise CoformerError(
@@ -112,7 +117,7 @@ def load_texts(
         CoformerError: unknown kind, missing or unreadable file, a missing column, an unknown label, a text that is too
             long.
     """
-    kind, location = _kind_of(source, TEXT_KINDS, {**KINDS, **RUNNING_KINDS}, "texts")
+    kind, location = _kind_of(source, TEXT_KINDS, "texts")
     if calibration < 1:
         raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
     where = f"data.source '{source}'"
@@ -141,7 +146,7 @@ def load_running_text(source: str, tokenizer: Tokenizer, *, seed: int = 0, calib
     Raises:
         CoformerError: unknown kind, missing or unreadable file, too little text.
     """
-    kind, location = _kind_of(source, RUNNING_KINDS, {**KINDS, **TEXT_KINDS}, "running text")
+    kind, location = _kind_of(source, RUNNING_KINDS, "running text")
     if calibration < 1:
         raise CoformerError(f"{calibration} blocks are too few", "data.calibration", "ask for at least one")
     where = f"data.source '{source}'"
@@ -151,17 +156,66 @@ def load_running_text(source: str, tokenizer: Tokenizer, *, seed: int = 0, calib
     return replace(made, tokenizer=tokenizer.content, words=tokenizer.pad)
 
 
+def load_text2text(
+    source: str,
+    tokenizer: Tokenizer,
+    bridge: BridgeSpec,
+    *,
+    seed: int = 0,
+    calibration: int = CALIBRATION,
+    truncate: bool = False,
+) -> DataSet:
+    """Loads texts with the texts that answer them, teacher-forced, and chooses calibration samples.
+
+    An input is the text that is read, then what has been written: the word that texts begin with and all of the target
+    but its last token. The labels are the target's tokens, `IGNORED` behind them.
+
+    Args:
+        source: `KIND:LOCATION`, such as "text2text:dates.tsv".
+        tokenizer: the model's; it says how long a text may be that is read.
+        bridge: the model's; it says how long a text may be that is written, and how it begins.
+        seed: of the choice of calibration samples. The splits do not depend on it.
+        calibration: how many training samples to calibrate on; all where there are fewer.
+        truncate: cut texts that are too long, and say how many, instead of refusing them.
+
+    Raises:
+        CoformerError: unknown kind, missing or unreadable file, a missing column, a text that is empty or too long.
+    """
+    kind, location = _kind_of(source, WRITTEN_KINDS, "texts with their answers")
+    if calibration < 1:
+        raise CoformerError(f"{calibration} samples are too few", "data.calibration", "ask for at least one")
+    where, text = f"data.source '{source}'", bridge.stem
+    made, cut, count = list[Split](), 0, 0
+    for part in splits_of_texts(WRITTEN_KINDS[kind](location, where)):
+        read = tokenizer.encode(part.first, truncate=truncate)
+        targets, long = tokenizer.written(part.second or (), text.length, truncate=truncate)
+        written = np.full((len(part), text.length), text.pad, np.int32)
+        labels = np.full((len(part), text.length), IGNORED, np.int64)
+        for row, target in enumerate(targets):
+            written[row, : len(target)] = [bridge.start, *target[:-1]]
+            labels[row, : len(target)] = target
+        made.append(Split(np.concatenate([read.ids, written], 1), labels, TEXT_TO_TEXT))
+        cut, count = cut + read.cut + long, count + 2 * len(part)
+    train, validation, test = made
+    splits = splits_of(train, validation, test, ())
+    check_splits(splits, where)
+    notes = (f"{cut} of {count} texts were cut to {tokenizer.length} and {text.length} tokens",) if cut else ()
+    found = _calibrated(source, splits, seed, calibration)
+    return replace(found, tokenizer=tokenizer.content, words=text.pad, notes=notes)
+
+
 def splits_of_texts(texts: TextSplits) -> tuple[Texts, Texts, Texts]:
     """Training, validation and test split."""
     return texts.train, texts.validation, texts.test
 
 
-def _kind_of(source: str, kinds: Mapping[str, object], others: Mapping[str, object], read: str) -> tuple[str, str]:
+def _kind_of(source: str, kinds: Mapping[str, object], read: str) -> tuple[str, str]:
     kind, _, location = source.partition(":")
     where = f"data.source '{source}'"
-    if kind in others:
+    if kind not in kinds and any(kind in others for others in (KINDS, TEXT_KINDS, RUNNING_KINDS, WRITTEN_KINDS)):
+        part = ", or set model.options.part = 'encoder'" if kinds is WRITTEN_KINDS else ""
         raise CoformerError(
-            f"the model reads {read}, '{kind}' holds something else", where, f"choose one of {', '.join(kinds)}"
+            f"the model reads {read}, '{kind}' holds something else", where, f"choose one of {', '.join(kinds)}{part}"
         )
     if kind not in kinds:
         near = difflib.get_close_matches(kind, kinds, n=1, cutoff=0.5)

@@ -1,15 +1,16 @@
-"""Tables of texts: TSV with a header, TSV without one, or parquet, as rows of named columns."""
+"""Tables of texts: TSV with a header, TSV without one, JSON lines, or parquet, as rows of named columns."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from coformer_runtime.errors import CoformerError
 from coformer_targets.nearest import nearest
 
-SUFFIXES = (".tsv", ".parquet")
+SUFFIXES = (".tsv", ".jsonl", ".parquet")
 
 
 def read_columns(
@@ -18,7 +19,7 @@ def read_columns(
     """The wanted columns of all rows, as text.
 
     Args:
-        path: a .tsv or .parquet file.
+        path: a .tsv, .jsonl or .parquet file.
         wanted: names of columns.
         where: what error messages name.
         header: the columns of a TSV file that has no line for them.
@@ -26,7 +27,10 @@ def read_columns(
     Raises:
         CoformerError: the file cannot be read, a column is missing, a row is too short.
     """
-    columns, rows = _parquet(path, where) if path.suffix == ".parquet" else _tsv(path, where, header)
+    if path.suffix == ".jsonl":
+        columns, rows = _json_lines(path, where)
+    else:
+        columns, rows = _parquet(path, where) if path.suffix == ".parquet" else _tsv(path, where, header)
     for name in wanted:
         if name not in columns:
             near = nearest(name, columns)
@@ -55,6 +59,27 @@ def _tsv(path: Path, where: str, header: Sequence[str] | None) -> tuple[list[str
                 where,
                 "separate columns by tabs, with no line break within a text",
             )
+    return columns, rows
+
+
+def _json_lines(path: Path, where: str) -> tuple[list[str], list[list[str]]]:
+    """Objects of one shape, one a line; the first one names the columns."""
+    columns: list[str] = []
+    rows: list[list[str]] = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                row = json.loads(line)
+                columns = columns or list(row)
+                rows.append([str(row[name]) for name in columns])
+    except KeyError as error:
+        raise CoformerError(
+            f"row {len(rows) + 1} of '{path.name}' has no {error}", where, "give every row the keys of the first"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CoformerError(
+            f"'{path}' cannot be read ({error})", where, "give a file in UTF-8 with a JSON object on every line"
+        ) from error
     return columns, rows
 
 

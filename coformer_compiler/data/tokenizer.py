@@ -67,6 +67,35 @@ class Tokenizer:
         """Token numbers of a text as it stands, of any length, without padding."""
         return [number for number in self.inner.encode(text).ids if number != self.pad]
 
+    def written(self, texts: Sequence[str], length: int, *, truncate: bool = False) -> tuple[list[list[int]], int]:
+        """Token numbers of texts that a decoder is to write, each with the word that ends it, and how many were cut.
+
+        Raises:
+            CoformerError: a text that is too long, or empty; a tokenizer without a word for the end.
+        """
+        end = self.end
+        if end is None:
+            raise CoformerError(
+                f"the tokenizer has no word for the end of a text, none of {', '.join(ENDS)}",
+                self.where,
+                "use the tokenizer that the model was trained with",
+            )
+        found = [self.running(text) for text in texts]
+        found = [each if each[-1:] == [end] else [*each, end] for each in found]
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise CoformerError(f"target {number + 1} is empty", self.where, "give every target at least one word")
+        long = [number for number, each in enumerate(found) if len(each) > length]
+        if long and not truncate:
+            first = max(long, key=lambda number: len(found[number]))
+            raise CoformerError(
+                f"{len(long)} of {len(texts)} targets are longer than {length} tokens; "
+                f"target {first + 1} has {len(found[first])}: '{texts[first][:60]}'",
+                self.where,
+                "set model.options.target_length higher, or data.truncate = true to cut them",
+            )
+        return [each[:length] for each in found], len(long)
+
     def text_of(self, numbers: Sequence[int]) -> str:
         """The text that tokens stand for."""
         return str(self.inner.decode(list(numbers), skip_special_tokens=False))

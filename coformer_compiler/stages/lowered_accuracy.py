@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,14 @@ from coformer_compiler.artifact import Artifact
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.device import Device
 from coformer_compiler.model.system import System
+from coformer_compiler.model.token_stem import TokenStem
 from coformer_compiler.progress import Progress
 from coformer_compiler.stages.batches import batches_of
 from coformer_compiler.stages.evaluate import SystemAccuracy, answers_from_features
 
 RESULT = "accuracy.json"
+WRITTEN_SAMPLES = 32
+"""Texts of which every token is measured; each costs a graph as many runs as it has tokens."""
 
 Features = Callable[[int, np.ndarray], np.ndarray]
 
@@ -49,10 +52,18 @@ def measure_lowered(
     if all(device.target.precision == "float32" for device in devices):
         return
 
+    if system.members[0].bridge is not None:
+        split = replace(split, inputs=split.inputs[:WRITTEN_SAMPLES], labels=split.labels[:WRITTEN_SAMPLES])
+
     def sent(n: int, inputs: torch.Tensor) -> torch.Tensor:
-        """`(batch, d_n)`, of a causal model `(batch, 1, d_n)`: its graph answers for the last token."""
+        """`(batch, d_n)`, of a causal model `(batch, 1, d_n)`: its graph answers for the last token.
+
+        Of a text that answers another one all tokens, `(batch, tokens, d_n)`.
+        """
         member = system.members[n]
         exact = devices[n].target.precision == "float32"
+        if member.bridge is not None:
+            return member.features(inputs) if exact else _of_all_tokens(member.bridge.stem, n, inputs, features_of)
         found = member.sent(inputs) if exact else torch.from_numpy(features_of(n, inputs.numpy()))
         return found[:, None] if member.spec.pool.kind == "causal" else found
 
@@ -64,6 +75,16 @@ def measure_lowered(
 
     result = answers_from_features(system, split.task, batches()).scored(split)
     (folder / RESULT).write_text(json.dumps(asdict(result), sort_keys=True), encoding="utf-8")
+
+
+def _of_all_tokens(stem: TokenStem, n: int, inputs: torch.Tensor, features_of: Features) -> torch.Tensor:
+    """Features of every token of the texts that are written, by graphs that give those of the last one."""
+    first, length = stem.spec.before, stem.spec.length
+    prefixes = inputs[:, None].repeat(1, length, 1)
+    for written in range(1, length):
+        prefixes[:, written - 1, first + written :] = stem.spec.pad
+    found = torch.from_numpy(features_of(n, prefixes.flatten(0, 1).numpy()))
+    return found.view(len(inputs), length, -1)
 
 
 def lowered_accuracy_of(graphs: Artifact) -> SystemAccuracy | None:

@@ -16,8 +16,9 @@ from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer
 from coformer_compiler.decomposer.policy import Policy
 from coformer_compiler.model.aggregator import subset_name, subsets_of
+from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
-from coformer_compiler.stages.decoders import CHUNK, PREFILL, STEP
+from coformer_compiler.stages.decoders import generation_of
 from coformer_compiler.stages.evaluate import SystemAccuracy, accuracies_of
 from coformer_compiler.stages.lower import (
     ENGINE,
@@ -48,9 +49,16 @@ from coformer_runtime.manifest_profiles import ProfilesSpec, profiles_from_field
 
 
 def pack_bundles(
-    store: Store, graphs: Artifact, accuracy: Artifact, policy: Policy, config: BuildConfig, data: DataSet
+    store: Store,
+    parents: tuple[Artifact, Artifact],
+    teacher: TransformerSpec,
+    policy: Policy,
+    config: BuildConfig,
+    data: DataSet,
 ) -> Artifact:
-    """The bundles as `DEVICE/manifest.json` and the files that it names."""
+    """The bundles as `DEVICE/manifest.json` and the files that it names; `parents` are those of lower and evaluate."""
+    graphs, accuracy = parents
+    generation = _generation(teacher, data)
     options = {
         "policy": policy.sha256,
         "labels": data.class_names,
@@ -69,10 +77,12 @@ def pack_bundles(
             if data.tokenizer is not None and n in config.aggregating:
                 (bundle / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
             facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
-            manifest = _manifest(bundle, n, config, data, policy, build, facts, expected)
+            manifest = _manifest(bundle, n, config, data, policy, build, facts, expected)._replace(
+                generation=generation
+            )
             (bundle / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
 
-    return store.stage("pack", (graphs, accuracy), options, make)
+    return store.stage("pack", parents, options, make)
 
 
 def build_digest(graphs: Artifact, policy: Policy) -> str:
@@ -85,13 +95,11 @@ def _share(score: float) -> float:
     return min(max(score, 0.0), 1.0)
 
 
-def _generation(data: DataSet, length: int) -> GenerationSpec | None:
-    """How the member continues texts, None where it does not."""
-    if data.words is None:
+def _generation(teacher: TransformerSpec, data: DataSet) -> GenerationSpec | None:
+    """How the members take tokens, None where they do not."""
+    if data.words is None or data.tokenizer is None:
         return None
-    assert data.tokenizer is not None
-    end = Tokenizer(data.tokenizer, 1, "the data's tokenizer").end
-    return GenerationSpec(STEP, PREFILL, min(CHUNK, length), length, data.words, end)
+    return generation_of(teacher, Tokenizer(data.tokenizer, 1, "the data's tokenizer").end)
 
 
 def _profiles(facts: Mapping[str, Any], device: str) -> ProfilesSpec | None:
@@ -140,6 +148,5 @@ def _manifest(
             if path.is_file()
         ),
         standby=tuple(each.name for each in config.devices if each.standby),
-        generation=_generation(data, inputs.shape[-1]),
         profiles=_profiles(facts, device.name),
     )

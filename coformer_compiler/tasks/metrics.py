@@ -93,7 +93,33 @@ def perplexity(told: torch.Tensor, labels: torch.Tensor) -> float:
     return float(told[..., 0].double().mean().exp())
 
 
+IGNORED = -100
+"""The label of a token that is none."""
+
+
+def exact_match(told: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of texts of which every token was the likeliest, the one that ends it included.
+
+    These are the texts that greedy generation writes exactly so: it does as long as each token is the likeliest behind
+    those before it, and these are what teacher forcing gives it.
+    """
+    right = (told[..., 1] > 0) | (labels == IGNORED)
+    return float(right.all(1).double().mean())
+
+
+def next_counted(told: torch.Tensor, labels: torch.Tensor) -> float:
+    """`next_token` over the tokens that have labels."""
+    return float(told[..., 1][labels != IGNORED].double().mean())
+
+
+def perplexity_counted(told: torch.Tensor, labels: torch.Tensor) -> float:
+    """`perplexity` over the tokens that have labels."""
+    return float(told[..., 0][labels != IGNORED].double().mean().exp())
+
+
 ACCURACY, F1, MATTHEWS = Metric("accuracy", accuracy), Metric("F1", f1), Metric("Matthews correlation", matthews)
 PEARSON, SPEARMAN = Metric("Pearson correlation", pearson), Metric("Spearman correlation", spearman)
 NEXT_TOKEN, PERPLEXITY = Metric("next-token accuracy", next_token), Metric("perplexity", perplexity)
+EXACT_MATCH = Metric("exact match", exact_match)
+TOKEN_ACCURACY, TOKEN_PERPLEXITY = Metric("token accuracy", next_counted), Metric("perplexity", perplexity_counted)
 COSINE, RETRIEVAL = Metric("mean cosine", cosine), Metric("retrieval agreement", retrieval)

@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from coformer_compiler.tasks.metrics import (
     ACCURACY,
     COSINE,
+    EXACT_MATCH,
+    IGNORED,
     NEXT_TOKEN,
     PEARSON,
     PERPLEXITY,
     RETRIEVAL,
     SPEARMAN,
+    TOKEN_ACCURACY,
+    TOKEN_PERPLEXITY,
     Metric,
 )
 
@@ -30,8 +34,9 @@ class Task:
     Attributes:
         name: of the kind.
         loss: against labels.
-        decision: the teacher's answers as labels.
-        soft_loss: against the teacher's answers themselves, at a temperature: (answers, teacher, temperature).
+        decision: (the teacher's answers, labels): these answers as labels, where the labels count.
+        soft_loss: against the teacher's answers themselves, at a temperature, where the labels count: (answers,
+            teacher, temperature, labels).
         probe: what the importance of tokens and units is taken from: something of each sample that moves with the
             answer; a loss that the teacher has brought to zero does not.
         metrics: the first one is the score that choices are made by.
@@ -41,8 +46,8 @@ class Task:
 
     name: str
     loss: Loss
-    decision: Callable[[torch.Tensor], torch.Tensor]
-    soft_loss: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    decision: Loss
+    soft_loss: Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]
     probe: Loss
     metrics: tuple[Metric, ...]
     labels_from_teacher: bool = False
@@ -92,21 +97,36 @@ def _told(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([_token_losses(answers, labels), right.to(answers.dtype)], -1)
 
 
+def _text_loss(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens of each text; those that are none have no loss."""
+    return _mean_counted(_token_losses(answers, labels), labels)
+
+
+def _mean_counted(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    counted = labels != IGNORED
+    return (losses * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
 def _last(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The labels of the tokens that there are answers for: a graph answers for the last one alone."""
     return labels[:, -answers.shape[1] :]
 
 
 CLASSIFICATION = Task(
-    "classification", _cross_entropy, lambda teacher: teacher.argmax(-1), _divergence, _cross_entropy, (ACCURACY,)
+    "classification",
+    _cross_entropy,
+    lambda teacher, _: teacher.argmax(-1),
+    lambda answers, teacher, temperature, _: _divergence(answers, teacher, temperature),
+    _cross_entropy,
+    (ACCURACY,),
 )
 """Labels int64 `(samples,)`."""
 
 REGRESSION = Task(
     "regression",
     _squared_error,
-    lambda teacher: teacher[:, 0],
-    lambda answers, teacher, _: _squared_error(answers, teacher[:, 0]),
+    lambda teacher, _: teacher[:, 0],
+    lambda answers, teacher, *_: _squared_error(answers, teacher[:, 0]),
     _squared_error,
     (PEARSON, SPEARMAN),
 )
@@ -115,8 +135,8 @@ REGRESSION = Task(
 EMBEDDING = Task(
     "embedding",
     _distance,
-    lambda teacher: teacher,
-    lambda answers, teacher, _: _distance(answers, teacher),
+    lambda teacher, _: teacher,
+    lambda answers, teacher, *_: _distance(answers, teacher),
     _likeness_to_another,
     (COSINE, RETRIEVAL),
     labels_from_teacher=True,
@@ -126,10 +146,21 @@ EMBEDDING = Task(
 LANGUAGE = Task(
     "language",
     lambda answers, labels: _token_losses(answers, labels).mean(1),
-    lambda teacher: teacher.argmax(-1),
-    lambda answers, teacher, temperature: _divergence(answers, teacher, temperature).mean(1),
+    lambda teacher, _: teacher.argmax(-1),
+    lambda answers, teacher, temperature, _: _divergence(answers, teacher, temperature).mean(1),
     lambda answers, labels: _token_losses(answers, labels).mean(1),
     (NEXT_TOKEN, PERPLEXITY),
     kept=_told,
 )
 """Answers `(samples, tokens, words)`, teacher-forced; labels int64 `(samples, tokens)`, each the following token."""
+
+TEXT_TO_TEXT = Task(
+    "text to text",
+    _text_loss,
+    lambda teacher, labels: torch.where(labels == IGNORED, labels, teacher.argmax(-1)),
+    lambda answers, teacher, temperature, labels: _mean_counted(_divergence(answers, teacher, temperature), labels),
+    _text_loss,
+    (EXACT_MATCH, TOKEN_ACCURACY, TOKEN_PERPLEXITY),
+    kept=_told,
+)
+"""Answers `(samples, tokens, words)`, teacher-forced; labels int64 `(samples, tokens)`, `IGNORED` behind the end."""

@@ -265,7 +265,7 @@ class Exchange:
             spec is not None
             and frame.dtype == DTYPE
             and len(frame.shape) == 1
-            and HEAD < frame.shape[0] <= HEAD + spec.context
+            and HEAD < frame.shape[0] <= HEAD + max(spec.context, spec.longest_prompt)
         )
 
     def _failure(self, request_id: int, status: int, error: CoformerError) -> bytes:

@@ -29,6 +29,8 @@ def check_prompt(spec: Optional[GenerationSpec], words: int, prompt: Array, max_
         )
     if max_tokens < 1:
         raise CoformerError("max_tokens is {}".format(max_tokens), where, "ask for at least one")
+    if spec.source is not None:
+        return _check_answer(spec, len(prompt), max_tokens)
     # The last token that is told is not read by the members.
     if len(prompt) + max_tokens - 1 > spec.context:
         raise CoformerError(
@@ -43,6 +45,23 @@ def check_prompt(spec: Optional[GenerationSpec], words: int, prompt: Array, max_
     return spec
 
 
+def _check_answer(spec: GenerationSpec, tokens: int, max_tokens: int) -> GenerationSpec:
+    """Return the spec, or raise a CoformerError where a text of so many tokens, or its answer, is too long."""
+    if tokens > spec.longest_prompt:
+        raise CoformerError(
+            "the text has {} tokens, the members read {}".format(tokens, spec.longest_prompt),
+            "request",
+            "send a shorter text, or build with a larger model.options.length",
+        )
+    if max_tokens > spec.context:
+        raise CoformerError(
+            "max_tokens is {}, the members write {}".format(max_tokens, spec.context),
+            "request",
+            "ask for at most {} tokens, or build with a larger model.options.target_length".format(spec.context),
+        )
+    return spec
+
+
 def generate(
     central: Central,
     prompt: Array,
@@ -50,7 +69,7 @@ def generate(
     sampling: Sampling,
     on_gone: Optional[Callable[[Callable[[], None]], bool]] = None,
 ) -> Iterator[Token]:
-    """Yield the tokens that follow `prompt` `(tokens,)`, each when it is chosen.
+    """Yield the tokens that follow or answer `prompt` `(tokens,)`, each when it is chosen.
 
     A member that is lost while a text is generated has lost its keys and values: it does not come back into this text.
 
@@ -75,4 +94,6 @@ def generate(
         yield Token(number, last, answer.members, answer.degraded, answer.phases.total_ms)
         if last:
             return
-        length, tokens = length + len(tokens), numpy.array([number], DTYPE)
+        # Of an answer, the members have the token that it begins with.
+        length += len(tokens) if length or spec.source is None else 1
+        tokens = numpy.array([number], DTYPE)

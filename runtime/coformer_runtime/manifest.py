@@ -68,24 +68,54 @@ class AggregatorSpec(NamedTuple):
     expected_accuracy: float
 
 
+class SourceSpec(NamedTuple):
+    """How a member reads a text that it then answers with another one.
+
+    Attributes:
+        graph: runs once for a text; the step graph takes what it gives.
+        length: how many tokens it takes.
+        padding: the token that is none.
+        start: the token that answers begin with.
+    """
+
+    graph: str
+    length: int
+    padding: int
+    start: int
+
+
 class GenerationSpec(NamedTuple):
-    """How a member that continues texts is run token by token.
+    """How a member that continues texts, or answers them, is run token by token.
 
     Attributes:
         step: graph for one token.
-        prefill: graph for `chunk` tokens, the last of them padding where there are fewer.
+        prefill: graph for `chunk` tokens of a prompt, the last of them padding where there are fewer; None for members
+            that answer texts, whose prompt goes to the graph of `source`.
         chunk: see `prefill`.
         context: how many tokens the caches hold.
         padding: the token that is none.
         end: the token that ends a text, or None.
+        source: of members that answer texts.
     """
 
     step: str
-    prefill: str
-    chunk: int
+    prefill: Optional[str]
+    chunk: Optional[int]
     context: int
     padding: int
     end: Optional[int] = None
+    source: Optional[SourceSpec] = None
+
+    @property
+    def graphs(self) -> Tuple[str, ...]:
+        """The files of all graphs."""
+        source = None if self.source is None else self.source.graph
+        return tuple(path for path in (self.step, self.prefill, source) if path is not None)
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens a prompt may have."""
+        return self.context if self.source is None else self.source.length
 
 
 class FileSpec(NamedTuple):
@@ -254,11 +284,20 @@ def _aggregator(fields: Fields) -> AggregatorSpec:
 def _generation(fields: Fields) -> GenerationSpec:
     spec = GenerationSpec(
         fields.path("step"),
-        fields.path("prefill"),
-        fields.integer("chunk", 2),
+        fields.path("prefill") if fields.has("prefill") else None,
+        fields.integer("chunk", 2) if fields.has("chunk") else None,
         fields.integer("context", 2),
         fields.integer("padding", 0),
         fields.integer("end", 0) if fields.has("end") else None,
+        _source(fields.section("source")) if fields.has("source") else None,
+    )
+    fields.finish()
+    return spec
+
+
+def _source(fields: Fields) -> SourceSpec:
+    spec = SourceSpec(
+        fields.path("graph"), fields.integer("length", 2), fields.integer("padding", 0), fields.integer("start", 0)
     )
     fields.finish()
     return spec
@@ -317,6 +356,8 @@ def _plain(manifest: Manifest) -> Dict[str, Any]:
         document["profiles"] = dict({"graphs": graphs}, **({} if padding is None else {"padding": padding}))
     for key in ("engine", "input", "output", "answer", "golden") + (("generation",) if manifest.generation else ()):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
+    if manifest.generation is not None and manifest.generation.source is not None:
+        document["generation"]["source"] = dict(manifest.generation.source._asdict())
     document["aggregators"] = [dict(spec._asdict()) for spec in manifest.aggregators]
     document["files"] = {spec.path: {"sha256": spec.sha256, "bytes": spec.size_bytes} for spec in manifest.files}
     return document

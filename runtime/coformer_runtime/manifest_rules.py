@@ -100,7 +100,7 @@ def _files(manifest: "Manifest") -> Optional[str]:
         manifest.golden.answer,
     ] + [spec.file for spec in manifest.aggregators]
     if manifest.generation is not None:
-        named += [manifest.generation.step, manifest.generation.prefill]
+        named += manifest.generation.graphs
     if manifest.profiles is not None:
         named += [path for spec in manifest.profiles.graphs for path in (spec.file, spec.golden)]
     for used in named:
@@ -113,6 +113,15 @@ def _profiles(manifest: "Manifest") -> Optional[str]:
     return broken_profiles(manifest, MAX_TENSOR_BYTES)
 
 
+def _generation(manifest: "Manifest") -> Optional[str]:
+    spec = manifest.generation
+    if spec is None:
+        return None
+    if (spec.prefill is None) != (spec.chunk is None) or (spec.prefill is None) != (spec.source is not None):
+        return "'generation' has either 'prefill' with 'chunk', or 'source'"
+    return None
+
+
 RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (
     _members,
     _engine,
@@ -120,4 +129,5 @@ RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (
     _profiles,
     _aggregators,
     _files,
+    _generation,
 )

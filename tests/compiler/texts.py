@@ -41,6 +41,19 @@ def causal_tokenizer_json(words: tuple[str, ...] = WORDS, size: int = 50) -> str
     return text
 
 
+def t5_tokenizer_json(words: tuple[str, ...] = WORDS, size: int = 50) -> str:
+    """The same as T5 has it: texts end with a word for that."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    names = ["<pad>", "</s>", "<unk>", *words]
+    names += [f"<unused{n}>" for n in range(size - len(names))]
+    made = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    text: str = made.to_str()
+    return text
+
+
 def write_teacher(folder: Path, kind: str = "bert", **options: Any) -> None:
     """A model folder with random weights, three labels unless told otherwise."""
     wide = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 96}
@@ -96,6 +109,41 @@ def write_causal_config(folder: Path, targets: tuple[str, ...] = ("cpu", "cpu", 
         head += f'target = "{target}"' + rest[rest.index("\n") :]
     path = folder / "causal.toml"
     path.write_text(head.replace("calibration = 48", "calibration = 24").replace("batch = 16", "batch = 8"))
+    return path
+
+
+def write_text2text_config(folder: Path, targets: tuple[str, ...] = ("cpu", "cpu", "cpu"), **options: Any) -> Path:
+    """A build of a tiny T5 for three devices, two steps each: texts of up to 20 tokens, answers of up to 64."""
+    from coformer_compiler.torchvision_operators import ensure_torchvision_operators
+
+    ensure_torchvision_operators()
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(3)
+    shape = {"d_model": 48, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 6, "vocab_size": 50, **options}
+    model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **shape))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "relative" not in name:
+                parameter.normal_(std=1.0 if name == "shared.weight" else parameter.shape[-1] ** -0.5)
+    save_hf(model, folder / "teacher", tie_word_embeddings=False)
+    weights = folder / "teacher" / "model.safetensors"  # a head of its own: a tied one would repeat each word for ever
+    save_file({**load_file(weights), "lm_head.weight": torch.randn(50, 48) * 0.5}, weights, {"format": "pt"})
+    (folder / "teacher" / "tokenizer.json").write_text(t5_tokenizer_json())
+    draw = random.Random(0)
+    content = []
+    for _ in range(120):
+        words = [draw.choice(WORDS) for _ in range(draw.randint(1, 9))]
+        content.append((" ".join(words), " ".join(reversed(words))))
+    write_tsv(folder / "reversed.tsv", ("source", "target"), content)
+    text = CONFIG.replace("@source@", "text2text:reversed.tsv").replace("@options@", "target_length = 64")
+    head, *devices = text.replace("length = 10", "length = 20", 1).split("target = ")
+    for target, rest in zip(targets, devices, strict=True):
+        head += f'target = "{target}"' + rest[rest.index("\n") :]
+    path = folder / "text2text.toml"
+    path.write_text(head)
     return path
 
 

@@ -111,8 +111,8 @@ def test_embeddings_of_t5s_encoder(tmp_path: Path) -> None:
     T5ForConditionalGeneration(T5Config(vocab_size=50, num_layers=2, **WIDE_T5)).save_pretrained(tmp_path / "teacher")
     outcome = coformerc("build", config, "-o", tmp_path / "out")
     assert outcome.code == 2
-    assert "a t5 with a decoder is not supported (T5ForConditionalGeneration)" in outcome.err
-    assert "part = 'encoder'" in outcome.err
+    assert "the model reads texts with their answers, 'sentences' holds something else" in outcome.err
+    assert "choose one of text2text, or set model.options.part = 'encoder'" in outcome.err
     config.write_text(config.read_text().replace("length = 10", 'length = 10\npart = "encoder"'))
     outcome = coformerc("build", config, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err

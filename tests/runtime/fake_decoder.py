@@ -12,6 +12,7 @@ from coformer_runtime.manifest import (
     GenerationSpec,
     GoldenSpec,
     Manifest,
+    SourceSpec,
     TensorSpec,
 )
 
@@ -76,6 +77,51 @@ def fake_manifest() -> Manifest:
 def fake_decoder(clock: Callable[[], float] = lambda: 0.0) -> Decoder:
     """A decoder of fake graphs."""
     return Decoder(Whole(CONTEXT), FakeGraph(1), FakeGraph(CHUNK), fake_manifest(), clock)
+
+
+class FakeSource(FakeGraph):
+    """Gives the sum of a text that is read."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.inputs, self.outputs = (self.inputs[0],), (TensorSpec("read", "float32", (1, 1)),)
+
+    def run(self, feeds: Dict[str, numpy.ndarray]) -> Dict[str, numpy.ndarray]:
+        """Return what is known of the text."""
+        self.runs += 1
+        ids = feeds["ids"]
+        return {"read": numpy.array([[ids[ids != PADDING].sum()]], numpy.float32)}
+
+
+class FakeAnswering(FakeGraph):
+    """Adds what is known of the text to what is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.inputs = (*self.inputs, TensorSpec("read", "float32", (1, 1)))
+
+    def run(self, feeds: Dict[str, numpy.ndarray]) -> Dict[str, numpy.ndarray]:
+        """Return features (sum of the text and of the cache, place)."""
+        found = super().run(feeds)
+        found["features"] = found["features"] + numpy.array([[feeds["read"][0, 0], 0]], numpy.float32)
+        return found
+
+
+READ, START = 5, 7
+
+
+def answering_manifest() -> Manifest:
+    """The manifest of a member that answers texts of up to `READ` tokens, its answers beginning with `START`."""
+    source = SourceSpec("source.onnx", READ, PADDING, START)
+    spec = GenerationSpec("step.onnx", None, None, CONTEXT, PADDING, None, source)
+    shape = TensorSpec("ids", "int32", (1, READ + CONTEXT))
+    return fake_manifest()._replace(generation=spec, input=shape)
+
+
+def answering_decoder() -> Decoder:
+    """A decoder that answers texts."""
+    manifest = answering_manifest()
+    return Decoder(Whole(READ + CONTEXT), FakeAnswering(), None, manifest, lambda: 0.0, FakeSource(READ))
 
 
 def request(session: int, length: int, tokens: List[int]) -> Dict[str, numpy.ndarray]:

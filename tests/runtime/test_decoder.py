@@ -3,9 +3,21 @@
 import numpy as np
 import pytest
 
-from coformer_runtime.decoder import IDLE_S, SESSIONS, SessionGone
-from coformer_runtime.errors import CoformerError
-from tests.runtime.fake_decoder import CONTEXT, fake_decoder, request
+from coformer_runtime.decoder import IDLE_S, SESSIONS, Decoder, SessionGone
+from coformer_runtime.errors import CheckFailed, CoformerError
+from tests.runtime.fake_decoder import (
+    CONTEXT,
+    PADDING,
+    READ,
+    START,
+    FakeGraph,
+    FakeSource,
+    Whole,
+    answering_decoder,
+    answering_manifest,
+    fake_decoder,
+    request,
+)
 
 
 def test_a_prompt_in_pieces_then_tokens() -> None:
@@ -67,3 +79,47 @@ def test_closing_closes_all_graphs() -> None:
     decoder = fake_decoder()
     decoder.close()
     assert all(graph.closed for graph in [decoder._whole, *decoder._graphs.values()])
+
+
+def test_an_answer_begins_behind_the_text_that_is_read() -> None:
+    """The first request holds the text; the session has then the token that answers begin with."""
+    decoder = answering_decoder()
+    assert decoder.run(request(5, 0, [10, 20, 30]))["features"].tolist() == [[67.0, 0.0]]
+    assert decoder.run(request(5, 1, [2]))["features"].tolist() == [[69.0, 1.0]]
+    decoder.run(request(6, 0, [1]))
+    assert decoder.run(request(5, 2, [3]))["features"].tolist() == [[72.0, 2.0]]
+    assert decoder.run(request(6, 1, [3]))["features"].tolist() == [[11.0, 1.0]]
+    assert decoder._source is not None and decoder._source.runs == 2  # type: ignore[attr-defined]
+    decoder.run(request(5, 0, [10, 20, 30]))
+    assert decoder.run(request(5, 1, [2]))["features"].tolist() == [[69.0, 1.0]], "asking again does no harm"
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens", "said"),
+    [
+        (0, [1] * (READ + 1), "the context holds 5"),
+        (CONTEXT, [1], "the context holds 12"),
+        (0, [], "the context holds"),
+    ],
+)
+def test_what_a_member_that_answers_refuses(length: int, tokens: "list[int]", said: str) -> None:
+    with pytest.raises(CoformerError, match=said):
+        answering_decoder().run(request(1, length, tokens))
+
+
+def test_an_input_retold_is_the_same_in_pieces() -> None:
+    decoder = fake_decoder()
+    text = np.array([1, 2, 3, 4, 5, PADDING, PADDING], np.int32)
+    assert decoder.retold(text).tolist() == [[15.0, 4.0]]
+    assert decoder.retold(text[:1]).tolist() == [[1.0, 0.0]]
+    answering = answering_decoder()
+    pair = np.array([10, 20, PADDING, PADDING, PADDING, START, 2, 3, PADDING], np.int32)
+    assert answering.retold(pair).tolist() == [[42.0, 2.0]]
+    assert decoder.sessions() == answering.sessions() == 0
+    with pytest.raises(CoformerError, match="the input holds no token"):
+        decoder.retold(text[5:])
+
+
+def test_a_step_that_does_not_take_what_was_read_is_refused() -> None:
+    with pytest.raises(CheckFailed, match=r"the text that is read gives \['read'\]"):
+        Decoder(Whole(9), FakeGraph(1), None, answering_manifest(), lambda: 0.0, FakeSource(READ))

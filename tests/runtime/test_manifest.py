@@ -157,3 +157,38 @@ def test_any_value_anywhere_is_read_or_refused(data: st.DataObject) -> None:
         assert refused is not None and refused.what and refused.mend
     else:
         assert parse_manifest(manifest_json(manifest), "here") == manifest
+
+
+ANSWERING = {"step": "s", "context": 64, "padding": 50, "end": 1}
+SOURCE = {"graph": "g", "length": 20, "padding": 0, "start": 0}
+
+
+def generating(manifest: Manifest, generation: Dict[str, Any], source: "Dict[str, Any] | None" = None) -> str:
+    """The manifest with graphs for single tokens, all of which are the member's."""
+    file = manifest.engine.file
+    spec = dict(generation, **{key: file for key in ("step", "prefill") if key in generation})
+    if source is not None:
+        spec["source"] = dict(source, graph=file)
+    return edited(manifest, lambda document: document.update(generation=spec))
+
+
+def test_a_member_that_answers_texts_survives_the_round_trip(manifest: Manifest) -> None:
+    found = parse_manifest(generating(manifest, ANSWERING, SOURCE), "here")
+    assert found.generation is not None and found.generation.source is not None
+    assert (found.generation.prefill, found.generation.chunk, found.generation.end) == (None, None, 1)
+    assert found.generation.source.length == found.generation.longest_prompt == 20
+    assert parse_manifest(manifest_json(found), "here") == found
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        (ANSWERING, None),
+        (dict(ANSWERING, prefill="p", chunk=4), SOURCE),
+        (dict(ANSWERING, prefill="p"), None),
+        (dict(ANSWERING, chunk=4), SOURCE),
+    ],
+)
+def test_prompts_are_continued_or_read(spec: Any, manifest: Manifest) -> None:
+    with pytest.raises(CoformerError, match="'generation' has either 'prefill' with 'chunk', or 'source'"):
+        parse_manifest(generating(manifest, *spec), "here")

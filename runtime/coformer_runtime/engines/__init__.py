@@ -68,13 +68,11 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
         from .profiled import open_profiles
 
         return open_profiles(bundle, engine, threads)
-    generation = bundle.manifest.generation
-    if generation is None:
+    if bundle.manifest.generation is None:
         return engine
-    from ..decoder import Decoder
+    from ..decoder import open_decoder
 
-    step, prefill = (open_graph(bundle, path, threads) for path in (generation.step, generation.prefill))
-    return Decoder(engine, step, prefill, bundle.manifest)
+    return open_decoder(bundle, engine, threads)
 
 
 def check_member(bundle: Bundle, engine: Engine) -> None:

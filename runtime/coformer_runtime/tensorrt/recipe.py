@@ -133,7 +133,7 @@ def graph_files(bundle: Bundle) -> Tuple[str, ...]:
     """Return the paths in the bundle of all graphs that need a plan, the member's first."""
     manifest = bundle.manifest
     generation = manifest.generation
-    decoders = () if generation is None else (generation.step, generation.prefill)
+    decoders = () if generation is None else generation.graphs
     profiles = () if manifest.profiles is None else tuple(spec.file for spec in manifest.profiles.graphs)
     return (manifest.engine.file,) + decoders + profiles + tuple(spec.file for spec in manifest.aggregators)
 
