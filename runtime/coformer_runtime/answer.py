@@ -32,11 +32,13 @@ class Shaped(NamedTuple):
         batch: samples at a time.
         length: tokens of a text, 0 where lengths are fixed.
         cut_tokens: tokens that were cut off the longest text.
+        queue_ms: how long the request waited to be joined with others.
     """
 
     batch: int
     length: int = 0
     cut_tokens: int = 0
+    queue_ms: float = 0.0
 
 
 class Answer(NamedTuple):
@@ -95,6 +97,8 @@ def parameters_from_answer(answer: Answer) -> Dict[str, Parameter]:
     }
     if answer.shaped is not None:
         parameters["profile_batch"] = answer.shaped.batch
+        if answer.shaped.queue_ms:
+            parameters["queue_ms"] = answer.shaped.queue_ms
     if answer.shaped is not None and answer.shaped.length:
         parameters["profile_length"] = answer.shaped.length
         parameters["cut_tokens"] = answer.shaped.cut_tokens
@@ -128,7 +132,7 @@ def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -
     shaped = None
     if "profile_batch" in parameters:
         numbers = [int(parameters.get(key, 0)) for key in ("profile_batch", "profile_length", "cut_tokens")]
-        shaped = Shaped(*numbers)
+        shaped = Shaped(*numbers)._replace(queue_ms=float(parameters.get("queue_ms", 0.0)))
     return Answer(
         logits,
         tuple(str(parameters["members"]).split(",")),

@@ -40,8 +40,18 @@ class Unanswered(CheckFailed):
         self.cause = cause
 
 
+class Load(NamedTuple):
+    """What one round answers: so many requests, with so many samples of their own (None: as many as the input)."""
+
+    requests: int = 1
+    samples: Optional[int] = None
+
+
 class CalledOff(CheckFailed):
     """The caller has gone; nobody waits for the answer."""
+
+
+ALONE = Load()
 
 
 class _Asking(NamedTuple):
@@ -152,6 +162,7 @@ class Central:
         on_gone: Optional[Callable[[Callable[[], None]], bool]] = None,
         broadcast: Optional[int] = None,
         without: FrozenSet[str] = frozenset(),
+        load: Load = ALONE,
     ) -> Answer:
         """Answer one input of the manifest's dtype and shape, or one request of a generation (`decoder.py`).
 
@@ -162,6 +173,7 @@ class Central:
                 False where the caller is gone already.
             broadcast: the id under which the caller sends the input to the other members itself.
             without: devices that are not asked.
+            load: what is counted.
 
         Raises:
             CoformerError: the id is in use, or this node takes none.
@@ -169,12 +181,12 @@ class Central:
             CalledOff: the caller has gone.
         """
         with self._counting:
-            self.in_progress += 1
+            self.in_progress += load.requests
         try:
-            return self._answer(array, budget_s, on_gone, self._joined(broadcast), without)
+            return self._answer(array, budget_s, on_gone, self._joined(broadcast), without, load)
         finally:
             with self._counting:
-                self.in_progress -= 1
+                self.in_progress -= load.requests
 
     def _joined(self, broadcast: Optional[int]) -> Optional[Joined]:
         if broadcast is None:
@@ -194,6 +206,7 @@ class Central:
         on_gone: Optional[Callable[[Callable[[], None]], bool]],
         joined: Optional[Joined],
         without: FrozenSet[str],
+        load: Load,
     ) -> Answer:
         started = time.monotonic() if joined is None else joined.first
         allowed_s = self.options.deadline_ms / 1e3
@@ -206,9 +219,10 @@ class Central:
         missing = {names[index]: reply.failure for index, reply in lost.items()}
         spec = self._aggregators.choose(frozenset(present))
         if spec is None:
-            self.observed.unanswered(missing)
+            self.observed.unanswered(missing, load.requests)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
-        logits = self._aggregate(spec, replies, self._samples(array))
+        samples = self._samples(array)
+        logits = self._aggregate(spec, replies, samples)
         ended = time.monotonic()
         answered = {names[index]: replies[index] for index in present}
         answer = Answer(
@@ -221,7 +235,8 @@ class Central:
             phases=_phases(started, gathered, ended, answered),
         )
         sizes = {device: reply.features.nbytes for device, reply in answered.items() if reply.features is not None}
-        self.observed.answered(answer, array.nbytes if joined is None else 0, sizes)
+        own = samples if load.samples is None else load.samples
+        self.observed.answered(answer, array.nbytes if joined is None else 0, sizes, load.requests, own)
         return answer
 
     def _gather(

@@ -4,6 +4,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from .errors import CoformerError
 from .manifest import AggregatorSpec, Manifest
+from .manifest_profiles import batches_of
 from .security import LOOPBACK, Security, parse_address
 
 
@@ -19,6 +20,7 @@ class CentralOptions(NamedTuple):
         standby: run where another device is the central one.
         broadcast: take inputs that clients send to every device themselves.
         truncate: cut texts that are longer than the longest profile.
+        batch_wait_ms: join requests that wait, each at most so long while nothing is under way; None: never.
     """
 
     workers: Tuple[str, ...]
@@ -29,6 +31,7 @@ class CentralOptions(NamedTuple):
     standby: bool = False
     broadcast: bool = False
     truncate: bool = False
+    batch_wait_ms: Optional[float] = None
 
 
 def usable_aggregators(manifest: Manifest, min_members: Optional[int]) -> List[AggregatorSpec]:
@@ -60,6 +63,7 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
             where,
             "leave it out, or build with [profiles] lengths",
         )
+    _check_batching(manifest, options, where)
     if options.deadline_ms < 1:
         raise CoformerError("--deadline-ms is {}".format(options.deadline_ms), where, "give at least 1")
     addresses, devices = [], []
@@ -84,6 +88,24 @@ def check_options(manifest: Manifest, options: CentralOptions) -> None:
             ),
             where,
             "give one --worker for each of {}".format(_others(manifest)),
+        )
+
+
+def _check_batching(manifest: Manifest, options: CentralOptions, where: str) -> None:
+    wait_ms = options.batch_wait_ms
+    if wait_ms is None:
+        return
+    if batches_of(manifest) == [1]:
+        raise CoformerError(
+            "--batch-wait-ms is for bundles with several batch sizes, this one takes a sample at a time",
+            where,
+            "leave it out, or build with [profiles] batches",
+        )
+    if not 0 <= wait_ms < options.deadline_ms:
+        raise CoformerError(
+            "--batch-wait-ms is {:g}, --deadline-ms {}".format(wait_ms, options.deadline_ms),
+            where,
+            "give at least 0, and less than the deadline",
         )
 
 

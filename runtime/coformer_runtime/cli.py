@@ -67,6 +67,13 @@ def parser() -> argparse.ArgumentParser:
         help="cut texts that are longer than the longest profile, and say so in the answer",
     )
     central.add_argument(
+        "--batch-wait-ms",
+        type=float,
+        default=None,
+        metavar="MS",
+        help="join requests that wait at the same time; one that comes alone waits so long for others (default: never)",
+    )
+    central.add_argument(
         "--standby",
         action="store_true",
         help="stand in for the central device: be its worker, and answer clients that turn to this node",
@@ -238,6 +245,7 @@ def _central(options: argparse.Namespace) -> None:
         options.standby,
         options.broadcast,
         options.truncate,
+        options.batch_wait_ms,
     )
     with contextlib.ExitStack() as stack:
         tracer = None

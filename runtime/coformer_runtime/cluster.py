@@ -39,6 +39,7 @@ class LocalCluster:
         start_timeout_s: how long entering may take.
         standby: let the devices that can stand in for the central one do so.
         broadcast: let clients send their inputs to every device themselves.
+        options: further words for the central node, such as "--truncate".
 
     Attributes:
         address: HOST:PORT of the central node, once entered.
@@ -59,6 +60,7 @@ class LocalCluster:
         start_timeout_s: float = 60.0,
         standby: bool = False,
         broadcast: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         self._bundles = {
             manifest.device: (str(path), manifest)
@@ -68,7 +70,7 @@ class LocalCluster:
         self._python = dict(python or {})
         self._deadline_ms, self._min_members, self._threads = deadline_ms, min_members, threads
         self._start_timeout_s = start_timeout_s
-        self._broadcast = broadcast
+        self._broadcast, self._options = broadcast, list(options)
         self._children: Dict[str, Child] = {}
         self._addresses: Dict[str, str] = {}
         self._clients: List[Client] = []
@@ -165,7 +167,7 @@ class LocalCluster:
         bundle = self._bundles[device][0]
         if device != self._central and device not in self._standby:
             return ["serve", bundle]
-        words = ["central", bundle, "--deadline-ms", str(self._deadline_ms)]
+        words = ["central", bundle, "--deadline-ms", str(self._deadline_ms)] + self._options
         if self._min_members is not None:
             words += ["--min-members", str(self._min_members)]
         if device in self._standby:

@@ -74,7 +74,7 @@ def fit(manifest: Manifest, array: Array, truncate: bool, where: str = "request"
     """
     samples, padding = len(array), _padding(manifest)
     if padding is None:
-        return Fitted(_filled(array, manifest), samples)
+        return Fitted(filled(array, manifest), samples)
     lengths = lengths_of(manifest)
     tokens = _tokens(array, padding)
     cut = max(0, tokens - lengths[-1])
@@ -85,7 +85,7 @@ def fit(manifest: Manifest, array: Array, truncate: bool, where: str = "request"
             "send at most {}, or {}".format(lengths[-1], TRUNCATE),
         )
     length = next((each for each in lengths if each >= tokens), lengths[-1])
-    return Fitted(_filled(_of_length(array, length, padding), manifest), samples, length, cut)
+    return Fitted(filled(_of_length(array, length, padding), manifest), samples, length, cut)
 
 
 def _padding(manifest: Manifest) -> Optional[int]:
@@ -112,8 +112,8 @@ def _of_length(array: Array, length: int, padding: int) -> Array:
     return made
 
 
-def _filled(array: Array, manifest: Manifest) -> Array:
-    """Return the array with copies of its last sample behind it, up to the next batch size."""
+def filled(array: Array, manifest: Manifest) -> Array:
+    """Return an array with copies of its last sample behind it, up to the next batch size."""
     import numpy
 
     batch = next(each for each in batches_of(manifest) if each >= len(array))

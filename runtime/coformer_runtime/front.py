@@ -1,5 +1,6 @@
 """The central node's face to clients: Open Inference Protocol v2 over gRPC."""
 
+import contextlib
 import json
 import threading
 import time
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 from . import __version__, wire
 from .answer import Answer, parameters_from_answer
 from .arrays import Array
-from .central import CalledOff, Central, Unanswered
+from .batching import Batcher
+from .central import CalledOff, Central, Load, Unanswered
 from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
@@ -57,8 +59,8 @@ class Crowded(CheckFailed):
 class Front:
     """Turns protocol messages into inputs for a Central and its answers into messages."""
 
-    def __init__(self, central: Central, tracer: "Optional[Tracer]" = None) -> None:
-        self._central, self._manifest, self._tracer = central, central.manifest, tracer
+    def __init__(self, central: Central, tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None) -> None:
+        self._central, self._manifest, self._tracer, self._batcher = central, central.manifest, tracer, batcher
         self._admitted = threading.BoundedSemaphore(CONCURRENCY)
         self.version = central.manifest.build[:12]
         taken, given = self._manifest.input, self._manifest.answer
@@ -124,6 +126,10 @@ class Front:
             PLATFORM,
             most if most > 1 else 0,
         )
+        if self._batcher is not None:
+            config.dynamic_batching.preferred_batch_size.extend(batches_of(self._manifest))
+            wait_ms = self._central.options.batch_wait_ms or 0.0
+            config.dynamic_batching.max_queue_delay_microseconds = int(wait_ms * 1e3)
         for field, spec in ((config.input, self._input), (config.output, self._output)):
             data_type = CONFIG_TYPES[dtype_named(spec.dtype, "manifest").oip]
             field.add(name=spec.name, data_type=data_type, dims=spec.shape[1:] if most > 1 else spec.shape)
@@ -148,13 +154,20 @@ class Front:
         if not self._admitted.acquire(blocking=False):
             raise crowded("{} requests are being answered".format(CONCURRENCY))
         try:
-            answer = self._central.answer(fitted.array, context.time_remaining(), context.add_callback, broadcast)
+            answer = self._answer(fitted, context, broadcast)
         finally:
             self._admitted.release()
-        answer = answer._replace(logits=answer.logits[: fitted.samples], shaped=shaped_by(self._manifest, fitted))
         if self._tracer is not None:
             self._tracer.answered(context.invocation_metadata(), request.id, answer)
         return self._response(request.id, answer)
+
+    def _answer(self, fitted: Fitted, context: Any, broadcast: Optional[int]) -> Answer:
+        budget_s, on_gone = context.time_remaining(), context.add_callback
+        if self._batcher is not None and broadcast is None:
+            return self._batcher.answer(fitted, budget_s, on_gone)
+        load = Load(samples=fitted.samples)
+        answer = self._central.answer(fitted.array, budget_s, on_gone, broadcast, load=load)
+        return answer._replace(logits=answer.logits[: fitted.samples], shaped=shaped_by(self._manifest, fitted))
 
     def _fitted(self, array: Array, broadcast: Optional[int]) -> Fitted:
         """Return the input in one of the bundle's shapes; what clients send to workers has to have one itself."""
@@ -356,11 +369,17 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
     return array.reshape(shape)
 
 
-def open_front(central: Central, listen: str, tracer: "Optional[Tracer]" = None) -> Tuple[Any, str]:
-    """Start to serve clients at `listen`; return the server and its address."""
+def open_front(
+    central: Central, listen: str, tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None
+) -> Tuple[Any, str]:
+    """Start to serve clients at `listen`, all their requests through `batcher` if there is one.
+
+    Returns:
+        The server and its address.
+    """
     options = central.options
     health = Health((SERVICE, MODEL), central.ready)
-    services = {SERVICE: Front(central, tracer).methods(), HEALTH: health.methods()}
+    services = {SERVICE: Front(central, tracer, batcher).methods(), HEALTH: health.methods()}
     if central.manifest.standby:
         exchange = central.exchange()
         services[wire.SERVICE] = dict(exchange.methods(), **(submit_methods(exchange) if options.broadcast else {}))
@@ -369,5 +388,8 @@ def open_front(central: Central, listen: str, tracer: "Optional[Tracer]" = None)
 
 def serve_front(central: Central, listen: str, exit_with_stdin: bool, tracer: "Optional[Tracer]" = None) -> None:
     """Serve clients at `listen` until this process is told to stop."""
-    server, address = open_front(central, listen, tracer)
-    serve_until_stopped(server, address, exit_with_stdin)
+    wait_ms = central.options.batch_wait_ms
+    with contextlib.ExitStack() as stack:
+        batcher = None if wait_ms is None else stack.enter_context(Batcher(central, wait_ms / 1e3))
+        server, address = open_front(central, listen, tracer, batcher)
+        serve_until_stopped(server, address, exit_with_stdin)

@@ -2,7 +2,7 @@
 
 import bisect
 import threading
-from typing import Dict, List, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 Labels = Tuple[Tuple[str, str], ...]
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -56,20 +56,20 @@ class Counter:
 
 
 class Histogram:
-    """Durations in seconds by labels, in the fixed buckets BUCKETS_S."""
+    """Durations in seconds by labels, or what `bounds` are in, in fixed buckets."""
 
-    def __init__(self, name: str, text: str) -> None:
-        self._name, self._text = name, text
+    def __init__(self, name: str, text: str, bounds: Sequence[float] = BUCKETS_S) -> None:
+        self._name, self._text, self._bounds = name, text, tuple(bounds)
         self._lock = threading.Lock()
         self._counts: Dict[Labels, List[int]] = {}
         self._sums: Dict[Labels, float] = {}
 
     def observe(self, key: Labels, seconds: float) -> None:
-        """Count one duration."""
-        place = bisect.bisect_left(BUCKETS_S, seconds)
+        """Count one of them."""
+        place = bisect.bisect_left(self._bounds, seconds)
         with self._lock:
             if key not in self._sums:
-                self._counts[key], self._sums[key] = [0] * (len(BUCKETS_S) + 1), 0.0
+                self._counts[key], self._sums[key] = [0] * (len(self._bounds) + 1), 0.0
             self._counts[key][place] += 1
             self._sums[key] += seconds
 
@@ -84,7 +84,7 @@ class Histogram:
         with self._lock:
             for key, counts in sorted(self._counts.items()):
                 total = 0
-                for bound, count in zip([repr(bound) for bound in BUCKETS_S] + ["+Inf"], counts):
+                for bound, count in zip([repr(bound) for bound in self._bounds] + ["+Inf"], counts):
                     total += count
                     samples.append(Sample(self._name + "_bucket", key + (("le", bound),), total))
                 samples.append(Sample(self._name + "_sum", key, self._sums[key]))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Union
 
 from .answer import Answer
 from .metrics import Counter, Family, Histogram, Labels, gauge, labels
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .central import Central
 
 MODEL = "coformer"
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
 
 
@@ -45,25 +46,35 @@ class Observed:
         self._model = labels({"model": MODEL, "version": version})
         self._devices = {device: _keys(device) for device in devices}
         self._started = time.monotonic()
+        self.waiting: Callable[[], int] = lambda: 0  # requests that are to be joined with others
         self.success = Counter("nv_inference_request_success", "Requests that were answered")
         self.failure = Counter("nv_inference_request_failure", "Requests that were not, by gRPC status")
         self.duration = Counter("nv_inference_request_duration_us", "Time of all requests, in microseconds")
         self.compute = Counter("nv_inference_compute_infer_duration_us", "The slowest engine's time, in microseconds")
+        self.inferences = Counter("nv_inference_count", "Samples that were answered")
+        self.rounds = Counter("nv_inference_exec_count", "Rounds, in each of which a batch of them was")
+        self.queued = Counter("nv_inference_queue_duration_us", "Time that requests waited to be joined")
+        self.batches = Histogram("coformer_batch_samples", "Samples of a round", BATCHES)
         self.degraded = Counter("coformer_degraded_total", "Answers by fewer than all members")
         self.missing = Counter("coformer_member_missing_total", "Answers and failures that a member was missing from")
         self.bytes = Counter("coformer_member_bytes_total", "Payload to and from each member")
         self.phases = Histogram("coformer_phase_seconds", "Phases of answered requests")
         self.members = Histogram("coformer_member_seconds", "Engine time, and network and waiting, by member")
 
-    def answered(self, answer: Answer, input_bytes: int, feature_bytes: Mapping[str, int]) -> None:
-        """Count an answer; `feature_bytes` are by device, of those that replied."""
+    def answered(
+        self, answer: Answer, input_bytes: int, feature_bytes: Mapping[str, int], requests: int = 1, samples: int = 1
+    ) -> None:
+        """Count the answer of a round to so many requests; `feature_bytes` are by device, of those that replied."""
         phases = answer.phases
-        self.success.add(self._model)
-        self.duration.add(self._model, phases.total_ms * 1e3)
-        self.compute.add(self._model, max(phases.compute_ms.values(), default=0.0) * 1e3)
+        self.success.add(self._model, requests)
+        self.inferences.add(self._model, samples)
+        self.rounds.add(self._model)
+        self.batches.observe((), samples)
+        self.duration.add(self._model, phases.total_ms * 1e3 * requests)
+        self.compute.add(self._model, max(phases.compute_ms.values(), default=0.0) * 1e3 * requests)
         if answer.degraded:
-            self.degraded.add(())
-        self.unanswered(answer.missing)
+            self.degraded.add((), requests)
+        self.unanswered(answer.missing, requests)
         for device, count in feature_bytes.items():
             keys = self._devices[device]
             self.bytes.add(keys.received, count)
@@ -74,10 +85,15 @@ class Observed:
         self.phases.observe(AGGREGATE, phases.aggregate_ms / 1e3)
         self.phases.observe(TOTAL, phases.total_ms / 1e3)
 
-    def unanswered(self, missing: Mapping[str, str]) -> None:
-        """Count who was missing from a request that failed."""
+    def unanswered(self, missing: Mapping[str, str], requests: int = 1) -> None:
+        """Count who was missing from so many requests that failed."""
         for device in missing:
-            self.missing.add(self._devices[device].alone)
+            self.missing.add(self._devices[device].alone, requests)
+
+    def waited(self, seconds: float) -> None:
+        """Count what an answered request waited to be joined with others."""
+        self.queued.add(self._model, seconds * 1e6)
+        self.duration.add(self._model, seconds * 1e6)
 
     def refused(self, status: str) -> None:
         """Count a request that ended with this gRPC status."""
@@ -89,13 +105,13 @@ class Observed:
         names = central.manifest.members
         states = central.breaker_states()
         counted: List[Union[Counter, Histogram]] = [
-            self.success, self.failure, self.duration, self.compute, self.degraded, self.missing, self.bytes,
-            self.phases, self.members,
+            self.success, self.failure, self.inferences, self.rounds, self.duration, self.queued, self.compute,
+            self.degraded, self.missing, self.bytes, self.phases, self.members, self.batches,
         ]  # fmt: skip
         about = {"build": central.manifest.build, "device": central.manifest.device}
         return [each.family() for each in counted] + [
             gauge("nv_inference_pending_request_count", "Requests in progress",
-                  {self._model: central.in_progress}),
+                  {self._model: central.in_progress + self.waiting()}),
             gauge("coformer_build_info", "What is served", {labels(about): 1}),
             gauge("coformer_ready", "Whether a request would be answered now", {(): int(central.ready())}),
             gauge("coformer_member_up", "Whether a member would be asked now",
@@ -121,7 +137,7 @@ class Observed:
                 "answered": int(self.success.total()),
                 "degraded": int(self.degraded.total()),
                 "failed": int(self.failure.total()),
-                "in_progress": central.in_progress,
+                "in_progress": central.in_progress + self.waiting(),
             },
             "expected_accuracy": None if present is None else present.expected_accuracy,
             "expected_of": [] if present is None else [central.manifest.members[index] for index in present.members],

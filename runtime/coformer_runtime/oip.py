@@ -106,7 +106,12 @@ MESSAGES: Dict[str, Tuple[Fields, ...]] = {
         ("max_batch_size", 4, "int32", ""),
         ("input", 5, "ModelInput", "*"),
         ("output", 6, "ModelOutput", "*"),
+        ("dynamic_batching", 11, "ModelDynamicBatching", ""),
         ("backend", 17, "string", ""),
+    ),
+    "ModelDynamicBatching": (
+        ("preferred_batch_size", 1, "int32", "*"),
+        ("max_queue_delay_microseconds", 2, "uint64", ""),
     ),
     # data_type is an enum, which travels as an int32 does.
     "ModelInput": (("name", 1, "string", ""), ("data_type", 2, "int32", ""), ("dims", 4, "int64", "*")),

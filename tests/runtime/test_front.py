@@ -82,10 +82,10 @@ def test_crowd_is_refused_at_once_and_health_is_not(cluster_dirs: List[str], mon
         server, address = open_front(central, "127.0.0.1:0")
         go, really, begun = threading.Event(), central.answer, []
 
-        def hesitant(*arguments: Any) -> Any:
+        def hesitant(*arguments: Any, **options: Any) -> Any:
             begun.append(time.monotonic())
             assert go.wait(10)
-            return really(*arguments)
+            return really(*arguments, **options)
 
         monkeypatch.setattr(central, "answer", hesitant)
         with grpc.insecure_channel(address) as channel:
@@ -294,7 +294,7 @@ def test_missing_member_and_internal_error(
             assert not client.ready()
             with pytest.raises(CheckFailed, match="all 3 members are needed; missing: hall "):
                 client.infer(PIXELS)
-            monkeypatch.setattr(central, "answer", lambda *words: 1 / 0)
+            monkeypatch.setattr(central, "answer", lambda *words, **options: 1 / 0)
             with pytest.raises(CheckFailed, match=r"internal error [0-9a-f]{12}") as caught:
                 client.infer(PIXELS)
         server.stop(0).wait()
