@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,18 +11,27 @@ from coformer_compiler.compute import use_fitting_threads
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data import DataSet, load_data, load_running_text, load_text2text, load_texts
 from coformer_compiler.decomposer.policy import policy_json
+from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
 from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
-from coformer_compiler.output import locked, publish, write_whole
+from coformer_compiler.output import locked, publish, publish_alternatives, write_whole
 from coformer_compiler.progress import Progress
 from coformer_compiler.report.schema import Report
+from coformer_compiler.stages.alternatives import (
+    Together,
+    decompose_alternatives,
+    pack_alternatives,
+    recosting_of,
+    summarise_alternatives,
+)
 from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
 from coformer_compiler.stages.decompose import (
     JOURNAL,
+    Choice,
     decompose_teacher,
     journal_of,
     network_of,
@@ -63,11 +71,10 @@ def build(config: BuildConfig, out: Path, progress: Progress) -> Built:
     """
     with locked(out):
         store = Store(out / "cache", progress)
-        made, teacher, data, config = _run_stages(store, config)
-        report = report_from_artifacts(made, config, teacher, data, store.used)
+        base = _lay_base(store, config)
+        report = _build_alternatives(store, base, out) if config.network.bandwidths else _build_one(store, base, out)
         changed = not all(artifact.cached for artifact in store.used)
         if first_process():
-            publish(made, report, config, out)
             store.prune()
     return Built(report, changed)
 
@@ -78,18 +85,29 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
     A stage behind a missing one is missing.
     """
     store = Store(out / "cache", progress, read_only=True)
-    with suppress(NotCached):
-        _run_stages(store, config)
-    cached = {artifact.kind for artifact in store.used}
+    missing = None
+    try:
+        base = _lay_base(store, config)
+        if config.network.bandwidths:
+            _compile_alternatives(store, base)
+        else:
+            _compile_policy(store, base, _choose(store, base))
+    except NotCached as error:
+        missing = error.kind
+    cached = {artifact.kind for artifact in store.used} - {missing}
     return {stage: stage in cached for stage in STAGES}
 
 
 class Searched(NamedTuple):
-    """All that was evaluated, how much of the space fits, and whether latencies rest on less than measurements."""
+    """All that was evaluated, how much of the space fits, and whether latencies rest on less than measurements.
+
+    `alternatives` are the policies for `network.bandwidths`, where such are given.
+    """
 
     entries: list[Entry]
     preflight: Preflight
     estimated: bool
+    alternatives: Alternatives | None
 
 
 def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
@@ -105,10 +123,64 @@ def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
         write_whole(out / "policy.json", policy_json(policy_of(policy)))
         write_whole(out / JOURNAL, (policy.path / JOURNAL).read_text(encoding="utf-8"))
     estimated = LatencyModel(teacher.spec, config.devices, network_of(config)).estimated
-    return Searched(journal_of(policy), preflight_of(policy), estimated)
+    entries = journal_of(policy)
+    told = None
+    if config.network.bandwidths:
+        recosting = recosting_of(entries, teacher.spec, config)
+        told = alternatives_of(recosting, config.search.pick, config.network.bandwidths)
+    return Searched(entries, preflight_of(policy), estimated, told)
 
 
-def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transformer, DataSet, BuildConfig]:
+class _Base(NamedTuple):
+    """What every policy of a build rests on."""
+
+    config: BuildConfig
+    imported: Artifact
+    statistics: Artifact
+    teacher: Transformer
+    data: DataSet
+
+
+def _build_one(store: Store, base: _Base, out: Path) -> Report:
+    """The build for the bandwidth of `[network]`."""
+    choice = _choose(store, base)
+    made = _compile_policy(store, base, choice)
+    report = report_from_artifacts(made, choice, base.teacher, base.data, store.used)
+    if first_process():
+        publish(made, report, choice.members, out)
+    return report
+
+
+def _build_alternatives(store: Store, base: _Base, out: Path) -> Report:
+    """One build per policy of `network.bandwidths`; the report is that of the one that is begun with."""
+    together = _compile_alternatives(store, base)
+    told = summarise_alternatives(together, base.teacher.spec, base.config)
+    reports = [
+        replace(
+            report_from_artifacts(made, choice, base.teacher, base.data, store.used),
+            alternatives=replace(told, this=number),
+        )
+        for number, (choice, made) in enumerate(zip(together.choices, together.made, strict=True))
+    ]
+    if first_process():
+        publish_alternatives(together, reports, out)
+    return reports[together.start]
+
+
+def _compile_alternatives(store: Store, base: _Base) -> Together:
+    parents = (base.imported, base.statistics)
+    found, choices = decompose_alternatives(store, parents, base.teacher, base.data, base.config)
+    made = tuple(_compile_policy(store, base, choice) for choice in choices)
+    return pack_alternatives(store, found, choices, made, base.config)
+
+
+def _choose(store: Store, base: _Base) -> Choice:
+    parents = (base.imported, base.statistics)
+    return Choice(base.config, decompose_teacher(store, parents, base.teacher, base.data, base.config))
+
+
+def _lay_base(store: Store, config: BuildConfig) -> _Base:
+    """The stages that hang on no policy."""
     require_builders(config.devices)
     imported = import_teacher(store, config.model)
     teacher = load_teacher(imported)
@@ -116,10 +188,13 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     check_profiles(teacher.spec, config.profiles)
     require_feasible(teacher.spec, config)
     data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
-    statistics = calibrate(store, imported, teacher, data, config.policy.importance)
-    policy = decompose_teacher(store, (imported, statistics), teacher, data, config)
-    chosen = policy_of(policy)
-    config = config.with_members([member.device for member in chosen.members])
+    return _Base(config, imported, calibrate(store, imported, teacher, data, config.policy.importance), teacher, data)
+
+
+def _compile_policy(store: Store, base: _Base, choice: Choice) -> Artifacts:
+    """The stages behind a policy."""
+    _, imported, statistics, teacher, data = base
+    policy, chosen, config = choice.policy, policy_of(choice.policy), choice.members
     check_room(teacher.spec, chosen, config, shortcuts=policy_options(config.policy).shortcuts)
     transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
@@ -127,8 +202,7 @@ def _run_stages(store: Store, config: BuildConfig) -> tuple[Artifacts, Transform
     graphs = lower_members(store, boosted, config, data)
     bundles = pack_bundles(store, (graphs, accuracy), teacher.spec, chosen, config, data)
     latency = measure(store, (imported, bundles), teacher, config)
-    made = Artifacts(imported, statistics, policy, transplanted, boosted, accuracy, graphs, bundles, latency)
-    return made, teacher, data, config
+    return Artifacts(imported, statistics, policy, transplanted, boosted, accuracy, graphs, bundles, latency)
 
 
 def load_build_data(config: BuildConfig, imported: Artifact, teacher: Transformer) -> DataSet:

@@ -55,6 +55,9 @@ def _add_configuration(build: argparse.ArgumentParser) -> None:
     build.add_argument("--data", metavar="KIND:PATH", help="such as digits, imagefolder:DIR or text:PATH")
     build.add_argument("--strategy", metavar="NAME", help="how the teacher is shared out, such as proportional or debo")
     build.add_argument("--pick", metavar="NAME", help="best, knee, fastest, most-accurate or under=MS, of a search")
+    build.add_argument(
+        "--bandwidths", metavar="MBPS,MBPS,...", help="rates in Mbit/s, such as 2,100,1000: build the policy for each"
+    )
     build.add_argument("--seed", type=int, metavar="N", help="of everything that is drawn at random")
     build.add_argument("--resume", action="store_true", help="go on with an earlier build; refuse to begin a new one")
 
@@ -107,7 +110,7 @@ def _dry_run(config: BuildConfig, out: Path, as_json: bool) -> int:
 
 
 def _configured(options: argparse.Namespace) -> tuple[BuildConfig, Path]:
-    from coformer_compiler.config import Overrides, read_config
+    from coformer_compiler.config import Overrides, bandwidths_from_text, read_config
 
     overrides = Overrides(
         options.model,
@@ -122,6 +125,7 @@ def _configured(options: argparse.Namespace) -> tuple[BuildConfig, Path]:
         options.steps,
         options.pick,
         getattr(options, "journal", None),
+        () if options.bandwidths is None else bandwidths_from_text(options.bandwidths),
     )
     config = read_config(options.config, overrides)
     stem = options.config.stem if options.config else config.model.name.partition(":")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
             "flops": whole.flops,
             "params": whole.params,
         },
+        "latency_at": [
+            {"mbps": mbps, "total_ms": _total_ms(teacher, config, mbps, shapes, shortcuts=shortcuts)}
+            for mbps in config.network.bandwidths
+        ],
         "strategy": config.policy.strategy,
         "members": members,
         "notes": list(notes),
@@ -72,6 +77,14 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
             stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
         },
     }
+
+
+def _total_ms(
+    teacher: TransformerSpec, config: BuildConfig, mbps: float, shapes: Sequence[MaybeShape], *, shortcuts: bool
+) -> float:
+    """Predicted latency of a request at a rate in Mbit/s."""
+    network = replace(network_of(config), mbps=mbps)
+    return LatencyModel(teacher, config.devices, network).of_shapes(shapes, shortcuts=shortcuts).total_ms
 
 
 def predicted_json(model: LatencyModel, shapes: Sequence[MaybeShape], *, shortcuts: bool) -> dict[str, Any]:
@@ -98,8 +111,10 @@ def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MaybeSh
         found = shapes_by_strategy(
             strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
         )
-        note = (f"shown are the shapes by '{strategy}', which the search starts from",) if searched else ()
-        return list(found.members), (*found.notes, *note)
+        notes = [f"shown are the shapes by '{strategy}', which the search starts from"] if searched else []
+        if config.network.bandwidths:
+            notes.append("a policy for each bandwidth is picked from what the search evaluates")
+        return list(found.members), (*found.notes, *notes)
     policy = read_policy(options.file)
     check_policy(
         policy,

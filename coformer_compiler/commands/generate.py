@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coformer_compiler.commands.build_folder import open_build
+from coformer_compiler.commands.build_folder import open_builds
 from coformer_compiler.commands.run import encode_lines, refuse_foreign_engines, tokenizer_of_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.errors import CoformerError
@@ -44,7 +44,8 @@ def generate_text(
         CoformerError: the build continues and answers no texts; the prompt is empty or too long.
         CheckFailed: a member was lost, and nobody has asked to go on without it.
     """
-    build = open_build(out)
+    found = open_builds(out)
+    build, folders = found.start, [str(folder) for folder in found.device_folders.values()]
     manifests = [load_manifest(str(bundle)) for bundle in build.bundles]
     refuse_foreign_engines(manifests)
     central = next(number for number, manifest in enumerate(manifests) if manifest.is_central)
@@ -65,7 +66,7 @@ def generate_text(
     numbers: list[int] = []
     told, members, degraded, times = "", [*manifest.members], False, []
     with (
-        LocalCluster([str(b) for b in build.bundles], deadline_ms=deadline_ms, min_members=min_members) as cluster,
+        LocalCluster(folders, deadline_ms=deadline_ms, min_members=min_members) as cluster,
         cluster.client() as client,
     ):
         for token in client.generate(prompt, max_tokens, sampling):
@@ -81,7 +82,7 @@ def generate_text(
                 told = whole
     return {
         **({"cut_texts": cut} if cut else {}),
-        "build": build.build,
+        "build": found.build,
         "text": tokenizer.text_of(numbers),
         "tokens": numbers,
         "members": members,

@@ -13,13 +13,14 @@ from coformer_compiler.commands.build_folder import BUILD_NAME
 from coformer_compiler.decomposer.policy import FORMAT as POLICY_FORMAT
 from coformer_compiler.decomposer.policy import MemberPolicy, read_policy
 from coformer_compiler.report.write import JSON_NAME, read_report
+from coformer_runtime.alternatives import INDEX_NAME, has_index, index_json, open_held
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.manifest import MANIFEST_NAME
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
-    """A description as JSON values with a key `kind`: build, bundle, policy, graph or checkpoint.
+    """A description as JSON values with a key `kind`: build, bundle, alternatives, policy, graph or checkpoint.
 
     The index of a build and the manifest of a bundle stand for their folders.
 
@@ -28,10 +29,14 @@ def inspect_path(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise CoformerError("there is no such file or folder", f"path {path}", "check the spelling")
-    if path.name in (BUILD_NAME, JSON_NAME, MANIFEST_NAME):
+    if path.name in (BUILD_NAME, INDEX_NAME, JSON_NAME, MANIFEST_NAME):
         path = path.parent
     if (path / BUILD_NAME).is_file():
         return {"kind": "build", "report": read_report(path / JSON_NAME).to_json()}
+    if has_index(str(path)):
+        held = open_held(str(path))
+        described = json.loads(index_json(held.listing))
+        return {"kind": "alternatives", "device": held.device, "held": list(held.bundles), "index": described}
     if (path / MANIFEST_NAME).is_file():
         manifest = open_bundle(str(path)).manifest
         described = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from coformer_compiler.artifact import file_digest
-from coformer_compiler.commands.build_folder import BuildFolder, open_build
-from coformer_runtime.bundle import Bundle, open_bundle
+from coformer_compiler.commands.build_folder import BuildFolders, open_builds
+from coformer_runtime.alternatives import INDEX_NAME, index_digest, load_index, open_all
 from coformer_runtime.errors import CheckFailed, CoformerError
-from coformer_runtime.manifest import MANIFEST_NAME
+from coformer_runtime.manifest import MANIFEST_NAME, FileSpec
+from coformer_runtime.shipping.contents import files_in
 from coformer_runtime.shipping.dsse import Envelope, envelope_json, load_private_key, sign
 from coformer_runtime.shipping.http import HttpOptions
 from coformer_runtime.shipping.manifests import (
+    ALTERNATIVES_CONFIG,
     BUNDLE,
     BUNDLE_CONFIG,
     BUNDLE_FILE,
@@ -87,17 +89,17 @@ def push_build(
     if options.days < 1 or (options.version is not None and options.version < 1):
         raise CoformerError("--days and --version begin at 1", "coformerc push", "give a larger number")
     key = None if options.key is None else load_private_key(str(options.key))
-    build = open_build(out)
-    bundles = _whole_bundles(build)
+    build = open_builds(out)
+    parcels = _parcels(build)
     sent = _Sent()
     with open_store(reference, options.http, write=True) as store:
-        images = [_push_bundle(store, bundle, sent, say) for bundle in bundles]
-        release = _release(out, build, bundles, images, options, time.time() if now is None else now)
+        images = [_push_parcel(store, parcel, sent, say) for parcel in parcels]
+        release = _release(out, build, parcels, images, options, time.time() if now is None else now)
         payload = statement_json(release)
         parse_statement(payload, "coformerc push")  # what a board would refuse, such as a name with spaces
         envelope = Envelope(payload, ()) if key is None else sign(payload, key)
         statement = _push_statement(store, envelope, sent)
-        devices = list(zip(build.devices, images, strict=True))
+        devices = [(parcel.device, image) for parcel, image in zip(parcels, images, strict=True)]
         facts = {f"org.coformer.{name}": str(value) for name, value in facts_of(release).items() if name != "devices"}
         digest = store.write_manifest(index_json(devices, statement, facts), IMAGE_INDEX, reference.tag)
     return {
@@ -110,29 +112,64 @@ def push_build(
     }
 
 
-def _whole_bundles(build: BuildFolder) -> list[Bundle]:
-    bundles = [open_bundle(str(path)) for path in build.bundles]
-    for path, wanted in zip(build.bundles, build.manifests, strict=True):
+@dataclass(frozen=True)
+class _Parcel:
+    """What one device gets: its bundle, or its alternatives with their index.
+
+    Attributes:
+        device: whose.
+        target: what kind of device it is.
+        said: the file that says what is there; `media_type` is its own.
+        media_type: see `said`.
+        files: all others, and where they are.
+    """
+
+    device: str
+    target: str
+    said: Path
+    media_type: str
+    files: tuple[tuple[FileSpec, Path], ...]
+
+
+def _parcels(build: BuildFolders) -> list[_Parcel]:
+    """What travels, device by device; whatever is damaged or is not what the build wrote is refused."""
+    bundles = [pair for each in build.builds for pair in zip(each.bundles, each.manifests, strict=True)]
+    for path, _ in bundles if build.alternatives else ():
+        if not path.is_dir():
+            raise CheckFailed("the bundle is missing", str(path), "build again")
+    parcels = [_parcel_of(folder, build) for folder in build.device_folders.values()]
+    for path, wanted in bundles:
         if file_digest(path / MANIFEST_NAME) != wanted:
             what = "it is not the manifest that the build wrote"
             raise CheckFailed(what, str(path / MANIFEST_NAME), "run `coformerc validate`, or build again")
-    return bundles
+    return parcels
 
 
-def _push_bundle(store: Store, bundle: Bundle, sent: _Sent, say: Callable[[str], None]) -> Descriptor:
-    """Push one bundle's files and its image manifest; return the latter's descriptor."""
-    manifest_path = Path(bundle.file(MANIFEST_NAME))
-    config = Descriptor(BUNDLE_CONFIG, "sha256:" + file_digest(manifest_path), manifest_path.stat().st_size)
+def _parcel_of(folder: Path, build: BuildFolders) -> _Parcel:
+    manifest = open_all(str(folder))[0].manifest
+    files = tuple((spec, folder.joinpath(*spec.path.split("/"))) for spec in files_in(str(folder)))
+    if not build.alternatives:
+        return _Parcel(manifest.device, manifest.target, folder / MANIFEST_NAME, BUNDLE_CONFIG, files)
+    if index_digest(load_index(str(folder))) != build.build:
+        what = "it is not the index that the build wrote"
+        raise CheckFailed(what, str(folder / INDEX_NAME), "run `coformerc validate`, or build again")
+    return _Parcel(manifest.device, manifest.target, folder / INDEX_NAME, ALTERNATIVES_CONFIG, files)
+
+
+def _push_parcel(store: Store, parcel: _Parcel, sent: _Sent, say: Callable[[str], None]) -> Descriptor:
+    """Push one device's files and its image manifest; return the latter's descriptor."""
+    config = Descriptor(parcel.media_type, "sha256:" + file_digest(parcel.said), parcel.said.stat().st_size)
     layers = [
-        Descriptor(BUNDLE_FILE, "sha256:" + spec.sha256, spec.size_bytes, spec.path) for spec in bundle.manifest.files
+        (Descriptor(BUNDLE_FILE, "sha256:" + spec.sha256, spec.size_bytes, spec.path), path)
+        for spec, path in parcel.files
     ]
     before = sent.sent_bytes
-    for descriptor, path in [(config, manifest_path), *((each, Path(bundle.file(each.title))) for each in layers)]:
+    for descriptor, path in [(config, parcel.said), *layers]:
         with path.open("rb") as content:
             _push_blob(store, descriptor, content, sent)
-    image = image_json(Image(BUNDLE, config, tuple(layers)))
+    image = image_json(Image(BUNDLE, config, tuple(descriptor for descriptor, _ in layers)))
     digest = store.write_manifest(image, IMAGE_MANIFEST, None)
-    say(f"{bundle.manifest.device}: {len(layers) + 1} files, {sent.sent_bytes - before:,} bytes sent")
+    say(f"{parcel.device}: {len(layers) + 1} files, {sent.sent_bytes - before:,} bytes sent")
     return Descriptor(IMAGE_MANIFEST, digest, len(image))
 
 
@@ -156,20 +193,20 @@ def _push_statement(store: Store, envelope: Envelope, sent: _Sent) -> Descriptor
 
 def _release(
     out: Path,
-    build: BuildFolder,
-    bundles: Sequence[Bundle],
+    build: BuildFolders,
+    parcels: Sequence[_Parcel],
     images: Sequence[Descriptor],
     options: PushOptions,
     now: float,
 ) -> Release:
     members = tuple(
         Member(
-            bundle.manifest.device,
-            bundle.manifest.target,
+            parcel.device,
+            parcel.target,
             image.digest.removeprefix("sha256:"),
-            sum(spec.size_bytes for spec in bundle.manifest.files),
+            sum(spec.size_bytes for spec, _ in parcel.files),
         )
-        for bundle, image in zip(bundles, images, strict=True)
+        for parcel, image in zip(parcels, images, strict=True)
     )
     version = version_now(now) if options.version is None else options.version
     created = int(now)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coformer_compiler.commands.build_folder import open_build
+from coformer_compiler.commands.build_folder import open_builds
 from coformer_compiler.data.request import Request
 from coformer_compiler.data.resize import fit_image
 from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer
@@ -38,7 +38,8 @@ def run_build(
         min_members: answer with at least so many.
         deadline_ms: for the members' features.
     """
-    build = open_build(out)
+    found = open_builds(out)
+    build, folders = found.start, [str(folder) for folder in found.device_folders.values()]
     manifests = [load_manifest(str(bundle)) for bundle in build.bundles]
     refuse_foreign_engines(manifests)
     central = next(number for number, manifest in enumerate(manifests) if manifest.is_central)
@@ -54,13 +55,13 @@ def run_build(
         assert file is not None
         inputs = read_input(file, manifest)
     with (
-        LocalCluster([str(b) for b in build.bundles], deadline_ms=deadline_ms, min_members=min_members) as cluster,
+        LocalCluster(folders, deadline_ms=deadline_ms, min_members=min_members) as cluster,
         cluster.client() as client,
     ):
         answers = [client.infer(inputs[n : n + 1]) for n in range(len(inputs))]
     told = {"cut_texts": cut} if cut else {}
     name_of = tokenizer.name_of if tokenizer is not None and manifest.generation is not None else None
-    return {"build": build.build, "answers": [_described(answer, manifest, name_of) for answer in answers], **told}
+    return {"build": found.build, "answers": [_described(answer, manifest, name_of) for answer in answers], **told}
 
 
 def tokenizer_of_bundle(bundle: Path, manifest: Manifest) -> Tokenizer | None:

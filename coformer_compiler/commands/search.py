@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coformer_compiler.compile import search_only
 from coformer_compiler.config import BuildConfig
+from coformer_compiler.decomposer.search.alternatives import Alternatives
 from coformer_compiler.decomposer.search.front import pareto_front, picked
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.strategies import SEARCHES
@@ -26,11 +29,11 @@ def search_config(config: BuildConfig, out: Path, progress: Progress) -> dict[st
             "policy.strategy",
             f"choose one of {', '.join(SEARCHES)} (--strategy)",
         )
-    entries, preflight, estimated = search_only(config, out, progress)
+    entries, preflight, estimated, told = search_only(config, out, progress)
     chosen = picked(entries, config.search.pick)
     names = [device.name for device in config.devices]
     front = [_row(entry, names) | {"picked": entry is chosen} for entry in pareto_front(entries)]
-    return {
+    found = {
         "strategy": config.policy.strategy,
         "evaluated": len(entries),
         "feasible_share": preflight.fits,
@@ -43,6 +46,43 @@ def search_config(config: BuildConfig, out: Path, progress: Progress) -> dict[st
         "policy": str(out / "policy.json"),
         "journal": str(out / "journal.jsonl"),
     }
+    return found if told is None else {**found, "alternatives": alternatives_json(told, entries, names)}
+
+
+def alternatives_json(told: Alternatives, entries: Sequence[Entry], names: list[str]) -> dict[str, Any]:
+    """The policies for `network.bandwidths` as JSON values."""
+    return {
+        "bandwidths_mbps": list(told.bandwidths),
+        "built": [
+            {
+                "name": each.name,
+                "loss": entries[each.number].score.loss,
+                "latency_ms": list(each.latency_ms),
+                "members": _row(entries[each.number], names)["members"],
+            }
+            for each in told.built
+        ],
+        "ranges": [asdict(each) for each in told.ranges],
+    }
+
+
+def alternatives_text(told: dict[str, Any], estimated: bool) -> list[str]:
+    """One line per policy: loss, latency at each bandwidth, and the rates that it is for."""
+    word = "ms, est.," if estimated else "ms"
+    heads = "".join(f"{f'{mbps:g}':>9}" for mbps in told["bandwidths_mbps"])
+    lines = ["", f"  {'loss':>8}{heads}  {word} at these Mbit/s"]
+    for number, each in enumerate(told["built"]):
+        ranges = " and ".join(
+            f"{found['from_mbps']:.3g} to {found['to_mbps']:.3g}"
+            if found["to_mbps"] is not None
+            else f"from {found['from_mbps']:.3g}"
+            for found in told["ranges"]
+            if found["alternative"] == number
+        )
+        times = "".join(f"{ms:9.3f}" for ms in each["latency_ms"])
+        members = ", ".join(f"{m['device']} {m['layers']} x {m['embed']}" for m in each["members"])
+        lines.append(f"  {each['loss']:8.4f}{times}  {each['name']}: {ranges} Mbit/s; {members}")
+    return lines
 
 
 def search_text(found: dict[str, Any]) -> str:
@@ -58,6 +98,8 @@ def search_text(found: dict[str, Any]) -> str:
         members = ", ".join(f"{m['device']} {m['layers']} x {m['embed']}" for m in row["members"])
         mark = ">" if row.get("picked", True) else " "
         lines.append(f"{mark} {row['loss']:8.4f} {row['latency_ms']:9.3f} {row['energy_mj']:9.1f}  {members}")
+    if "alternatives" in found:
+        lines += alternatives_text(found["alternatives"], found["estimated"])
     return "\n".join([*lines, "", f"> picked ({found['pick']}): {found['policy']}"])
 
 

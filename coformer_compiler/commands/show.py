@@ -147,6 +147,7 @@ def plan_text(found: dict[str, Any], out: Path) -> str:
         table_text(("", "target", *units, "MB of memory"), costs, right=(2, 3, 4)),
         "",
         latency_text(names, found["latency"]),
+        *[f"{GAP}at {each['mbps']:g} Mbit/s: {each['total_ms']:.3g} ms" for each in found["latency_at"]],
         "",
         f"stages in {out}: {missing} of {total} to build" if missing else f"stages in {out}: all {total} cached",
         table_text(("", ""), [(f"{GAP}{stage}", state) for stage, state in found["stages"].items()]).lstrip("\n"),
@@ -156,7 +157,13 @@ def plan_text(found: dict[str, Any], out: Path) -> str:
 
 def inspect_text(found: dict[str, Any], path: Path) -> str:
     """A bundle, policy, graph or checkpoint."""
-    texts = {"bundle": _bundle_text, "policy": _policy_text, "graph": _graph_text, "checkpoint": _checkpoint_text}
+    texts = {
+        "alternatives": _alternatives_text,
+        "bundle": _bundle_text,
+        "policy": _policy_text,
+        "graph": _graph_text,
+        "checkpoint": _checkpoint_text,
+    }
     return texts[found["kind"]](found, path)
 
 
@@ -255,6 +262,28 @@ def _bundle_text(found: dict[str, Any], path: Path) -> str:
     files = [(name, f"{each['bytes']:,}", each["sha256"][:12]) for name, each in sorted(manifest["files"].items())]
     parts.append(table_text(("file", "bytes", "SHA-256"), files, right=(1,)))
     return "\n\n".join(parts)
+
+
+def _alternatives_text(found: dict[str, Any], path: Path) -> str:
+    index = found["index"]
+    rows = [
+        (
+            each["name"],
+            "yes" if each["name"] in found["held"] else "no",
+            ", ".join(
+                f"from {span['from_mbps']:.3g}" + (f" to {span['to_mbps']:.3g}" if "to_mbps" in span else "")
+                for span in index["ranges"]
+                if span["alternative"] == each["name"]
+            ),
+            percent_text(each["expected_accuracy"]),
+            each["build"][:12],
+            ", ".join(each["manifests"]),
+        )
+        for each in index["alternatives"]
+    ]
+    title = f"alternatives {path} of '{found['device']}', every file as the manifests say"
+    headings = ("alternative", "held", "Mbit/s", "accuracy, %", "build", "members")
+    return f"{title}\n\n" + table_text(headings, rows, right=(3,))
 
 
 def _policy_text(found: dict[str, Any], path: Path) -> str:

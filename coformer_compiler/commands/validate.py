@@ -11,7 +11,7 @@ import functools
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from coformer_compiler.artifact import file_digest, load_artifact
-from coformer_compiler.commands.build_folder import BuildFolder, open_build
+from coformer_compiler.commands.build_folder import BuildFolder, open_builds
 from coformer_compiler.commands.engine_checks import check_structure, engine_checks
 from coformer_compiler.decomposer.policy import read_policy
 from coformer_compiler.model.system import System, load_system
-from coformer_compiler.stages.decompose import POLICY
 from coformer_compiler.stages.lower import (
     MEMBER,
     TOLERANCE,
@@ -31,6 +30,7 @@ from coformer_compiler.stages.lower import (
     verify_graph,
 )
 from coformer_compiler.stages.measure import HOST_ENGINE
+from coformer_runtime.alternatives import INDEX_NAME, index_digest, open_held
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.decoder import Decoder
@@ -62,7 +62,29 @@ def validate_build(out: Path, old_python: Path | None = None) -> list[Check]:
     Raises:
         CoformerError: if `out` holds no build at all.
     """
-    build = open_build(out)
+    found = open_builds(out)
+    checks = [
+        replace(check, device=f"{build.name}: {check.device}" if build.name else check.device)
+        for build in found.builds
+        for check in _build_checks(build, old_python)
+    ]
+    if found.alternatives:
+        for device, folder in found.device_folders.items():
+            _attempt(checks, device, "alternatives", functools.partial(_check_held, folder, found.build))
+    return checks
+
+
+def _check_held(folder: Path, build: str) -> None:
+    """The index vouches for the manifests; the build's own index vouches for it."""
+    held = open_held(str(folder))
+    if index_digest(held.listing) != build:
+        raise CheckFailed(
+            "it is not the index that the build wrote", str(folder / INDEX_NAME), "copy it again, or build again"
+        )
+
+
+def _build_checks(build: BuildFolder, old_python: Path | None) -> list[Check]:
+    """All checks of one build."""
     checks: list[Check] = []
     bundles: list[Bundle] = []
     for number, (device, path) in enumerate(zip(build.devices, build.bundles, strict=True)):
@@ -186,7 +208,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _check_policy(build: BuildFolder, bundles: Sequence[Bundle]) -> None:
-    path = build.path / POLICY
+    path = build.policy
     digest = read_policy(path).sha256
     for bundle in bundles:
         if bundle.manifest.policy != digest:

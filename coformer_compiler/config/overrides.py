@@ -26,6 +26,7 @@ class Overrides:
     steps: int | None = None
     pick: str | None = None
     journal: Path | None = None
+    bandwidths: tuple[float, ...] = ()
 
 
 def merged_content(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def merged_content(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         search["journal"] = str(given.journal.expanduser().resolve())
     if search:
         merged["search"] = search
+    if given.bandwidths:
+        merged["network"] = {**merged.get("network", {}), "bandwidths": list(given.bandwidths)}
     if given.targets:
         merged["devices"] = _devices_of_targets(given.targets)
     if given.precision is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.config.bandwidths import checked_bandwidths
 from coformer_compiler.config.devices import read_devices
 from coformer_compiler.config.overrides import Overrides, merged_content
 from coformer_compiler.config.paths import absolute, absolute_source
@@ -90,7 +91,7 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
 
 
 def _refuse_values_for_tables(content: dict[str, Any], where: str) -> None:
-    for key in ("model", "data", "policy", "profiles", "booster"):
+    for key in ("model", "data", "policy", "search", "network", "profiles", "booster"):
         if key in content and not isinstance(content[key], dict):
             raise CoformerError(f"{key} = {content[key]!r} is no table", where, f"write [{key}], its keys below it")
     devices = content.get("devices", [])
@@ -147,7 +148,9 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         section.search.model_copy(
             update={"journal": None if section.search.journal is None else absolute(section.search.journal, folder)}
         ),
-        section.network,
+        section.network.model_copy(
+            update={"bandwidths": checked_bandwidths(section.network.bandwidths, policy.strategy, where)}
+        ),
         read_devices(section.devices, section.precision, folder, where),
         _booster(section.booster, section.seed, where),
         _profiles(section.profiles, where),

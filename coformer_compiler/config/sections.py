@@ -106,6 +106,11 @@ class NetworkSection(_Section):
         default="sent",
         description="by the central device with each request, or on every device already, as in the paper",
     )
+    bandwidths: list[float] = Field(
+        default_factory=list,
+        description="rates in Mbit/s, at least two: a search's policy is built for each; "
+        "see [A network that changes](#a-network-that-changes)",
+    )
 
 
 class DeviceSection(_Section):

@@ -127,8 +127,11 @@ class LatencyModel:
         """Whether any device's figure is an estimate."""
         return any(model.estimated for model in self.compute)
 
-    def of_tables(self, tables: Sequence[ShapeTable]) -> Latencies:
-        """Latencies of many policies; `tables[n]` holds device n's member of each, of width 0 where it is left out."""
+    def of_tables(self, tables: Sequence[ShapeTable], network: Network | None = None) -> Latencies:
+        """Latencies of many policies; `tables[n]` holds device n's member of each, of width 0 where it is left out.
+
+        `network` stands in for the model's own.
+        """
         compute = np.stack([m.latency_ms(self.teacher, t) for m, t in zip(self.compute, tables, strict=True)])
         copies, embeds = self.teacher.features // self.teacher.embed, self.teacher.embeds
         widths = np.stack([table.embed * embeds[-1] // embeds[0] for table in tables]) * copies
@@ -140,7 +143,7 @@ class LatencyModel:
             OVERHEAD_BYTES + FEATURE_BYTES * widths,
             input_bytes(self.teacher.stem.input),
             aggregate,
-            self.network,
+            network or self.network,
             widths > 0,
         )
 

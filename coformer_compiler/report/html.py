@@ -7,6 +7,7 @@ from importlib import resources
 from coformer_compiler.report.markup import Markup, element, joined
 from coformer_compiler.report.schema import Report
 from coformer_compiler.report.sections.accuracy import accuracy_html
+from coformer_compiler.report.sections.alternatives import alternatives_html
 from coformer_compiler.report.sections.build import build_html
 from coformer_compiler.report.sections.costs import costs_html
 from coformer_compiler.report.sections.headline import headline_html
@@ -22,6 +23,7 @@ SECTIONS = (
     accuracy_html,
     policy_html,
     search_html,
+    alternatives_html,
     match_html,
     training_html,
     request_html,

@@ -222,6 +222,57 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several policies of a build for a changing network.
+
+    Attributes:
+        name: of its bundles' folders.
+        build: digest that its bundles share.
+        members: names of the devices that take part.
+        expected_accuracy: of all of them together, as a share.
+        latency: predicted at each of `Alternatives.bandwidths`, ms.
+    """
+
+    name: str
+    build: str
+    members: tuple[str, ...]
+    expected_accuracy: float
+    latency: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Rates in Mbit/s from `from_mbps` up to `to_mbps` (None: any), and the number of the alternative for them."""
+
+    from_mbps: float
+    to_mbps: float | None
+    alternative: int
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """What was built for a changing network.
+
+    Attributes:
+        bandwidths: what policies were picked for, Mbit/s, ascending.
+        estimated: whether latencies rest on less than measurements.
+        built: the unlike policies.
+        ranges: from 0 upwards, without a gap.
+        start: number of the alternative that the central node begins with.
+        memory_bytes: device → what all of its members need together (constraint C6).
+        this: number of the alternative that this report is of.
+    """
+
+    bandwidths: tuple[float, ...]
+    estimated: bool
+    built: tuple[Alternative, ...]
+    ranges: tuple[Range, ...]
+    start: int
+    memory_bytes: Mapping[str, int]
+    this: int = 0
+
+
+@dataclass(frozen=True)
 class LinearMatch:
     """How well one refitted linear of a member does the teacher's work.
 
@@ -317,6 +368,7 @@ class Report:
         notes: warnings and notes.
         absent: JSON path of a value that is null or empty, or of an object around it → why it is. What is said of
             "timeline" is shown beside a timeline too (how its spans were told apart).
+        alternatives: the policies for other bandwidths; None where one policy was built.
         metric: what `accuracy` holds: that, or the score of a task that knows no right and wrong.
         profiles: the shapes that every member has a graph for; empty where there is one.
     """
@@ -343,6 +395,7 @@ class Report:
     stages: tuple[Stage, ...] = ()
     notes: tuple[Note, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    alternatives: Alternatives | None = None
     metric: str = "accuracy"
     profiles: tuple[ProfileTiming, ...] = ()
     format: str = FORMAT
@@ -410,6 +463,8 @@ def _disagreements(report: Report) -> list[str]:
         known = range(len(report.search.evaluations))
         numbers = (report.search.picked, *report.search.front)
         found += [f"'search' names evaluation {n} of {len(known)}" for n in numbers if n not in known]
+    if report.alternatives is not None:
+        found += _alternative_disagreements(report.alternatives)
     found += [f"'match[{i}].member' is {m.member}" for i, m in enumerate(report.match) if not 0 <= m.member < count]
     for i, phase in enumerate(report.history):
         if not len(phase.steps) == len(phase.loss) == len(phase.validation):
@@ -426,6 +481,17 @@ def _disagreements(report: Report) -> list[str]:
         if not 0 <= span.start_ms <= span.end_ms:
             found.append(f"'timeline[{i}]' ends before it starts, or starts before the request")
     return found
+
+
+def _alternative_disagreements(told: Alternatives) -> list[str]:
+    known, count = range(len(told.built)), len(told.bandwidths)
+    numbers = (told.start, told.this, *(each.alternative for each in told.ranges))
+    found = [f"'alternatives' names number {n} of {len(known)}" for n in numbers if n not in known]
+    return found + [
+        f"'alternatives.built[{n}].latency' has {len(each.latency)} entries for {count} bandwidths"
+        for n, each in enumerate(told.built)
+        if len(each.latency) != count
+    ]
 
 
 def _is_subset(name: str, count: int) -> bool:

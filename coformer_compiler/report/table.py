@@ -14,6 +14,7 @@ from rich.text import Text
 from coformer_compiler.report.numerals import NONE, Scale, medians, percent_text, points_text, scale_for, scale_ms
 from coformer_compiler.report.rows import Row, absences, rows_from_report
 from coformer_compiler.report.schema import Report
+from coformer_compiler.report.sections.alternatives import memory_text, ranges_text
 
 ROOMY = 100
 LONGEST_LABEL = 20
@@ -48,7 +49,7 @@ class ReportTable:
         yield Text(f"{report.teacher}; {report.data}, {report.split} split{samples}; seed {report.seed}", style="dim")
         yield Text("")
         yield _table(report, options.max_width >= ROOMY, plain=options.ascii_only or not console.is_terminal)
-        remarks = [(line, "dim") for line in (*predictions(report), *absences(report))]
+        remarks = [(line, "dim") for line in (*predictions(report), *alternatives(report), *absences(report))]
         remarks += [
             (f"{note.level}: {note.text}", "yellow" if note.level == "warning" else "dim") for note in report.notes
         ]
@@ -65,6 +66,24 @@ def predictions(report: Report) -> list[str]:
         return []
     word = "estimated" if found.estimated else "predicted"
     return [f"latency of a request, {word} from the policy: {scale_ms([found.total]).quantity(found.total)}"]
+
+
+def alternatives(report: Report) -> list[str]:
+    """The policies for other bandwidths, a line each: latency at every bandwidth, and the rates that it is for."""
+    told = report.alternatives
+    if told is None:
+        return []
+    scale = scale_ms([each for built in told.built for each in built.latency])
+    lines = [f"alternatives, ms at {' / '.join(f'{mbps:g}' for mbps in told.bandwidths)} Mbit/s:"]
+    for number, built in enumerate(told.built):
+        times = " / ".join(scale.number(each) for each in built.latency)
+        accuracy = f"{report.metric} {percent_text(built.expected_accuracy)} %"
+        begins = ", begun with" if number == told.start else ""
+        lines.append(
+            f"  {built.name}: {times}; {accuracy}; {' + '.join(built.members)}; {ranges_text(told, number)} "
+            f"Mbit/s{begins}"
+        )
+    return [*lines, memory_text(report)]
 
 
 def table_from_report(report: Report) -> ReportTable:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,30 @@ from coformer_compiler.transplant.statistics import Statistics
 from coformer_runtime.errors import CoformerError
 
 POLICY, NOTES, JOURNAL, PREFLIGHT = "policy.json", "notes.json", "journal.jsonl", "preflight.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy that is built.
+
+    Attributes:
+        config: with the bandwidth that is reported of.
+        policy: artifact of "decompose".
+        name: of the alternative; "" where there is one policy.
+        entries: of an alternative, the search's evaluations as they are at that bandwidth.
+        number: the policy's own among them.
+    """
+
+    config: BuildConfig
+    policy: Artifact
+    name: str = ""
+    entries: tuple[Entry, ...] = ()
+    number: int = 0
+
+    @property
+    def members(self) -> BuildConfig:
+        """The configuration without the devices that the policy leaves out."""
+        return self.config.with_members([member.device for member in policy_of(self.policy).members])
 
 
 def policy_options(section: PolicySection) -> PolicyOptions:
@@ -72,29 +96,50 @@ def decompose_teacher(
         data: a search scores its candidates on it.
         config: policy, devices, and what a search needs.
     """
+    if config.policy.strategy not in SEARCHES:
+        return decomposed(store, parents, teacher, config, {}, None)
+    searched = search_policies(store, parents, teacher, data, config)
+    chosen = picked(journal_of(searched), config.search.pick)
+    return decomposed(store, (*parents, searched), teacher, config, {"pick": config.search.pick}, chosen)
+
+
+def decomposed(
+    store: Store,
+    parents: Sequence[Artifact],
+    teacher: Transformer,
+    config: BuildConfig,
+    options: Mapping[str, Any],
+    chosen: Entry | None,
+) -> Artifact:
+    """The stage "decompose" itself.
+
+    Args:
+        store: where the artifact goes.
+        parents: the artifacts of import and calibrate, and of search where there was one.
+        teacher: the imported model.
+        config: policy and devices.
+        options: what `chosen` was picked by.
+        chosen: the entry of the search's journal to make a policy of; None where nothing was searched.
+    """
     section, devices = config.policy, config.devices
-    options: dict[str, Any] = {
+    keyed: dict[str, Any] = {
         "policy": section.model_dump(mode="json", exclude={"file"}),
         "file": file_digest(section.file) if section.file is not None and section.file.is_file() else None,
         "devices": [[d.name, repr(d.target), d.gflops, d.memory_mb, d.max_gflop, d.central] for d in devices],
+        **options,
     }
-    searched = search_policies(store, parents, teacher, data, config) if section.strategy in SEARCHES else None
-    if searched is not None:
-        options["pick"] = config.search.pick
 
     def make(folder: Path, _work: Path) -> None:
         statistics = statistics_of(parents[1])
-        chosen = None
-        if searched is not None:
+        for searched in parents[2:]:
             shutil.copyfile(searched.path / JOURNAL, folder / JOURNAL)
             shutil.copyfile(searched.path / PREFLIGHT, folder / PREFLIGHT)
-            chosen = picked(journal_of(searched), config.search.pick).shapes
-        found = decompose(teacher.spec, statistics, devices, policy_options(section), chosen)
+        shapes = None if chosen is None else chosen.shapes
+        found = decompose(teacher.spec, statistics, devices, policy_options(section), shapes)
         (folder / POLICY).write_text(policy_json(found.policy), encoding="utf-8")
         (folder / NOTES).write_text(json.dumps(found.notes), encoding="utf-8")
 
-    extra = () if searched is None else (searched,)
-    return store.stage("decompose", (*parents, *extra), options, make)
+    return store.stage("decompose", parents, keyed, make)
 
 
 def search_policies(
@@ -109,7 +154,7 @@ def search_policies(
     if section.method == "index":
         raise CoformerError("searches score transplanted members", "policy.method", "set it to 'transplant'")
     samples = Split(data.calibration.inputs[: budget.samples], data.calibration.labels[: budget.samples])
-    loss: Loss = "members" if section.strategy == "debo-paper" else "aggregated"
+    loss = counted_loss(section)
     network = network_of(config)
     described = [
         [d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms, _measured(d)]
@@ -118,7 +163,7 @@ def search_policies(
     origin = Origin(
         parents[0].sha256,
         f"{data.sha256} {len(samples)}",
-        json.dumps([described, config.network.model_dump()]),
+        json.dumps([described, config.network.model_dump(exclude={"bandwidths"})]),
         json.dumps([loss, budget.delta, section.basis, section.overlap, section.importance, budget.drop]),
     )
     options = {
@@ -167,6 +212,11 @@ def search_policies(
         shutil.copyfile(work / JOURNAL, folder / JOURNAL)
 
     return store.stage("search", parents, options, make)
+
+
+def counted_loss(section: PolicySection) -> Loss:
+    """Which loss the strategy's objective counts."""
+    return "members" if section.strategy == "debo-paper" else "aggregated"
 
 
 def search_space(teacher: TransformerSpec, statistics: Statistics, config: BuildConfig) -> Space:

@@ -24,7 +24,14 @@ from coformer_compiler.model.system import load_system
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.report import schema
 from coformer_compiler.stages.boost import history_of
-from coformer_compiler.stages.decompose import network_of, notes_of, policy_of, preflight_of, searched_in
+from coformer_compiler.stages.decompose import (
+    Choice,
+    network_of,
+    notes_of,
+    policy_of,
+    preflight_of,
+    searched_in,
+)
 from coformer_compiler.stages.evaluate import accuracies_of
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
@@ -50,10 +57,10 @@ class Artifacts:
 
 
 def report_from_artifacts(
-    made: Artifacts, config: BuildConfig, teacher: Transformer, data: DataSet, used: Sequence[Artifact]
+    made: Artifacts, choice: Choice, teacher: Transformer, data: DataSet, used: Sequence[Artifact]
 ) -> schema.Report:
     """The report of a finished build; every figure comes from an artifact."""
-    policy = policy_of(made.policy)
+    config, policy = choice.members, policy_of(made.policy)
     basis, matches, losses = transplant_result(made.transplanted)
     latencies, history = latencies_of(made.latency), history_of(made.boosted)
     absent = _absences(config, latencies, history, matches)
@@ -90,7 +97,7 @@ def report_from_artifacts(
             for each in latencies.profiles
         ),
         predicted_ms=_prediction(config, teacher, policy, basis),
-        search=_search(made.policy, config),
+        search=_search(choice),
         match=tuple(
             schema.LinearMatch(m.member, m.block, "reader" if m.linear == "reader" else "writer", m.match, m.penalty)
             for m in matches
@@ -120,10 +127,11 @@ def _prediction(config: BuildConfig, teacher: Transformer, policy: Policy, basis
     return schema.Prediction(found.total_ms, found.aggregate_ms, model.estimated, tuple(members))
 
 
-def _search(policy: Artifact, config: BuildConfig) -> schema.Search | None:
-    entries = searched_in(policy)
+def _search(choice: Choice) -> schema.Search | None:
+    config, entries = choice.config, list(choice.entries) or searched_in(choice.policy)
     if not entries:
         return None
+    chosen = choice.number if choice.entries else entries.index(picked(entries, config.search.pick))
     evaluations = tuple(
         schema.Evaluation(
             entry.score.objective,
@@ -134,13 +142,13 @@ def _search(policy: Artifact, config: BuildConfig) -> schema.Search | None:
         )
         for entry in entries
     )
-    preflight = preflight_of(policy)
+    preflight = preflight_of(choice.policy)
     return schema.Search(
         config.policy.strategy,
         config.search.pick,
         evaluations,
         tuple(entries.index(entry) for entry in pareto_front(entries)),
-        entries.index(picked(entries, config.search.pick)),
+        chosen,
         preflight.fits,
         preflight.binding,
     )

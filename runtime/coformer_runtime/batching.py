@@ -10,14 +10,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Callable, Deque, Dict, List, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple, Type
 
 from .answer import Answer, Phases
 from .arrays import Array
-from .central import CalledOff, Central, Load, Unanswered
+from .central import CalledOff, Load, Unanswered
 from .fitting import Fitted, filled, shaped_by
 from .manifest_profiles import batches_of
 from .members import LATE
+
+if TYPE_CHECKING:
+    from .observe import Answering
 
 ROUNDS = 2  # one that the engines compute, and one on its way to them
 GRACE_S = 0.05  # for a round that ends with the request's own deadline: it knows which members were late
@@ -93,7 +96,7 @@ class Batcher:
         wait_s: how long a request waits for others while nothing is under way.
     """
 
-    def __init__(self, central: Central, wait_s: float) -> None:
+    def __init__(self, central: "Answering", wait_s: float) -> None:
         self._central, self._wait_s = central, wait_s
         self._sizes = batches_of(central.manifest)
         self._changed = threading.Condition()
@@ -224,7 +227,7 @@ class Batcher:
             self._central.observed.waited(part.began - part.arrived)
 
 
-def part_of(answer: Answer, part: Waiting, logits: Array, array: Array, central: Central) -> Answer:
+def part_of(answer: Answer, part: Waiting, logits: Array, array: Array, central: "Answering") -> Answer:
     """Return a request's own answer; what it has waited for its round counts as time that its input was on its way."""
     waited_ms = (part.began - part.arrived) * 1e3
     phases = answer.phases

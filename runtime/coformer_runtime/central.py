@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 from . import wire
 from .aggregators import Aggregators
@@ -22,8 +22,10 @@ from .exchange import Exchange
 from .failures import log
 from .gather import Round, Unheards
 from .link import WorkerLink
+from .link_rate import LinkRate
 from .manifest import AggregatorSpec
 from .members import AWAY, BUSY, LATE, SPARED, OwnMember, Reply, failed
+from .metrics import Family
 from .observe import Observed
 from .roster import Roster
 
@@ -69,12 +71,20 @@ class Central:
     Args:
         bundle: the verified bundle of the central device.
         options: how to run.
+        observed: where to count; None: counts of its own.
+        rate: what measures the links; None: nothing does.
 
     Raises:
         CoformerError: on entering, for a bundle or options that cannot work.
     """
 
-    def __init__(self, bundle: Bundle, options: CentralOptions) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: CentralOptions,
+        observed: Optional[Observed] = None,
+        rate: Optional[LinkRate] = None,
+    ) -> None:
         check_options(bundle.manifest, options)
         self.manifest, self.options = bundle.manifest, options
         self._bundle = bundle
@@ -85,7 +95,8 @@ class Central:
         self._own: Optional[OwnMember] = None
         others = [index for index in range(len(self.manifest.members)) if index != self.manifest.member]
         self._broadcasts = Broadcasts(others, options.deadline_ms / 1e3)
-        self.observed = Observed(self.manifest.build[:12], self.manifest.members)
+        self.observed = observed or Observed(self.manifest.build[:12], self.manifest.members)
+        self._rate = rate
         self.in_progress = 0
         everyone = range(len(self.manifest.members))
         self._everyone = frozenset(everyone)
@@ -98,7 +109,7 @@ class Central:
         try:
             self._own = OwnMember(open_member(self._bundle, self.options.threads), self.manifest)
             self._aggregators.open()
-            self._roster.open(self.options, self._broadcasts.arrived)
+            self._roster.open(self.options, self._broadcasts.arrived, self._rate)
         except BaseException:
             self.close()
             raise
@@ -119,10 +130,37 @@ class Central:
             self._own.close()
         self._aggregators.close()
 
-    def exchange(self) -> Exchange:
-        """Return this node's end of the device edge: for the other central nodes of the cluster it is a worker."""
+    def exchange(self, others: Sequence[Exchange] = ()) -> Exchange:
+        """Return this node's end of the device edge: for the other central nodes of the cluster it is a worker.
+
+        `others` are those of the other builds that this node serves.
+        """
         assert self._own is not None
-        return Exchange(self.manifest, self._own.infer, self._own.free)
+        return Exchange(self.manifest, self._own.infer, self._own.free, None, others)
+
+    def serving(self, version: str = "") -> "Central":
+        """Return what answers a request for this version of the model, "" for any."""
+        return self
+
+    def versions(self) -> Tuple[str, ...]:
+        """Return the versions that are served, as clients name them."""
+        return (self.manifest.build[:12],)
+
+    def families(self) -> List[Family]:
+        """Return all metrics."""
+        return self.observed.families(self)
+
+    def status(self) -> Dict[str, Any]:
+        """Return what the live page and `coformer-node status` show, as JSON values."""
+        return self.observed.status(self)
+
+    def probe(self, size_bytes: int) -> None:
+        """Let the links be measured by a message of this size to each worker, where no request does it."""
+        links = {n: link for n, link in enumerate(self._roster.links) if link.problem is None}
+        started = time.monotonic()
+        echoes = {n: link.echo(size_bytes) for n, link in links.items()}
+        if self._rate is not None and echoes:
+            self._rate.watch(started, wire.HEADER.size + size_bytes, echoes)
 
     def missing(self) -> Dict[str, str]:
         """Return device → why it would not be asked now, for the members that would not."""
@@ -311,12 +349,15 @@ class Central:
         """Send the input to the workers among these members."""
         manifest, request_id = self.manifest, next(self._ids)
         frame = wire.tensor_frame(wire.REQUEST, request_id, manifest.build, array, budget_ms, manifest.member)
-        data = wire.encode_frame(frame)
-        return {
+        data, started = wire.encode_frame(frame), time.monotonic()
+        asked = {
             index: _Asking(link.ask(request_id, data, deadline), functools.partial(link.cancel, request_id))
             for index, link in roster.items()
             if link is not None
         }
+        if self._rate is not None and asked:
+            self._rate.watch(started, len(data), {index: asking.reply for index, asking in asked.items()})
+        return asked
 
     def _ask_own(self, array: Array, deadline: float) -> _Asking:
         assert self._own is not None

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Union
 
 from . import __version__
 from .errors import CoformerError
 from .shipping.commands import add_commands as add_shipping
 
 if TYPE_CHECKING:
+    from .bundle import Bundle
     from .security import Security
 
 DESCRIPTION = "Runs one device's share of a decomposed transformer."
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     validate.set_defaults(run=_validate)
 
     build = commands.add_parser("build", help="build TensorRT plans on this board, and check them")
-    build.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    build.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle, or of its alternatives")
     _add_which(build)
     build.add_argument("--rebuild", action="store_true", help="build what is there already, too")
     build.set_defaults(run=_build)
@@ -118,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     profile.set_defaults(run=_profile)
 
     energy = commands.add_parser("energy", help="measure millijoules of one inference, where the board tells its power")
-    energy.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    energy.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle, or of its alternatives")
     _add_which(energy)
     energy.add_argument("--threads", type=int, default=0, metavar="N", help="of one inference (default: all CPUs)")
     energy.add_argument(
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle")
+    command.add_argument("bundle", metavar="BUNDLE", help="directory of this device's bundle, or of its alternatives")
     command.add_argument(
         "--listen",
         default="127.0.0.1:0",
@@ -209,17 +210,31 @@ def _security(options: argparse.Namespace) -> "Security":
     return read_security(options.insecure, options.tls, options.token_file)
 
 
+def _bundles(options: argparse.Namespace) -> "List[Bundle]":
+    """Return the bundle that is named, or those of a folder of alternatives."""
+    from .alternatives import open_all
+
+    return open_all(options.bundle, options.target, options.cache)
+
+
 def _serve(options: argparse.Namespace) -> None:
-    from .bundle import open_bundle
     from .listen import serve_until_stopped
     from .metrics import exposition
     from .page import OperatorPort
     from .worker import Worker
 
-    bundle = open_bundle(options.bundle, options.target, options.cache)
+    bundle, *others = _bundles(options)
     security = _security(options)
+    if others and options.broadcast:
+        raise CoformerError(
+            "clients that send inputs to every device cannot know which alternative is used",
+            "coformer-node serve",
+            "leave --broadcast away, or serve one alternative: {}".format(bundle.directory),
+        )
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(Worker(bundle, options.listen, _threads(options), security, options.broadcast))
+        worker = stack.enter_context(
+            Worker(bundle, options.listen, _threads(options), security, options.broadcast, others)
+        )
         if options.metrics is not None:
             port = OperatorPort(options.metrics, options.insecure, lambda: exposition(worker.counts.families()))
             stack.enter_context(port)
@@ -228,14 +243,15 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _central(options: argparse.Namespace) -> None:
+    from .alternatives import has_index, open_held
     from .bundle import open_bundle
     from .central import Central
     from .central_options import CentralOptions
     from .front import serve_front
     from .metrics import exposition
     from .page import OperatorPort
+    from .switching import Switching
 
-    bundle = open_bundle(options.bundle, options.target, options.cache)
     settings = CentralOptions(
         tuple(options.worker),
         options.deadline_ms,
@@ -247,23 +263,28 @@ def _central(options: argparse.Namespace) -> None:
         options.truncate,
         options.batch_wait_ms,
     )
+    node: Union[Central, Switching]
+    if has_index(options.bundle):
+        node = Switching(open_held(options.bundle, options.target, options.cache), settings)
+    else:
+        node = Central(open_bundle(options.bundle, options.target, options.cache), settings)
     with contextlib.ExitStack() as stack:
         tracer = None
         if options.traces is not None:
             from .trace import Tracer
 
-            tracer = stack.enter_context(Tracer(options.traces, bundle.manifest.device))
-        central = stack.enter_context(Central(bundle, settings))
+            tracer = stack.enter_context(Tracer(options.traces, node.manifest.device))
+        stack.enter_context(node)
         if options.metrics is not None:
             port = OperatorPort(
                 options.metrics,
                 options.insecure,
-                lambda: exposition(central.observed.families(central)),
-                lambda: central.observed.status(central),
+                lambda: exposition(node.families()),
+                node.status,
             )
             stack.enter_context(port)
             sys.stderr.write("metrics and status at http://{}/\n".format(port.address))
-        serve_front(central, options.listen, options.exit_with_stdin, tracer)
+        serve_front(node, options.listen, options.exit_with_stdin, tracer)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -275,32 +296,31 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    from .bundle import open_bundle
     from .golden import check_bundle
 
-    checked = check_bundle(open_bundle(options.bundle, options.target, options.cache))
-    sys.stdout.write(
-        "{}: {} files, {} golden cases, worst difference {:.3g} of {:.3g}, {} aggregators: fine\n".format(
-            options.bundle,
-            checked.files,
-            checked.cases,
-            checked.worst,
-            checked.tolerance,
-            checked.aggregators,
+    for bundle in _bundles(options):
+        checked = check_bundle(bundle)
+        sys.stdout.write(
+            "{}: {} files, {} golden cases, worst difference {:.3g} of {:.3g}, {} aggregators: fine\n".format(
+                bundle.directory,
+                checked.files,
+                checked.cases,
+                checked.worst,
+                checked.tolerance,
+                checked.aggregators,
+            )
         )
-    )
 
 
 def _build(options: argparse.Namespace) -> None:
-    from .bundle import open_bundle
     from .tensorrt.build import build_bundle, built_line
 
     def say(text: str) -> None:
         sys.stderr.write(text + "\n")
 
-    bundle = open_bundle(options.bundle, options.target, options.cache)
-    for built in build_bundle(bundle, options.rebuild, say):
-        sys.stdout.write(built_line(built) + "\n")
+    for bundle in _bundles(options):
+        for built in build_bundle(bundle, options.rebuild, say):
+            sys.stdout.write(built_line(built) + "\n")
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -323,14 +343,19 @@ def _profile(options: argparse.Namespace) -> None:
 
 
 def _energy(options: argparse.Namespace) -> None:
-    from .bundle import open_bundle
     from .energy import measure_energy
     from .engines import open_member
     from .golden import load_golden
 
     if not 0 < options.seconds <= 3600:
         raise CoformerError("--seconds is {:g}".format(options.seconds), "coformer-node energy", "give 1 to 3600")
-    bundle = open_bundle(options.bundle, options.target, options.cache)
+    bundle, *others = _bundles(options)
+    if others:
+        raise CoformerError(
+            "these are {} alternatives".format(1 + len(others)),
+            "bundle {}".format(options.bundle),
+            "name the folder of one of them, such as {}".format(bundle.directory),
+        )
     manifest = bundle.manifest
     golden = load_golden(bundle, manifest.golden.input, manifest.input.dtype, manifest.input.shape)
     feeds = {manifest.input.name: golden[:1]}

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from types import TracebackType
-from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Type
+from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
+from .alternatives import has_index, index_digest, open_held
 from .broadcast_client import BroadcastClient
 from .client import Client
 from .errors import CheckFailed, CoformerError
@@ -29,11 +30,21 @@ class Child(NamedTuple):
     stderr: IO[bytes]
 
 
+class Node(NamedTuple):
+    """One node of a cluster: its device, the build or index that all share, all devices, and who aggregates."""
+
+    device: str
+    build: str
+    members: Tuple[str, ...]
+    central: str
+    standby: Tuple[str, ...]
+
+
 class LocalCluster:
     """Workers and a central node on loopback. A context manager: entering waits until requests are answered.
 
     Args:
-        bundle_dirs: one bundle per device, all of one build.
+        bundle_dirs: one bundle per device, all of one build, or one folder of alternatives per device.
         python: device → interpreter with coformer-runtime and the engine library; the others use this one.
         deadline_ms, min_members, threads: as for the central node; `threads` holds for each process.
         start_timeout_s: how long entering may take.
@@ -63,8 +74,7 @@ class LocalCluster:
         options: Sequence[str] = (),
     ) -> None:
         self._bundles = {
-            manifest.device: (str(path), manifest)
-            for path, manifest in ((path, load_manifest(path)) for path in bundle_dirs)
+            node.device: (str(path), node) for path, node in ((path, describe_node(path)) for path in bundle_dirs)
         }
         check_cluster([manifest for _, manifest in self._bundles.values()], len(bundle_dirs), min_members)
         self._python = dict(python or {})
@@ -258,7 +268,19 @@ def free_address() -> str:
         return "127.0.0.1:{}".format(found.getsockname()[1])
 
 
-def check_cluster(manifests: Sequence[Manifest], given: int, min_members: Optional[int]) -> None:
+def describe_node(directory: str) -> Node:
+    """Return what a bundle, or a folder of alternatives, says of its device and of the cluster."""
+    if not has_index(directory):
+        manifest = load_manifest(directory)
+        return Node(manifest.device, manifest.build, manifest.members, manifest.central, manifest.standby)
+    held = open_held(directory)
+    manifests = [bundle.manifest for bundle in held.bundles.values()]
+    devices = {device for alternative in held.listing.alternatives for device, _ in alternative.manifests}
+    standby = sorted({device for manifest in manifests for device in manifest.standby})
+    return Node(held.device, index_digest(held.listing), tuple(sorted(devices)), manifests[0].central, tuple(standby))
+
+
+def check_cluster(manifests: Sequence[Union[Node, Manifest]], given: int, min_members: Optional[int]) -> None:
     """Raise a CoformerError unless the bundles are of one build, one per device, the central one among them."""
     where = "local cluster"
     if not manifests:

@@ -3,7 +3,7 @@
 import collections
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional, Set
+from typing import Any, Callable, Deque, Dict, Iterator, NamedTuple, Optional, Sequence, Set
 
 from . import __version__, wire
 from .arrays import Array
@@ -113,6 +113,7 @@ class Exchange:
         infer: maps the input array to the features.
         free: the lock of the engine.
         counts: where to count what is done; None: counts of its own, which nobody reads.
+        others: of the other builds that this device serves; a stream is that of the build which its hello names.
 
     Attributes:
         build: digest of the build that is served.
@@ -124,13 +125,15 @@ class Exchange:
         infer: Callable[[Array], Array],
         free: threading.Lock,
         counts: Optional[WorkerCounts] = None,
+        others: "Sequence[Exchange]" = (),
     ) -> None:
         self._manifest, self._infer, self._free = manifest, infer, free
         self._shapes = shapes_of(manifest)
-        self._counts = WorkerCounts(manifest) if counts is None else counts
+        self._counts = WorkerCounts([manifest]) if counts is None else counts
         self.build = manifest.build
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._greeted: Set[Inbox] = set()
+        self._others = {other.build: other for other in others}
 
     def methods(self) -> Dict[str, Any]:
         """Return method name → gRPC handler."""
@@ -152,7 +155,7 @@ class Exchange:
             self._streams.release()
 
     def _conversation(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        inbox, greeted = Inbox(), False
+        inbox, greeted, serving = Inbox(), False, self
         context.add_callback(inbox.close)
         late = threading.Timer(HANDSHAKE_S, context.cancel)
         late.daemon = True
@@ -165,11 +168,14 @@ class Exchange:
                     yield item.pushed
                 elif frame is not None and frame.kind == wire.HELLO:
                     late.cancel()
-                    greeted = True
-                    self._greeted.add(inbox)
-                    yield wire.encode_frame(wire.hello_frame(self._manifest, __version__))
+                    serving._greeted.discard(inbox)
+                    greeted, serving = True, self._others.get(frame.build, self)
+                    serving._greeted.add(inbox)
+                    yield wire.encode_frame(wire.hello_frame(serving._manifest, __version__))
                 elif frame is not None and frame.kind == wire.REQUEST and greeted:
-                    yield self.answer(item, frame)
+                    yield serving.answer(item, frame)
+                elif frame is not None and frame.kind == wire.ECHO and greeted:
+                    yield wire.encode_frame(wire.Frame(wire.ECHO, frame.request_id, serving.build))
                 else:
                     # The peer does not speak the protocol: there may be no request id to answer to.
                     due = CoformerError("a request was due", self._manifest.device, wire.MEND)
@@ -177,7 +183,7 @@ class Exchange:
                     return
         finally:
             late.cancel()
-            self._greeted.discard(inbox)
+            serving._greeted.discard(inbox)
             inbox.close()
 
     def push(self, data: bytes) -> int:
@@ -207,11 +213,11 @@ class Exchange:
             )
             return self._failure(frame.request_id, wire.LATE, error)
         try:
-            return self._run(frame)
+            return self._run(frame, time.monotonic() - item.arrived)
         finally:
             self._free.release()
 
-    def _run(self, frame: wire.Frame) -> bytes:
+    def _run(self, frame: wire.Frame, waited_s: float) -> bytes:
         """Run the engine, whose lock is held; no text of an exception leaves the device."""
         manifest = self._manifest
         started = time.monotonic()
@@ -229,7 +235,13 @@ class Exchange:
         self._counts.answered(compute_s)
         compute_us = int(compute_s * 1e6)
         answer = wire.tensor_frame(
-            wire.FEATURES, frame.request_id, manifest.build, features, member=manifest.member, compute_us=compute_us
+            wire.FEATURES,
+            frame.request_id,
+            manifest.build,
+            features,
+            member=manifest.member,
+            compute_us=compute_us,
+            waited_us=int(waited_s * 1e6),
         )
         return wire.encode_frame(answer)
 

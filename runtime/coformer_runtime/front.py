@@ -10,7 +10,7 @@ from . import __version__, wire
 from .answer import Answer, parameters_from_answer
 from .arrays import Array
 from .batching import Batcher
-from .central import CalledOff, Central, Load, Unanswered
+from .central import CalledOff, Load, Unanswered
 from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
@@ -38,6 +38,7 @@ from .oip import (
 from .submit import MAX_SUBMITTED, submit_methods
 
 if TYPE_CHECKING:
+    from .observe import Answering
     from .trace import Tracer
 
 CONCURRENCY = 32  # inferences at a time
@@ -59,10 +60,12 @@ class Crowded(CheckFailed):
 class Front:
     """Turns protocol messages into inputs for a Central and its answers into messages."""
 
-    def __init__(self, central: Central, tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None) -> None:
+    def __init__(
+        self, central: "Answering", tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None
+    ) -> None:
         self._central, self._manifest, self._tracer, self._batcher = central, central.manifest, tracer, batcher
         self._admitted = threading.BoundedSemaphore(CONCURRENCY)
-        self.version = central.manifest.build[:12]
+        self.versions = central.versions()
         taken, given = self._manifest.input, self._manifest.answer
         told = open_shape(self._manifest)
         self._input = TensorSpec(taken.name, taken.dtype, told)
@@ -85,7 +88,7 @@ class Front:
             name: grpc.unary_unary_rpc_method_handler(answering(METHODS[name][0], method))
             for name, method in answers.items()
         }
-        stream = StreamFront(self._central, self.version, _parsed, self._check_model, told_of, crowded)
+        stream = StreamFront(self._central, _parsed, self._check_model, told_of, crowded)
         handlers[STREAM] = grpc.stream_stream_rpc_method_handler(stream.converse)
         return handlers
 
@@ -109,7 +112,7 @@ class Front:
     def model_metadata(self, request: Any, context: Any) -> Any:
         """Say what goes in and what comes out; the version is the build's digest."""
         self._check_model(request.name, request.version)
-        response = messages()["ModelMetadataResponse"](name=MODEL, versions=[self.version], platform=PLATFORM)
+        response = messages()["ModelMetadataResponse"](name=MODEL, versions=self.versions, platform=PLATFORM)
         for field, spec in ((response.inputs, self._input), (response.outputs, self._output)):
             field.add(name=spec.name, datatype=dtype_named(spec.dtype, "manifest").oip, shape=spec.shape)
         return response
@@ -154,19 +157,20 @@ class Front:
         if not self._admitted.acquire(blocking=False):
             raise crowded("{} requests are being answered".format(CONCURRENCY))
         try:
-            answer = self._answer(fitted, context, broadcast)
+            answer = self._answer(fitted, context, broadcast, request.model_version)
         finally:
             self._admitted.release()
         if self._tracer is not None:
             self._tracer.answered(context.invocation_metadata(), request.id, answer)
         return self._response(request.id, answer)
 
-    def _answer(self, fitted: Fitted, context: Any, broadcast: Optional[int]) -> Answer:
+    def _answer(self, fitted: Fitted, context: Any, broadcast: Optional[int], version: str) -> Answer:
         budget_s, on_gone = context.time_remaining(), context.add_callback
-        if self._batcher is not None and broadcast is None:
+        named = bool(version) and len(self.versions) > 1  # requests that are joined are answered by one build
+        if self._batcher is not None and broadcast is None and not named:
             return self._batcher.answer(fitted, budget_s, on_gone)
         load = Load(samples=fitted.samples)
-        answer = self._central.answer(fitted.array, budget_s, on_gone, broadcast, load=load)
+        answer = self._central.serving(version).answer(fitted.array, budget_s, on_gone, broadcast, load=load)
         return answer._replace(logits=answer.logits[: fitted.samples], shaped=shaped_by(self._manifest, fitted))
 
     def _fitted(self, array: Array, broadcast: Optional[int]) -> Fitted:
@@ -183,15 +187,16 @@ class Front:
         return Fitted(array, len(array), None if len(shapes) == 1 else array.shape[-1])
 
     def _check_model(self, name: str, version: str) -> None:
-        if name != MODEL or version not in ("", self.version):
+        if name != MODEL or version not in ("", *self.versions):
             raise UnknownModel(
                 "model '{}' version '{}' is not served".format(name, version),
                 "request",
-                "ask for model '{}', version '{}' or none".format(MODEL, self.version),
+                "ask for model '{}', version '{}' or none".format(MODEL, "' or '".join(self.versions)),
             )
 
     def _response(self, request_id: str, answer: Answer) -> Any:
-        response = messages()["ModelInferResponse"](model_name=MODEL, model_version=self.version, id=request_id)
+        version = answer.build[:12]
+        response = messages()["ModelInferResponse"](model_name=MODEL, model_version=version, id=request_id)
         for name, value in parameters_from_answer(answer).items():
             set_parameter(response.parameters[name], value)
         oip = dtype_named(answer.logits.dtype.name, "answer").oip
@@ -370,7 +375,7 @@ def _typed_contents(tensor: Any, manifest: Manifest, where: str) -> Array:
 
 
 def open_front(
-    central: Central, listen: str, tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None
+    central: "Answering", listen: str, tracer: "Optional[Tracer]" = None, batcher: Optional[Batcher] = None
 ) -> Tuple[Any, str]:
     """Start to serve clients at `listen`, all their requests through `batcher` if there is one.
 
@@ -386,7 +391,7 @@ def open_front(
     return open_server(services, listen, options.security, CALLS, HEALTH)
 
 
-def serve_front(central: Central, listen: str, exit_with_stdin: bool, tracer: "Optional[Tracer]" = None) -> None:
+def serve_front(central: "Answering", listen: str, exit_with_stdin: bool, tracer: "Optional[Tracer]" = None) -> None:
     """Serve clients at `listen` until this process is told to stop."""
     wait_ms = central.options.batch_wait_ms
     with contextlib.ExitStack() as stack:

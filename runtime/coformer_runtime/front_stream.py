@@ -7,15 +7,17 @@ gRPC status in brackets, and ends that request, not the stream.
 """
 
 import threading
-from typing import Any, Callable, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator
 
 from .answer import Token
 from .arrays import Array
-from .central import Central
 from .errors import CoformerError
 from .generation import generate
 from .oip import FINAL, MODEL, messages, parameter_value, set_parameter
 from .sampling import Sampling
+
+if TYPE_CHECKING:
+    from .observe import Answering
 
 STREAMS = 16  # that are open
 GENERATIONS = 4  # at a time: members keep as many sessions
@@ -35,7 +37,6 @@ class StreamFront:
 
     Args:
         central: what answers.
-        version: of the model.
         parsed: message type and bytes → message.
         check_model: raises for a model or version that is not served.
         refused: error → (name of a gRPC status, what the client is told).
@@ -44,14 +45,13 @@ class StreamFront:
 
     def __init__(
         self,
-        central: Central,
-        version: str,
+        central: "Answering",
         parsed: Callable[[str, bytes], Any],
         check_model: Callable[[str, str], None],
         refused: Callable[[Exception], Any],
         crowded: Callable[[str], Exception],
     ) -> None:
-        self._central, self._version = central, version
+        self._central = central
         self._parsed, self._check_model = parsed, check_model
         self._refused, self._crowded = refused, crowded
         self._streams = threading.BoundedSemaphore(STREAMS)
@@ -80,20 +80,21 @@ class StreamFront:
             if not admitted:
                 raise self._crowded("{} texts are being generated".format(GENERATIONS))
             max_tokens = parameters.pop("max_tokens")
-            for token in generate(self._central, prompt, max_tokens, Sampling(**parameters), context.add_callback):
-                yield self._response(request_id, token)
+            central = self._central.serving(request.model_version)  # for the whole text: members keep its tokens
+            for token in generate(central, prompt, max_tokens, Sampling(**parameters), context.add_callback):
+                yield self._response(request_id, token, central.manifest.build[:12])
         except Exception as error:  # noqa: BLE001 - told as the protocol wants it, without text of other exceptions
             yield self._error(error, request_id)
         finally:
             if admitted:
                 self._generations.release()
 
-    def _response(self, request_id: str, token: Token) -> bytes:
+    def _response(self, request_id: str, token: Token, version: str) -> bytes:
         import numpy
 
         made = messages()["ModelStreamInferResponse"]()
         response = made.infer_response
-        response.model_name, response.model_version, response.id = MODEL, self._version, request_id
+        response.model_name, response.model_version, response.id = MODEL, version, request_id
         told = {"members": ",".join(token.members), "degraded": token.degraded, "total_ms": token.total_ms}
         for name, value in dict(told, **{FINAL: token.last}).items():
             set_parameter(response.parameters[name], value)

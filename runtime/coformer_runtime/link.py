@@ -1,5 +1,6 @@
 """One worker as the central node sees it: a persistent stream, opened again whenever it breaks."""
 
+import itertools
 import queue
 import threading
 import time
@@ -9,12 +10,15 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 from . import __version__, wire
 from .errors import CoformerError
 from .failures import log, report
+from .link_rate import LinkRate
 from .listen import CHANNEL_OPTIONS, HANDSHAKE_S
 from .manifest import Manifest, TensorSpec
 from .members import AWAY, BROKEN, BUSY, LATE, MAX_IN_FLIGHT, Reply, failed, resolved
 from .security import LOOPBACK, NODE_NAME, Security, open_channel
 
 RETRY_S = 0.1
+FIRST_ECHO = 1 << 62  # ids of requests count from 1
+FIRST_ECHOES, ECHO_EVERY_S = 4, 1.0
 LINK_OPTIONS = CHANNEL_OPTIONS + [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -46,6 +50,7 @@ class WorkerLink:
         claim: called with (link, greeting): sets `member` and `claimed`, or returns why the worker is refused.
         metadata: what each call carries.
         pushed: called with (request id, member, reply) for what a client has asked the worker for.
+        rate: is told how long empty messages are under way; None: none are sent.
 
     Attributes:
         member: index of the member that answers there; None until the first accepted hello.
@@ -64,6 +69,7 @@ class WorkerLink:
         claim: Callable[["WorkerLink", wire.Greeting], Optional[str]],
         metadata: Sequence[Tuple[str, str]] = (),
         pushed: Callable[[int, int, Reply], None] = lambda request_id, member, reply: None,
+        rate: Optional[LinkRate] = None,
     ) -> None:
         self.address, self.expected = address, expected
         self.member: Optional[int] = None
@@ -74,6 +80,8 @@ class WorkerLink:
         self._logged, self._details = "", ""
         self._manifest, self._claim, self._metadata, self._pushed = manifest, claim, metadata, pushed
         self._lock = threading.Lock()
+        self._rate, self._echo_ids, self._next_echo = rate, itertools.count(FIRST_ECHO), 0.0
+        self._echoes: "Dict[int, Future[Reply]]" = {}
         self._pending: Dict[int, _Asked] = {}
         self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
         self._closing = threading.Event()
@@ -110,6 +118,33 @@ class WorkerLink:
             if request_id in self._pending and self.problem is None:
                 self._outgoing.put(wire.encode_frame(frame))
 
+    def echo(self, size_bytes: int) -> "Future[Reply]":
+        """Send a message of this size that is answered at once by one of none; a reply without features: it was not."""
+        with self._lock:
+            if self.problem is not None:
+                return resolved(failed(self.problem, AWAY))
+            request_id = next(self._echo_ids)
+            future: "Future[Reply]" = Future()
+            self._echoes[request_id] = future
+            frame = wire.Frame(wire.ECHO, request_id, self._manifest.build, bytes(size_bytes))
+            self._outgoing.put(wire.encode_frame(frame))
+        return future
+
+    def _measure_round_trip(self, times: int = 1) -> None:
+        """Send empty messages, one after the other has come back, where somebody measures."""
+        rate, started = self._rate, time.monotonic()
+        if rate is None:
+            return
+        self._next_echo = started + ECHO_EVERY_S
+
+        def came(future: "Future[Reply]") -> None:
+            if future.result().features is not None:
+                rate.round_trip(future.result().arrived - started)
+                if times > 1:
+                    self._measure_round_trip(times - 1)
+
+        self.echo(0).add_done_callback(came)
+
     def in_flight(self) -> int:
         """Return how many requests wait for a reply."""
         return len(self._pending)
@@ -144,6 +179,7 @@ class WorkerLink:
             self.problem, self.claimed = problem, False
             self.tried.set()
             pending, self._pending = self._pending, {}
+            echoes, self._echoes = self._echoes, {}
             if unavailable and not self._closing.is_set():
                 self._pending = {
                     request_id: asked._replace(again=True)
@@ -153,8 +189,8 @@ class WorkerLink:
             again = bool(self._pending)
             lost = [asked for request_id, asked in pending.items() if request_id not in self._pending]
         reply = failed(problem, BROKEN)
-        for asked in lost:
-            asked.future.set_result(reply)
+        for future in [asked.future for asked in lost] + list(echoes.values()):
+            future.set_result(reply)
         return again
 
     def _take_up(self, outgoing: "queue.Queue[Optional[bytes]]") -> None:
@@ -168,6 +204,7 @@ class WorkerLink:
             for asked in self._pending.values():
                 outgoing.put(wire.with_budget(asked.data, max(1, int((asked.deadline - now) * 1e3))))
                 self.retried += 1
+        self._measure_round_trip(FIRST_ECHOES)
 
     def _converse(self) -> Tuple[str, bool]:
         """Hold one conversation to its end; return why it ended, and whether it was that the worker is unavailable."""
@@ -216,6 +253,9 @@ class WorkerLink:
 
     def _receive(self, frame: wire.Frame) -> None:
         arrived = time.monotonic()
+        if frame.kind == wire.ECHO:
+            self._receive_echo(frame.request_id, arrived)
+            return
         if frame.kind == wire.FAILURE:
             error = wire.frame_error(frame)
             reply = failed(error.what, LATE if frame.status in (wire.LATE, wire.CANCELLED) else BROKEN)
@@ -224,13 +264,24 @@ class WorkerLink:
         elif frame.kind != wire.FEATURES or frame.build != self._manifest.build:
             raise CoformerError("a frame of kind {}".format(frame.kind), self.address, wire.MEND)
         else:
-            reply = Reply(wire.frame_tensor(frame), "", "", frame.compute_us / 1e3, arrived)
+            compute_ms, waited_ms = frame.compute_us / 1e3, frame.waited_us / 1e3
+            reply = Reply(wire.frame_tensor(frame), "", "", compute_ms, arrived, waited_ms)
         with self._lock:
             asked = self._pending.pop(frame.request_id, None)
         if asked is not None:
             asked.future.set_result(reply)
         elif frame.request_id & wire.BROADCAST and self.member is not None:
             self._pushed(frame.request_id, self.member, reply)
+        if arrived > self._next_echo and not self._pending:
+            self._measure_round_trip()
+
+    def _receive_echo(self, request_id: int, arrived: float) -> None:
+        import numpy
+
+        with self._lock:
+            future = self._echoes.pop(request_id, None)
+        if future is not None:
+            future.set_result(Reply(numpy.empty(0, numpy.uint8), arrived=arrived))
 
 
 def open_link(
@@ -240,10 +291,11 @@ def open_link(
     claim: Callable[[WorkerLink, wire.Greeting], Optional[str]],
     security: Security = LOOPBACK,
     pushed: Callable[[int, int, Reply], None] = lambda request_id, member, reply: None,
+    rate: Optional[LinkRate] = None,
 ) -> WorkerLink:
     """Return a link to the worker at HOST:PORT; see WorkerLink."""
     channel = open_channel(address, security, LINK_OPTIONS, expected or NODE_NAME)
-    return WorkerLink(channel, address, manifest, expected, claim, security.metadata(), pushed)
+    return WorkerLink(channel, address, manifest, expected, claim, security.metadata(), pushed, rate)
 
 
 def greeting_refusal(

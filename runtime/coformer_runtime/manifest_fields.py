@@ -186,10 +186,22 @@ class Fields:
     def number(self, key: str, least: float, most: float) -> float:
         """Take a finite number from `least` to `most`."""
         value = self.take(key)
-        fine = (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
-        if not fine or not least <= value <= most:
+        if not _is_within(value, least, most):
             self._fail(self._name(key), "a number from {:g} to {:g}".format(least, most), value)
         return float(value)
+
+    def numbers(self, key: str, least: float, most: float) -> List[float]:
+        """Take a list of such numbers."""
+        values = self._list(key)
+        if not all(_is_within(value, least, most) for value in values):
+            self._fail(self._name(key), "a list of numbers from {:g} to {:g}".format(least, most), values)
+        return [float(value) for value in values]
+
+
+def _is_within(value: Any, least: float, most: float) -> bool:
+    """Whether it is a finite number of that range."""
+    fine = (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    return bool(fine and least <= value <= most)
 
 
 def _is_integer(value: Any) -> bool:

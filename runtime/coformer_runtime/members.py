@@ -29,6 +29,7 @@ class Reply(NamedTuple):
             SPARED (it was not waited for, since others had failed), or "".
         compute_ms: the engine's run.
         arrived: time.monotonic() when the reply was there.
+        waited_ms: how long the request waited for a worker's engine.
     """
 
     features: Optional[Array]
@@ -36,6 +37,7 @@ class Reply(NamedTuple):
     cause: str = ""
     compute_ms: float = 0.0
     arrived: float = 0.0
+    waited_ms: float = 0.0
 
     @property
     def broken(self) -> bool:

@@ -10,6 +10,9 @@ from .power import readings
 
 if TYPE_CHECKING:
     from .central import Central
+    from .switching import Switching
+
+    Answering = Union[Central, Switching]
 
 MODEL = "coformer"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -38,12 +41,13 @@ class Observed:
     """Counts of a central node; those that Triton has too bear Triton's names.
 
     Args:
-        version: the model's, as clients see it.
+        version: the model's, as clients see it; what is answered by another build is counted under that one's.
         devices: the members.
     """
 
     def __init__(self, version: str, devices: Sequence[str]) -> None:
         self._model = labels({"model": MODEL, "version": version})
+        self._models = {version: self._model}
         self._devices = {device: _keys(device) for device in devices}
         self._started = time.monotonic()
         self.waiting: Callable[[], int] = lambda: 0  # requests that are to be joined with others
@@ -65,13 +69,13 @@ class Observed:
         self, answer: Answer, input_bytes: int, feature_bytes: Mapping[str, int], requests: int = 1, samples: int = 1
     ) -> None:
         """Count the answer of a round to so many requests; `feature_bytes` are by device, of those that replied."""
-        phases = answer.phases
-        self.success.add(self._model, requests)
-        self.inferences.add(self._model, samples)
-        self.rounds.add(self._model)
+        phases, model = answer.phases, self._model_of(answer.build[:12])
+        self.success.add(model, requests)
+        self.inferences.add(model, samples)
+        self.rounds.add(model)
         self.batches.observe((), samples)
-        self.duration.add(self._model, phases.total_ms * 1e3 * requests)
-        self.compute.add(self._model, max(phases.compute_ms.values(), default=0.0) * 1e3 * requests)
+        self.duration.add(model, phases.total_ms * 1e3 * requests)
+        self.compute.add(model, max(phases.compute_ms.values(), default=0.0) * 1e3 * requests)
         if answer.degraded:
             self.degraded.add((), requests)
         self.unanswered(answer.missing, requests)
@@ -84,6 +88,11 @@ class Observed:
         self.phases.observe(GATHER, phases.gather_ms / 1e3)
         self.phases.observe(AGGREGATE, phases.aggregate_ms / 1e3)
         self.phases.observe(TOTAL, phases.total_ms / 1e3)
+
+    def _model_of(self, version: str) -> Labels:
+        if version not in self._models:
+            self._models[version] = labels({"model": MODEL, "version": version})
+        return self._models[version]
 
     def unanswered(self, missing: Mapping[str, str], requests: int = 1) -> None:
         """Count who was missing from so many requests that failed."""
@@ -99,7 +108,7 @@ class Observed:
         """Count a request that ended with this gRPC status."""
         self.failure.add(tuple(sorted((*self._model, ("reason", status)))))
 
-    def families(self, central: "Central") -> List[Family]:
+    def families(self, central: "Answering") -> List[Family]:
         """Return all metrics of a central node."""
         away = central.missing()
         names = central.manifest.members
@@ -124,7 +133,7 @@ class Observed:
                   {labels({"worker": worker}): count for worker, count in central.retries().items()}),
         ] + process_families()  # fmt: skip
 
-    def status(self, central: "Central") -> Dict[str, Any]:
+    def status(self, central: "Answering") -> Dict[str, Any]:
         """Return what the live page and `coformer-node status` show, as JSON values."""
         away, states = central.missing(), central.breaker_states()
         present = central.present()

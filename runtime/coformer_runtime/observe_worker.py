@@ -1,6 +1,6 @@
 """What a worker counts."""
 
-from typing import List
+from typing import List, Sequence
 
 from . import wire
 from .manifest import Manifest
@@ -20,11 +20,11 @@ class WorkerCounts:
     """Requests by what came of them, and the engine's time.
 
     Args:
-        manifest: of the bundle that is served.
+        manifests: of the bundles that are served.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._about = labels({"build": manifest.build, "device": manifest.device})
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._about = [labels({"build": each.build, "device": each.device}) for each in manifests]
         self._answered = labels({"outcome": "features"})
         self._failed = {status: labels({"outcome": name}) for status, name in OUTCOMES.items()}
         self.requests = Counter("coformer_worker_requests_total", "Requests of central nodes, by what came of them")
@@ -41,5 +41,5 @@ class WorkerCounts:
 
     def families(self) -> List[Family]:
         """Return all metrics of a worker."""
-        about = gauge("coformer_build_info", "What is served", {self._about: 1})
+        about = gauge("coformer_build_info", "What is served", dict.fromkeys(self._about, 1))
         return [self.requests.family(), self.engine.family(), about, *process_families()]

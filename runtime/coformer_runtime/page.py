@@ -27,6 +27,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 <p id="counts"></p>
 <table><thead><tr><th>member</th><th>state</th><th>breaker</th><th class="n">engine ms</th>
 <th class="n">network and waiting ms</th></tr></thead><tbody id="members"></tbody></table>
+<p id="alternatives"></p>
 <p id="phases"></p>
 <script>
 "use strict";
@@ -54,6 +55,10 @@ async function look() {
       "Expected accuracy now: " + (100 * status.expected_accuracy).toFixed(1) + " % (" +
       status.expected_of.join(", ") + ")." : ""));
     document.getElementById("members").replaceChildren(...status.members.map(row));
+    const told = status.alternatives;
+    put("alternatives", told ? "Alternative " + told.active + " of " + told.held.map((each) => each.name).join(", ") +
+      ", changed " + told.switches + " times; links " + (told.measured_mbps === null ? "not measured" :
+      "measured at " + told.measured_mbps.toPrecision(3) + " Mbit/s or more") + "." : "");
     put("phases", "Mean of all answers: " + Object.entries(status.mean_ms).map(
       ([phase, ms]) => phase + " " + ms.toFixed(2) + " ms").join(", ") + ".");
   } catch (error) {

@@ -7,6 +7,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 from . import wire
 from .central_options import CentralOptions, split_worker
 from .link import WorkerLink, greeting_refusal, open_link
+from .link_rate import LinkRate
 from .manifest import Manifest, TensorSpec
 from .members import Reply
 
@@ -26,16 +27,20 @@ class Roster:
         self.links: List[WorkerLink] = []
         self._claiming = threading.Lock()
 
-    def open(self, options: CentralOptions, pushed: Callable[[int, int, Reply], None]) -> None:
+    def open(
+        self, options: CentralOptions, pushed: Callable[[int, int, Reply], None], rate: Optional[LinkRate] = None
+    ) -> None:
         """Call all workers, and wait up to a second for each to be reached or to be found missing.
 
         Args:
             options: with their addresses.
             pushed: see `WorkerLink`.
+            rate: likewise.
         """
         for worker in options.workers:
             expected, address = split_worker(worker)
-            self.links.append(open_link(address, self.manifest, expected, self._claim, options.security, pushed))
+            link = open_link(address, self.manifest, expected, self._claim, options.security, pushed, rate)
+            self.links.append(link)
         until = time.monotonic() + FIRST_CONTACT_S
         for link in self.links:
             link.tried.wait(max(0.0, until - time.monotonic()))

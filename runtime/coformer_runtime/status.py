@@ -1,7 +1,7 @@
 """`coformer-node status`: what a central node's operator port says, as a table."""
 
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List
 from urllib.request import ProxyHandler, build_opener
 
 from .errors import CheckFailed, CoformerError
@@ -44,6 +44,8 @@ def status_text(status: Dict[str, Any]) -> str:
                 100 * status["expected_accuracy"], " + ".join(status["expected_of"])
             )
         )
+    if "alternatives" in status:
+        lines += _alternatives_text(status["alternatives"])
     for member in status["members"]:
         lines.append(
             "  {:<16} {:<5} breaker {:<9} engine {:8.2f} ms  network {:8.2f} ms  {}".format(
@@ -56,3 +58,32 @@ def status_text(status: Dict[str, Any]) -> str:
             ).rstrip()
         )
     return "\n".join(lines) + "\n"
+
+
+def _alternatives_text(told: Dict[str, Any]) -> List[str]:
+    """Return a line on the link, and one for each alternative."""
+    measured = told["measured_mbps"]
+    lines = [
+        "alternative {}, changed {} times; links {}".format(
+            told["active"],
+            told["switches"],
+            "not measured" if measured is None else "measured at {:.3g} Mbit/s or more".format(measured),
+        )
+    ]
+    for held in told["held"]:
+        ranges = [
+            "from {:.3g}{} Mbit/s".format(each["from_mbps"], "" if each["to_mbps"] is None else _up_to(each["to_mbps"]))
+            for each in told["ranges"]
+            if each["alternative"] == held["name"]
+        ]
+        away = ", ".join("{} is away".format(device) for device in sorted(held["missing"]))
+        lines.append(
+            "  {:<16} {:<26} {}  {}".format(
+                held["name"], " and ".join(ranges), " + ".join(held["members"]), away
+            ).rstrip()
+        )
+    return lines
+
+
+def _up_to(mbps: float) -> str:
+    return " to {:.3g}".format(mbps)

@@ -2,13 +2,14 @@
 
     offset size field
          0    4 magic "CoF1" (the format's version is its last byte)
-         4    1 kind: 1 hello, 2 request, 3 features, 4 failure, 5 cancel
+         4    1 kind: 1 hello, 2 request, 3 features, 4 failure, 5 cancel, 6 echo
          5    1 dtype code (dtypes.py; 0: the payload is text)
          6    1 rank, 0 to 8
          7    1 status (0 in all kinds but failure)
          8    8 request id
         16   32 build digest
-        48    4 budget_ms: how long the sender will wait; 0: no limit
+        48    4 budget_ms: how long the sender will wait; 0: no limit. In features, waited_us: how long the request
+                 waited for the engine
         52    4 compute_us: how long the engine ran
         56    2 member index of the sender, or 65535
         58    2 zero
@@ -20,6 +21,7 @@ The conversation: the central node sends hello, the worker answers hello (its pa
 every request is answered by exactly one features or failure with the same request id. A cancel has the id of a
 request that nobody waits for any more; where it has not begun, failure "cancelled" answers it. Features and failures
 whose id has the bit BROADCAST were asked for by a client, with a request frame of its own to the method Submit.
+An echo, of any payload, is answered by an echo of none: central nodes with alternatives measure links by them.
 No protobuf.
 """
 
@@ -47,7 +49,7 @@ ANY_BUILD = "0" * 64  # of a client, which cannot know it
 BROADCAST = 1 << 63  # set in the ids that clients choose; central nodes count from 1
 MAX_BUDGET_MS = (1 << 32) - 1
 
-HELLO, REQUEST, FEATURES, FAILURE, CANCEL = 1, 2, 3, 4, 5
+HELLO, REQUEST, FEATURES, FAILURE, CANCEL, ECHO = 1, 2, 3, 4, 5, 6
 BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED, CANCELLED = 1, 2, 3, 4, 5
 STATUSES = (BAD_REQUEST, OTHER_BUILD, LATE, ENGINE_FAILED, CANCELLED)
 BUDGET = struct.Struct("<I")
@@ -59,7 +61,7 @@ class Frame(NamedTuple):
     """One message on the device edge.
 
     Attributes:
-        kind: HELLO, REQUEST, FEATURES, FAILURE or CANCEL.
+        kind: HELLO, REQUEST, FEATURES, FAILURE, CANCEL or ECHO.
         request_id: chosen by the central node, 0 in a hello.
         build: the sender's build digest, 64 hex digits.
         payload: a tensor's bytes, or UTF-8 text where `dtype` is None.
@@ -69,6 +71,7 @@ class Frame(NamedTuple):
         status: why it failed, 0 unless `kind` is FAILURE.
         member: member index of the sender, NO_MEMBER where it does not matter.
         compute_us: engine time in microseconds.
+        waited_us: of features, how long the request waited for the engine, in microseconds.
     """
 
     kind: int
@@ -81,6 +84,7 @@ class Frame(NamedTuple):
     status: int = 0
     member: int = NO_MEMBER
     compute_us: int = 0
+    waited_us: int = 0
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -95,7 +99,7 @@ def encode_frame(frame: Frame) -> bytes:
             frame.status,
             frame.request_id,
             bytes.fromhex(frame.build),
-            frame.budget_ms,
+            frame.waited_us if frame.kind == FEATURES else frame.budget_ms,
             frame.compute_us,
             frame.member,
             0,
@@ -143,10 +147,11 @@ def decode_frame(data: bytes) -> Frame:
         data[HEADER.size :],
         dtype.name if dtype else None,
         tuple(sizes[:rank]),
-        budget_ms,
+        0 if kind == FEATURES else budget_ms,
         status,
         member,
         compute_us,
+        budget_ms if kind == FEATURES else 0,
     )
     _check(frame, len(data))
     return frame
@@ -164,7 +169,7 @@ def _dtype_coded(code: int) -> Optional[Dtype]:
 def _check(frame: Frame, size_bytes: int) -> None:
     if size_bytes > MAX_FRAME_BYTES:
         raise _malformed("{:,} bytes, the cap is {:,}".format(size_bytes, MAX_FRAME_BYTES))
-    if frame.kind not in (HELLO, REQUEST, FEATURES, FAILURE, CANCEL):
+    if frame.kind not in (HELLO, REQUEST, FEATURES, FAILURE, CANCEL, ECHO):
         raise _malformed("unknown kind {}".format(frame.kind))
     if (frame.kind == FAILURE) != (frame.status in STATUSES) or (frame.kind != FAILURE and frame.status):
         raise _malformed("status {} in a frame of kind {}".format(frame.status, frame.kind))
@@ -193,6 +198,7 @@ def tensor_frame(
     budget_ms: int = 0,
     member: int = NO_MEMBER,
     compute_us: int = 0,
+    waited_us: int = 0,
 ) -> Frame:
     """Return a REQUEST or FEATURES frame that carries `array` (any shape of at most 8 axes)."""
     if sys.byteorder == "big":
@@ -208,6 +214,7 @@ def tensor_frame(
         0,
         member,
         min(compute_us, MAX_BUDGET_MS),
+        min(waited_us, MAX_BUDGET_MS),
     )
 
 

@@ -16,6 +16,7 @@ from coformer_compiler.config import (
     BuildConfig,
     ConfigSection,
     Overrides,
+    bandwidths_from_text,
     read_config,
 )
 from coformer_runtime.errors import CoformerError
@@ -384,3 +385,43 @@ def test_the_user_guide_has_every_key() -> None:
     found = re.search(r"<!-- keys:begin -->\n(.*?)\n<!-- keys:end -->", guide, re.DOTALL)
     assert found is not None
     assert found[1] == reference(), f"the table should be:\n{reference()}"
+
+
+SEARCHING = ("[booster]", '[policy]\nstrategy = "debo"\n\n[booster]')
+
+
+def test_bandwidths_are_sorted_and_the_command_line_overrides_them(write) -> None:
+    path = write(SEARCHING, ("[booster]", "[network]\nmbps = 50\nbandwidths = [100, 2]\n\n[booster]"))
+    assert read_config(path, NO_OVERRIDES).network.bandwidths == [2.0, 100.0]
+    network = read_config(path, Overrides(bandwidths=bandwidths_from_text("1000,2.5"))).network
+    assert (network.mbps, network.bandwidths) == (50.0, [2.5, 1000.0])
+    assert read_config(write(), NO_OVERRIDES).network.bandwidths == []
+
+
+@pytest.mark.parametrize(
+    ("bandwidths", "text"),
+    [
+        ((0.0, 2.0), "0 Mbit/s is no bandwidth; write rates in Mbit/s above 0, such as 2,100,1000"),
+        ((-1.0, 2.0), "-1 Mbit/s is no bandwidth"),
+        ((float("nan"), 2.0), "nan Mbit/s is no bandwidth"),
+        ((float("inf"), 2.0), "inf Mbit/s is no bandwidth"),
+        ((2.0, 100.0, 2.0), "2 Mbit/s is named twice; name each bandwidth once"),
+        ((100.0,), "one bandwidth leaves nothing to change between; name at least two, or set network.mbps = 100"),
+    ],
+)
+def test_bandwidths_that_are_none(write, bandwidths: tuple[float, ...], text: str) -> None:
+    told = refusal(write(SEARCHING), Overrides(bandwidths=bandwidths))
+    assert text in told and "network.bandwidths" in told
+
+
+@pytest.mark.parametrize("text", ["abc", "2,", "2;100"])
+def test_bandwidths_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(CoformerError, match="is no number; write rates in Mbit/s above 0") as caught:
+        bandwidths_from_text(text)
+    assert caught.value.where == "--bandwidths"
+
+
+def test_a_strategy_that_does_not_search_has_one_policy_for_every_bandwidth(write) -> None:
+    told = refusal(write(), Overrides(bandwidths=(2.0, 100.0)))
+    assert "the strategy 'proportional' gives one policy, whatever the bandwidth" in told
+    assert "choose one that searches: debo, debo-paper, optuna-gp, random (--strategy)" in told

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import List, Optional, Tuple, Type
 
 PASS, DELAY, BLACK_HOLE, DRIP, DROP, REFUSE = "pass", "delay", "black hole", "drip", "drop", "refuse"
+THROTTLE = "throttle"
 FAULTS = (DELAY, BLACK_HOLE, DRIP, DROP, REFUSE)
 
 
@@ -16,12 +17,14 @@ class Proxy:
     """Forwards HOST:PORT, in the mode that is set; modes hold for open connections too.
 
     pass: at once; delay: every piece later, by `delay_s`; black hole: bytes vanish, nobody hangs up; drip: a byte
-    every 10 ms; drop: connections end after the first bytes; refuse: and new ones at once.
+    every 10 ms; drop: connections end after the first bytes; refuse: and new ones at once; throttle: `mbps` for all
+    connections together, either way.
     """
 
-    def __init__(self, target: str, delay_s: float = 1.0) -> None:
+    def __init__(self, target: str, delay_s: float = 1.0, mbps: float = 10.0) -> None:
         host, _, port = target.rpartition(":")
         self.mode, self._target, self._delay_s = PASS, (host, int(port)), delay_s
+        self._mbps, self._shared, self._free = mbps, threading.Lock(), 0.0
         self._listening = socket.socket()
         self._listening.bind(("127.0.0.1", 0))
         self._listening.listen(64)
@@ -76,10 +79,17 @@ class Proxy:
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
+    def _wait_for(self, count: int) -> None:
+        """Wait for the end of a transfer of so many bytes on the one link."""
+        with self._shared:
+            self._free = max(self._free, time.monotonic()) + count * 8e-6 / self._mbps
+            until = self._free
+        self._closing.wait(max(0.0, until - time.monotonic()))
+
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                data = source.recv(1 << 16)
+                data = source.recv(1 << 12 if self.mode == THROTTLE else 1 << 16)
                 if not data:
                     break
                 mode = self.mode
@@ -92,6 +102,8 @@ class Proxy:
                     sink.sendall(data[:1])
                     data = data[1:]
                     self._closing.wait(0.01)
+                if mode == THROTTLE:
+                    self._wait_for(len(data))
                 if self.mode != BLACK_HOLE:
                     sink.sendall(data)
         for end in (source, sink):

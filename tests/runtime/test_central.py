@@ -166,10 +166,10 @@ def test_breaker_spares_a_slow_member_and_lets_it_back(
     monkeypatch.setattr(breaker, "OPEN_S", 0.5)
     infer, slow = exchange.Exchange._run, [True]
 
-    def run(self: Any, frame: wire.Frame) -> bytes:
+    def run(self: Any, frame: wire.Frame, waited_s: float) -> bytes:
         if slow[0] and self._manifest.device == "desk":
             time.sleep(0.15)
-        return infer(self, frame)
+        return infer(self, frame, waited_s)
 
     monkeypatch.setattr(exchange.Exchange, "_run", run)
     with (

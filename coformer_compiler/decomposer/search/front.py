@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coformer_compiler.decomposer.picks import UNDER
 from coformer_compiler.decomposer.search.journal import Entry
@@ -22,7 +22,7 @@ def pareto_front(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def picked(entries: Sequence[Entry], pick: str) -> Entry:
-    """The entry to build.
+    """The entry to build: of the front, the one that `preference` puts first; for "best" of all entries.
 
     Args:
         entries: evaluated, at least one.
@@ -32,36 +32,44 @@ def picked(entries: Sequence[Entry], pick: str) -> Entry:
     Raises:
         CoformerError: if nothing is under the given latency; says how fast the fastest is.
     """
-    front = pareto_front(entries)
     if pick == "best":
         return best_of(entries)
-    if pick == "fastest":
-        return front[0]
-    if pick == "most-accurate":
-        return min(front, key=lambda entry: entry.score.loss)
-    if pick == "knee":
-        return _knee(front)
-    limit = float(pick[len(UNDER) :])
-    under = [entry for entry in front if entry.score.latency.total_ms <= limit]
-    if not under:
+    front = pareto_front(entries)
+    chosen = min(front, key=preference(entries, pick))
+    if pick.startswith(UNDER) and chosen.score.latency.total_ms > float(pick[len(UNDER) :]):
         raise CoformerError(
-            f"no evaluated policy is under {limit:g} ms; the fastest takes {front[0].score.latency.total_ms:.3g} ms",
+            f"no evaluated policy is under {float(pick[len(UNDER) :]):g} ms; the fastest takes "
+            f"{front[0].score.latency.total_ms:.3g} ms",
             "search.pick",
             "allow more, or search longer with a larger search.delta",
         )
-    return min(under, key=lambda entry: entry.score.loss)
+    return chosen
 
 
-def _knee(front: Sequence[Entry]) -> Entry:
-    """Nearest to the corner of the least loss and the least latency, each axis scaled to the front's extent."""
+def preference(entries: Sequence[Entry], pick: str) -> Callable[[Entry], tuple[float, ...]]:
+    """What a pick minimises, for entries of a search; the knee hangs on the extent of the whole front."""
+    if pick == "best":
+        return lambda entry: (entry.score.objective,)
+    if pick == "fastest":
+        return _figures
+    if pick == "most-accurate":
+        return lambda entry: (entry.score.loss,)
+    if pick == "knee":
+        return _distance_to_corner(pareto_front(entries))
+    limit = float(pick[len(UNDER) :])
+    return lambda entry: (float(entry.score.latency.total_ms > limit), entry.score.loss)
 
-    def scaled(values: Sequence[float]) -> list[float]:
+
+def _distance_to_corner(front: Sequence[Entry]) -> Callable[[Entry], tuple[float, ...]]:
+    """From the least loss and the least latency, each axis scaled to the front's extent."""
+
+    def scale(values: Sequence[float]) -> Callable[[float], float]:
         low, high = min(values), max(values)
-        return [(value - low) / (high - low) if high > low else 0.0 for value in values]
+        return lambda value: (value - low) / (high - low) if high > low else 0.0
 
-    losses = scaled([entry.score.loss for entry in front])
-    times = scaled([entry.score.latency.total_ms for entry in front])
-    return front[min(range(len(front)), key=lambda n: (losses[n] ** 2 + times[n] ** 2, n))]
+    losses = scale([entry.score.loss for entry in front])
+    times = scale([entry.score.latency.total_ms for entry in front])
+    return lambda entry: (losses(entry.score.loss) ** 2 + times(entry.score.latency.total_ms) ** 2,)
 
 
 def _figures(entry: Entry) -> tuple[float, float, float]:

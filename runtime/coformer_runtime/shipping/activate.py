@@ -10,7 +10,8 @@ import subprocess
 import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
-from ..bundle import ENGINES, open_bundle
+from ..alternatives import open_all
+from ..bundle import ENGINES
 from ..errors import CheckFailed, CoformerError
 from .root import CURRENT, NEXT, PREVIOUS, Journal, Record, Root
 
@@ -199,7 +200,7 @@ def _rolled_back(activation: _Activation, error: CheckFailed, before: Callable[[
 
 def _verify(a: _Activation) -> None:
     """Hash the release once more: it may have lain on the disk for long."""
-    open_bundle(a.root.folder(a.new), None, a.root.at(ENGINES))
+    open_all(a.root.folder(a.new), None, a.root.at(ENGINES))
 
 
 def _note(a: _Activation) -> None:

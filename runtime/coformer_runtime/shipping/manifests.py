@@ -2,6 +2,7 @@
 
     index ─┬─ device 'attic' ─┬─ config: its manifest.json
            │                  └─ one layer per file, called by its path in the bundle
+           │                     (of alternatives their index, and the files of all their bundles)
            ├─ device 'hall'  ── …
            └─ statement      ─── one layer: a DSSE envelope, whose subjects are the devices' image manifests
 
@@ -20,6 +21,7 @@ IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 RELEASE = "application/vnd.coformer.release.v1"
 BUNDLE = "application/vnd.coformer.bundle.v1"
 BUNDLE_CONFIG = "application/vnd.coformer.manifest.v1+json"
+ALTERNATIVES_CONFIG = "application/vnd.coformer.alternatives.v1+json"
 BUNDLE_FILE = "application/vnd.coformer.file.v1"
 STATEMENT = "application/vnd.coformer.statement.v1"
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
@@ -36,7 +38,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Image(NamedTuple):
-    """One image manifest: `config` is a bundle's manifest.json, `layers` its files; or EMPTY and the envelope."""
+    """One image manifest: `config` is what says what is there, `layers` its files; or EMPTY and the envelope."""
 
     artifact_type: str
     config: Descriptor

@@ -9,10 +9,12 @@ import shutil
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ..bundle import ENGINES, file_sha256, open_bundle
+from ..alternatives import open_all
+from ..bundle import ENGINES, file_sha256
 from ..durable import move, remove_folder, replace_file, sync_tree
 from ..errors import CheckFailed, CoformerError
-from ..manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileSpec, Manifest, load_manifest, parse_manifest
+from ..manifest import FileSpec
+from .contents import Contents, files_in, read_contents
 from .download import Patience, download
 from .dsse import PublicKey, parse_envelope, verify
 from .manifests import BUNDLE, PUSH_AGAIN, STATEMENT, Image, parse_image, parse_index
@@ -69,8 +71,7 @@ class Progress:
     member: Member
     record: Record
     image: Image
-    manifest: Manifest
-    manifest_bytes: bytes
+    contents: Contents
     signed_by: Optional[str] = None
     travelled_bytes = 0
     reused_bytes = 0
@@ -200,24 +201,14 @@ def _check_version(p: Progress, served: Record) -> None:
 
 
 def _describe(p: Progress) -> None:
-    """Read the image manifest that was signed and the bundle's manifest.json that it names; compare them."""
+    """Read the image manifest that was signed, and what it says of the bundle or the alternatives; compare them."""
     p.image = parse_image(read_document(p.store, "sha256:" + p.member.sha256), BUNDLE, p.where)
-    if p.image.config.size_bytes > MAX_MANIFEST_BYTES:
-        raise CoformerError("its manifest.json has {:,} bytes".format(p.image.config.size_bytes), p.where, PUSH_AGAIN)
-    p.manifest_bytes = read_small_blob(p.store, p.image.config)
-    p.manifest = parse_manifest(p.manifest_bytes.decode("utf-8", "replace"), "{}, {}".format(p.where, MANIFEST_NAME))
-    said = (p.manifest.device, p.manifest.target, p.manifest.build)
-    signed = (p.member.device, p.member.target, p.release.build)
-    if said != signed:
-        raise CheckFailed("the bundle is {}, the statement says {}".format(said, signed), p.where, PUSH_AGAIN)
-    layers = {layer.title: FileSpec(layer.title, layer.digest[7:], layer.size_bytes) for layer in p.image.layers}
-    if layers != {spec.path: spec for spec in p.manifest.files}:
-        raise CheckFailed("its layers are not the files of its manifest.json", p.where, PUSH_AGAIN)
+    p.contents = read_contents(p.store, p.image, p.member, p.release, p.where)
 
 
 def _make_room(p: Progress) -> None:
     """Check the size against the cap and the free space; make the directory that takes the files."""
-    total = sum(spec.size_bytes for spec in p.manifest.files) + len(p.manifest_bytes)
+    total = sum(spec.size_bytes for spec in p.contents.files) + len(p.contents.said)
     if total > p.options.max_bytes:
         raise CoformerError(
             "the bundle has {:,} bytes, at most {:,} are taken".format(total, p.options.max_bytes),
@@ -237,13 +228,13 @@ def _make_room(p: Progress) -> None:
             "make room on the disk: `coformer-node release collect` removes what nothing points at",
         )
     os.makedirs(p.staging, exist_ok=True)
-    replace_file(os.path.join(p.staging, MANIFEST_NAME), p.manifest_bytes)
+    replace_file(os.path.join(p.staging, p.contents.name), p.contents.said)
 
 
 def _download(p: Progress) -> None:
     """Bring every file that has not arrived yet: from a release that has the same, or from the store."""
     at_hand = _files_at_hand(p.root)
-    for spec in p.manifest.files:
+    for spec in p.contents.files:
         path = os.path.join(p.staging, *spec.path.split("/"))
         if os.path.exists(path) and file_sha256(path) == spec.sha256:
             continue
@@ -259,7 +250,7 @@ def _files_at_hand(root: Root) -> Dict[str, List[str]]:
     found: Dict[str, List[str]] = {}
     for record in root.releases():
         folder = root.folder(record.id)
-        for spec in load_manifest(folder).files:
+        for spec in files_in(folder):
             found.setdefault(spec.sha256, []).append(os.path.join(folder, *spec.path.split("/")))
     return found
 
@@ -281,13 +272,14 @@ def _check(p: Progress) -> None:
         for name in names:
             if name.endswith(".part"):
                 os.unlink(os.path.join(folder, name))
-    open_bundle(p.staging, p.options.target, p.root.at(ENGINES))
+    open_all(p.staging, p.member.target, p.root.at(ENGINES))
     sync_tree(p.staging)
 
 
 def _try_out(p: Progress) -> None:
     """Run the golden vectors in a process of its own."""
-    self_test(p.staging, p.manifest, p.root.at(ENGINES))
+    first = open_all(p.staging, None, p.root.at(ENGINES))[0]  # alternatives of a device are for one target
+    self_test(p.staging, first.manifest, p.root.at(ENGINES))
 
 
 def _publish(p: Progress) -> None:
