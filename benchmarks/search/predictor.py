@@ -7,7 +7,8 @@ digits. What is interrupted goes on; delete the work folder to begin anew.
 
 - gathering: minutes that measuring took, of all rounds (points that were not stable are measured again, up to ROUNDS);
 - spread: interquartile range of a point's 50 runs, as a part of their median;
-- repeat: every REPEAT_EVERY-th point measured once more at the end: how far the two medians are apart;
+- repeat: every REPEAT_EVERY-th point measured once more at the end: how far the two medians are apart, each in units of
+  the reference graph's, as in the fit;
 - held_out: relative errors of both models on the fifth of the points that neither has seen.
 """
 
@@ -74,7 +75,9 @@ def repeats(pack: Pack, csv: Path, clock: str) -> dict[str, Any]:
     """Every REPEAT_EVERY-th stable point once more, against its first median."""
     again = csv.with_name("repeat-" + csv.name)
     gather(pack._replace(points=pack.points[::REPEAT_EVERY]), again, clock, 2)
-    first, second = ({p.graph: p.median_ms for p in stable_points(read_points(str(f)).points)} for f in (csv, again))
+    first, second = (
+        {p.graph: p.median_ms / p.reference_ms for p in stable_points(read_points(str(f)).points)} for f in (csv, again)
+    )
     apart = [abs(second[graph] / first[graph] - 1) for graph in second if graph in first]
     if not apart:
         return {"points": 0}

@@ -16,7 +16,14 @@ from coformer_compiler.profiling.roofline import fit_times
 from coformer_compiler.profiling.table import Floats, Integers, ShapeTable, table_of_shapes
 from coformer_compiler.profiling.terms import kernel_terms, paper_features
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.profile_points import MeasuredPoint, Points, Provenance, read_points, stable_points
+from coformer_runtime.profile_points import (
+    MeasuredPoint,
+    Points,
+    Provenance,
+    points_at_one_speed,
+    read_points,
+    stable_points,
+)
 
 HELD_OUT = 0.2
 FEWEST, FEWEST_TO_CALIBRATE = 30, 5
@@ -179,7 +186,7 @@ def _measured(path: Path, file: Points) -> Measured:
         raise CoformerError(
             f"its teacher's shapes cannot be read ({type(error).__name__}: {error})", str(path), "measure again"
         ) from error
-    stable = stable_points(file.points)
+    stable = points_at_one_speed(stable_points(file.points))
     layers = {layer for point in stable for layer in point.shape.layers}
     if not layers <= set(teacher.layers):
         raise CoformerError(

@@ -30,8 +30,8 @@ COLUMNS = (
     "stable",
     "temperature_c",
 )
-SLOWER = 0.05
-"""How much slower than at its best the reference may be, as a part of its best."""
+SLOWER = 0.3
+"""How much slower than at its best the reference may be, as a part of its best; up to there graphs slow alike."""
 _MEASURE_AGAIN = "measure again with 'coformer-node profile', into a new file"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -82,10 +82,10 @@ class MeasuredPoint(NamedTuple):
     Attributes:
         graph: its path in the pack.
         shape: of the member.
-        median_ms: of `runs` runs after the warm-up.
+        median_ms: of `runs` runs after the warm-up, each in units of the reference's around it, times `reference_ms`.
         spread: interquartile range as a part of the median.
         drift: how far the medians of the two halves of the runs are apart, as a part of the median.
-        reference_ms: of the pack's reference graph, measured right before and after; the slower of the two.
+        reference_ms: median of the runs of the pack's reference graph that were made in between.
         runs: how many runs.
         attempts: how often it was measured until it was stable, or given up.
         stable: whether spread, drift and the reference are within the gate.
@@ -112,9 +112,21 @@ class Points(NamedTuple):
 
 
 def stable_points(points: Sequence[MeasuredPoint]) -> List[MeasuredPoint]:
-    """Return those that were stable while the machine was as fast as at its best, which the whole file tells."""
+    """Return those that were stable while the machine was about as fast as at its best, which the whole file tells."""
     best_ms = min([point.reference_ms for point in points] or [0.0])
     return [point for point in points if point.stable and point.reference_ms <= (1 + SLOWER) * best_ms]
+
+
+def points_at_one_speed(points: Sequence[MeasuredPoint]) -> List[MeasuredPoint]:
+    """Return the points as they were had the machine always been as fast as in the middle of its time."""
+    ordered = sorted(point.reference_ms for point in points)
+    if not ordered:
+        return []
+    usual_ms = ordered[len(ordered) // 2]
+    return [
+        point._replace(median_ms=point.median_ms * usual_ms / point.reference_ms, reference_ms=usual_ms)
+        for point in points
+    ]
 
 
 def write_csv(path: str, provenance: Provenance, points: Iterable[MeasuredPoint] = ()) -> None:

@@ -40,16 +40,35 @@ def nothing() -> None:
 
 
 def test_median_spread_and_drift_are_those_of_the_runs() -> None:
-    steady = timing_of(nothing, seconds([2e-3]))
+    steady = timing_of(nothing, Reference(nothing, seconds([2e-3]), 2.0))
     assert steady.median_ms == pytest.approx(2.0) and steady.spread < 1e-9 and steady.stable
-    uneven = timing_of(nothing, seconds([1e-3, 3e-3]), runs=4, warm_up=0)
-    assert (uneven.median_ms, uneven.spread) == (pytest.approx(2.0), pytest.approx(1.0)) and not uneven.stable
-    sinking = timing_of(nothing, seconds([4e-3] * 25 + [3e-3] * 25), warm_up=0)
-    assert sinking.drift == pytest.approx(1 / 3.5) and not sinking.stable
+    assert steady.reference_ms == pytest.approx(2.0)
+
+
+def test_a_run_is_measured_in_units_of_the_reference_around_it() -> None:
+    """Blocks of one run, with the reference before, between and behind; the machine slows to half its speed."""
+    slower = Reference(nothing, seconds([1e-3, 3e-3, 1e-3, 6e-3, 2e-3]), 1.0)
+    found = timing_of(nothing, slower, runs=2, warm_up=0)
+    assert found.reference_ms == pytest.approx(1.0)
+    assert found.median_ms == pytest.approx((3 / 1 + 6 / 1.5) / 2)
+    assert found.drift == pytest.approx((4 - 3) / 3.5) and not found.stable
 
 
 def test_the_warm_up_does_not_count() -> None:
-    assert timing_of(nothing, seconds([9.0, 1e-3, 1e-3]), runs=2, warm_up=1).median_ms == pytest.approx(1.0)
+    clock = seconds([9.0, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3])
+    assert timing_of(nothing, Reference(nothing, clock, 1.0), runs=2, warm_up=1).median_ms == pytest.approx(1.0)
+
+
+def test_short_graphs_run_a_few_times_between_two_runs_of_the_reference() -> None:
+    ran: List[str] = []
+    slow = Reference(lambda: ran.append("r"), seconds([1e-3]), 1.0)
+    timing_of(lambda: ran.append("."), slow, runs=4, warm_up=1)
+    assert "".join(ran) == ".r.r.r.r.r"
+    ran.clear()
+    durations = [1e-3, 9e-3, *[1e-3] * 5, 9e-3, *[1e-3] * 2, 9e-3]
+    slow = Reference(lambda: ran.append("r"), seconds(durations), 1.0)
+    timing_of(lambda: ran.append("."), slow, runs=7, warm_up=1)
+    assert "".join(ran) == ".r.....r..r"
 
 
 def test_a_point_is_repeated_while_the_reference_is_slow(tmp_path: Path) -> None:

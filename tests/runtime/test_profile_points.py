@@ -16,6 +16,7 @@ from coformer_runtime.profile_points import (
     Shape,
     append_point,
     drop_torn_line,
+    points_at_one_speed,
     read_points,
     stable_points,
     write_csv,
@@ -141,6 +142,16 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_points_of_a_slow_spell_are_not_stable() -> None:
     shape = Shape(8, (0,), (1,), (8,), True)
-    made = [MeasuredPoint(str(n), shape, 1.0, 0.0, 0.0, slow, 50, 1, True) for n, slow in enumerate([1.04, 1.06, 1.0])]
+    made = [MeasuredPoint(str(n), shape, 1.0, 0.0, 0.0, slow, 50, 1, True) for n, slow in enumerate([1.29, 1.31, 1.0])]
     assert [point.graph for point in stable_points(made)] == ["0", "2"]
     assert stable_points([made[0]._replace(stable=False)]) == []
+
+
+def test_a_machine_that_was_slow_for_a_while_is_taken_out_of_the_points() -> None:
+    shape = Shape(8, (0,), (1,), (8,), True)
+    made = [
+        MeasuredPoint(str(n), shape, median, 0.0, 0.0, slow, 50, 1, True)
+        for n, (median, slow) in enumerate([(4.0, 1.0), (2.0, 1.25), (3.0, 1.1)])
+    ]
+    assert [point.median_ms for point in points_at_one_speed(made)] == pytest.approx([4.4, 1.76, 3.0])
+    assert points_at_one_speed([]) == []
