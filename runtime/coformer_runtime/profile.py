@@ -103,7 +103,7 @@ def profile_pack(
         left = [point for point in pack.points if point.graph not in {each.graph for each in done}]
         noisy = len(done) - len(stable_points(done))
         progress = _Progress(len(pack.points), len(done), say)
-        feeds = _feeds(pack)
+        feeds = feeds_of(pack)
         with opener.open(reference_of(pack)) as engine:
             best = min([each.reference_ms for each in done] + [float("inf")])
             reference = Reference(lambda: engine.run(feeds), CLOCKS[clock], best if left else 1.0)
@@ -157,7 +157,8 @@ def reference_of(pack: Pack) -> Point:
     return sorted(pack.points, key=size)[len(pack.points) // 2]
 
 
-def _feeds(pack: Pack) -> Dict[str, Array]:
+def feeds_of(pack: Pack) -> Dict[str, Array]:
+    """Return random inputs for the graphs of a pack."""
     import numpy
 
     values = numpy.random.RandomState(0).randint(0, pack.input_below, pack.input_shape)
@@ -240,7 +241,7 @@ def _short(value: Any) -> str:
 
 def measure_point(pack: Pack, point: Point, opener: Opener, reference: Reference) -> MeasuredPoint:
     """Open one graph and measure it, again while it is not stable; the steadiest of the attempts counts."""
-    feeds = _feeds(pack)
+    feeds = feeds_of(pack)
     found: List[Tuple[float, Timing]] = []
     with opener.open(point) as engine:
         while len(found) < ATTEMPTS and not any(fault == 0 for fault, _ in found):
