@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy
@@ -24,15 +26,18 @@ def deal(scores: torch.Tensor, counts: Sequence[int], *, overlap: bool = False) 
         counts: how many each member gets; their sum is at most the number of units unless `overlap`.
         overlap: every member takes the best units, whoever else has them.
     """
-    ranking = sorted(range(len(scores)), key=lambda unit: (-float(scores[unit]), unit))
+    ranking = np.argsort(-scores.detach().cpu().double().numpy(), kind="stable")
     if overlap:
-        return [tuple(sorted(ranking[:count])) for count in counts]
-    dealt: list[list[int]] = [[] for _ in counts]
-    for unit in ranking[: sum(counts)]:
-        hungry = [n for n, count in enumerate(counts) if len(dealt[n]) < count]
-        turn = min(hungry, key=lambda n: ((len(dealt[n]) + 0.5) / counts[n], n))
-        dealt[turn].append(unit)
-    return [tuple(sorted(units)) for units in dealt]
+        return [_sorted(ranking[:count]) for count in counts]
+    whose = np.repeat(np.arange(len(counts)), counts)
+    # Turn number k of a member comes when it is (k + ½) / count of its way; the first member among equals is served.
+    behind = np.concatenate([(np.arange(count) + 0.5) / count for count in counts] or [np.zeros(0)])
+    turns = whose[np.lexsort((whose, behind))]
+    return [_sorted(ranking[: len(turns)][turns == n]) for n in range(len(counts))]
+
+
+def _sorted(units: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(np.sort(units).tolist())
 
 
 def members_from_shapes(

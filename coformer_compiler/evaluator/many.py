@@ -167,10 +167,10 @@ def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     assert isinstance(attention, AttentionSpec) and isinstance(mlp, MlpSpec)
 
     @functools.cache
-    def cost(w: int, h: int, n: int) -> tuple[float, float, float]:
+    def cost(w: int, h: int, n: int) -> tuple[float, float, float, float]:
         made = member_cost(teacher, MemberShape(w, {layer: h}, {layer: n}), shortcuts=shortcuts)
         rest = member_cost(teacher, MemberShape(w, {}, {}), shortcuts=shortcuts)
-        return made.flops - rest.flops, made.params - rest.params, made.peak_elements
+        return made.flops - rest.flops, made.params - rest.params, made.peak_elements, rest.peak_elements
 
     widths = _spaced(4, teacher.embed, 6)
     by_heads = [(w, 1, 1) for w in _spaced(2, teacher.embed, 40)]
@@ -187,7 +187,8 @@ def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     planes = np.array([plane for point in points[:grid] for plane in _planes_through(point, lambda *at: cost(*at)[2])])
     # A slope that was taken over an edge between planes makes one that is above some point.
     planes = np.unique(planes[(terms[:, :4] @ planes.T <= peaks[:, None]).all(0)], axis=0)
-    peak = (terms[:, :4] @ planes.T).max(1)
+    # A large image makes the stem the peak of narrow members; `costs` knows what is without layers from elsewhere.
+    peak = np.maximum((terms[:, :4] @ planes.T).max(1, initial=0.0), found[:, 3])
     exact = bool(
         (terms @ flops == found[:, 0]).all() and (terms @ params == found[:, 1]).all() and (peak == peaks).all()
     )

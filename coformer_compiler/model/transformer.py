@@ -17,6 +17,7 @@ from coformer_compiler.model.head import Head
 from coformer_compiler.model.mapped import MappedTensors
 from coformer_compiler.model.memory import LoweredMemory
 from coformer_compiler.model.merge import PARTS, Merge
+from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.pool import Pool
 from coformer_compiler.model.residual import Residual
 from coformer_compiler.model.spec import BridgeSpec, Kind, MergeSpec, ResidualSpec, TransformerSpec
@@ -82,6 +83,20 @@ class Transformer(nn.Module):
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         made.stem, made.blocks, made.pool, made.head = stem, nn.ModuleList(blocks), pool, head
+        return made
+
+    @classmethod
+    def blank(cls, spec: TransformerSpec, device: torch.device | str = "cpu") -> Transformer:
+        """A model of zeros, with norms that change nothing: for weights to come, which fresh ones would cost time."""
+        with torch.device("meta"):
+            made = cls(spec)
+        made = made.to_empty(device=device)
+        with torch.no_grad():
+            for tensor in (*made.parameters(), *made.buffers()):
+                tensor.zero_()
+            for module in made.modules():
+                if isinstance(module, Norm) and module.weight is not None:
+                    module.weight.fill_(1)
         return made
 
     @property

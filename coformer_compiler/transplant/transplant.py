@@ -296,7 +296,7 @@ class _Walker:
         self.token_weights = [weights.to(device) for weights in lesson.statistics.token_weights]
         self.bases = lesson.bases(policy.embed)
         spec = member_spec(teacher.spec, shape_of_member(policy), shortcuts=lesson.basis == "per-norm")
-        self.member = Transformer(spec).to(device).eval()
+        self.member = Transformer.blank(spec, device).eval()
         self.shares = {share.layer: share for share in policy.layers}
         self.blocks = iter(self.member.steps)
         self.pending: _Pending | None = None

@@ -201,7 +201,7 @@ def test_members_shrink_onto_limits_and_deadlines() -> None:
     large, small = roomy[2], narrow[2]
     assert small is not None and large is not None and small.embed < large.embed
     found = free.latencies([free.encoding.decode(point, [1.0] * 3)])
-    deadline = float(found.arrival_ms[2, 0] - 0.3 * found.compute_ms[2, 0])
+    deadline = float(found.arrival_ms[2, 0] - 0.03 * found.compute_ms[2, 0])
     hurried = space_of(devices(3, deadline_ms=deadline))
     shapes = hurried.shapes(point)
     assert not isinstance(shapes, Excess)

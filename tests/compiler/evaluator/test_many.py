@@ -22,6 +22,9 @@ SPECS = {
     "stem norm, mean": tiny_spec(
         embed=64, heads=4, head_dim=8, neurons=160, layers=2, stem_norm=True, mix=64, pool="mean"
     ),
+    "an image larger than a narrow member's stream": tiny_spec(
+        embed=48, heads=6, head_dim=8, neurons=96, layers=2, image=(64, 64), patch=(16, 16), channels=3
+    ),
     "gated, relative positions": tiny_t5(embed=48, heads=4, head_dim=8, neurons=96),
 }
 
