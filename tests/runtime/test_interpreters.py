@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from coformer_compiler.commands.certs import make_certificates
+from coformer_runtime.answer import Shaped
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.central import Central
 from coformer_runtime.central_options import CentralOptions
@@ -27,6 +29,7 @@ from tests.runtime.nodes import EVERYONE, PIXELS, settled
 from tests.runtime.packs import make_pack
 from tests.runtime.shipping.conftest import Shipped, shipped
 from tests.runtime.shipping.test_interrupted import interrupted
+from tests.runtime.text_bundles import answer_of, make_text_cluster, texts
 
 __all__ = ["shipped"]
 
@@ -166,6 +169,26 @@ def test_mixed_cluster(python: Callable[[str], str], cluster_dirs: List[str], mi
             answer = client.infer(PIXELS)
         np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, PIXELS), rtol=1e-4, atol=1e-4)
         assert answer.members == bundles.DEVICES
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_profiles_and_batches(python: Callable[[str], str], tmp_path: Path, version: str) -> None:
+    """Texts of several lengths, joined into batches, by nodes under each Python; weights beside the graphs."""
+    pythons = dict.fromkeys(bundles.DEVICES, python(version))
+    given = [texts(1 + number % 3, seed=number, longest=4 + number) for number in range(12)]
+    words = ["--batch-wait-ms", "20", "--truncate"]
+    dirs = make_text_cluster(tmp_path)
+    with (
+        LocalCluster(dirs, python=pythons, deadline_ms=5000, options=words) as cluster,
+        cluster.client() as client,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        for ids, answer in zip(given, pool.map(client.infer, given), strict=True):
+            np.testing.assert_allclose(answer.logits, answer_of(EVERYONE, ids), rtol=1e-4, atol=1e-4)
+            assert answer.shaped is not None and answer.shaped.length in (4, 8, 16)
+        assert client.infer(np.ones((1, 20), np.int32)).shaped._replace(queue_ms=0) == Shaped(1, 16, 4)
+    node = str(Path(python(version)).with_name("coformer-node"))
+    assert "27 golden cases" in run([node, "validate", dirs[1]])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
