@@ -14,6 +14,7 @@ from coformer_compiler.decomposer.policy import policy_json
 from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Preflight
+from coformer_compiler.decomposer.shapes import shape_of_member
 from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.model.spec import PatchStemSpec
 from coformer_compiler.model.transformer import Transformer
@@ -195,7 +196,9 @@ def _compile_policy(store: Store, base: _Base, choice: Choice) -> Artifacts:
     """The stages behind a policy."""
     _, imported, statistics, teacher, data = base
     policy, chosen, config = choice.policy, policy_of(choice.policy), choice.members
-    check_room(teacher.spec, chosen, config, shortcuts=policy_options(config.policy).shortcuts)
+    shapes = [shape_of_member(member) for member in chosen.members]
+    shortcuts = policy_options(config.policy).shortcuts
+    check_room(teacher.spec, list(zip(config.devices, shapes, strict=True)), config.profiles, shortcuts=shortcuts)
     transplanted = transplant_members(store, (imported, statistics, policy), teacher, chosen, data, config.policy)
     boosted = boost_members(store, (imported, transplanted), teacher, data, config.booster)
     accuracy = evaluate(store, (imported, transplanted, boosted), teacher, data)

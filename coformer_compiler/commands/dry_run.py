@@ -12,15 +12,22 @@ from coformer_compiler.compile import plan
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.policy import read_policy, teacher_shape
-from coformer_compiler.decomposer.shapes import MaybeShape, cost_of_spec, kept_of, member_cost, shape_of_member
+from coformer_compiler.decomposer.shapes import (
+    MaybeShape,
+    cost_of_spec,
+    kept_of,
+    member_cost,
+    member_spec,
+    shape_of_member,
+)
 from coformer_compiler.decomposer.strategies import SEARCHES, shapes_by_strategy
 from coformer_compiler.evaluator.latency import LatencyModel
-from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.frontends import import_model
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.progress import SilentProgress
 from coformer_compiler.stages.decompose import network_of, policy_options
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
+from coformer_compiler.stages.shape_profiles import check_profiles, check_room, memory_of_profiles
 
 SEARCH_STARTS_FROM = "proportional"
 
@@ -36,7 +43,10 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
     shortcuts = policy_options(config.policy).shortcuts
     whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
     members = []
-    for device, shape in zip(*kept_of(config.devices, shapes), strict=True):
+    kept = list(zip(*kept_of(config.devices, shapes), strict=True))
+    check_profiles(teacher, config.profiles)
+    check_room(teacher, kept, config.profiles, shortcuts=shortcuts)
+    for device, shape in kept:
         cost = member_cost(teacher, shape, shortcuts=shortcuts)
         members.append(
             {
@@ -50,7 +60,9 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
                 "flops": cost.flops,
                 "flops_share": cost.flops / whole.flops,
                 "params": cost.params,
-                "memory_mb": memory_mb(cost, device.target, device.target.precision),
+                "memory_mb": memory_of_profiles(
+                    member_spec(teacher, shape, shortcuts=shortcuts), device, config.profiles
+                ),
                 "memory_limit_mb": device.memory_mb,
             }
         )

@@ -28,7 +28,7 @@ from coformer_compiler.stages.decompose import (
     network_of,
     search_policies,
 )
-from coformer_compiler.stages.shape_profiles import further_profiles, memory_of_profiles
+from coformer_compiler.stages.shape_profiles import memory_of_profiles
 from coformer_compiler.stages.summarise import Artifacts
 from coformer_runtime.alternatives import INDEX_NAME, Index, index_json
 from coformer_runtime.alternatives import Alternative as BoardAlternative
@@ -146,13 +146,12 @@ def memory_together(
 ) -> Mapping[str, float]:
     """Device → megabytes (10⁶ bytes) for its members of all policies together; the engine library counts once."""
     needed: dict[str, float] = {}
-    count = 1 + len(further_profiles(profiles))
     for n, device in enumerate(devices):
         library = device.target.runtime_mb
         members = [shapes[n] for shapes in policies]
         specs = [member_spec(teacher, shape, shortcuts=shortcuts) for shape in members if shape is not None]
         if specs:
-            own = sum(memory_of_profiles(spec, device, count, profiles.batches[-1]) - library for spec in specs)
+            own = sum(memory_of_profiles(spec, device, profiles) - library for spec in specs)
             needed[device.name] = own + library
     return needed
 

@@ -6,16 +6,14 @@ in place of one engine with several optimisation profiles, whose graph would hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from coformer_compiler.config import BuildConfig
 from coformer_compiler.config.sections import ProfilesSection
-from coformer_compiler.decomposer.policy import Policy
-from coformer_compiler.decomposer.shapes import cost_of_spec, member_spec, shape_of_member
+from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_spec
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.memory import BYTES, memory_mb
 from coformer_compiler.model.shorten import at_length
@@ -78,37 +76,40 @@ def check_profiles(teacher: TransformerSpec, section: ProfilesSection) -> None:
         )
 
 
-def check_room(teacher: TransformerSpec, policy: Policy, config: BuildConfig, *, shortcuts: bool) -> None:
+def check_room(
+    teacher: TransformerSpec,
+    shapes: Sequence[tuple[Device, MemberShape]],
+    section: ProfilesSection,
+    *,
+    shortcuts: bool,
+) -> None:
     """Refuse profiles that do not fit a device's memory: C6 with all graphs of a member loaded.
 
     Raises:
         CoformerError: naming the device, what is needed and what it has.
     """
-    count = 1 + len(further_profiles(config.profiles))
-    shapes = {member.device: shape_of_member(member) for member in policy.members}
-    for device in config.devices if count > 1 else ():
-        spec = member_spec(teacher, shapes[device.name], shortcuts=shortcuts)
-        needed = memory_of_profiles(spec, device, count, config.profiles.batches[-1])
+    for device, shape in shapes if further_profiles(section) else ():
+        needed = memory_of_profiles(member_spec(teacher, shape, shortcuts=shortcuts), device, section)
         if needed > device.memory_mb:
             raise CoformerError(
-                f"C6: with {count} profiles the member needs {needed:,.4g} MB of memory, the device has "
-                f"{device.memory_mb:,.4g}: short by {needed - device.memory_mb:,.4g} MB",
+                f"C6: with {1 + len(further_profiles(section))} profiles the member needs {needed:,.4g} MB of memory, "
+                f"the device has {device.memory_mb:,.4g}: short by {needed - device.memory_mb:,.4g} MB",
                 f"device '{device.name}'",
                 "name fewer lengths or batches in [profiles], raise its memory_mb, or give it a smaller share",
             )
 
 
-def memory_of_profiles(member: TransformerSpec, device: Device, count: int, batch: int) -> float:
-    """Megabytes (10⁶ bytes) for `count` graphs of a member at once, the largest for `batch` samples.
+def memory_of_profiles(member: TransformerSpec, device: Device, section: ProfilesSection) -> float:
+    """Megabytes (10⁶ bytes) for all graphs of a member at once.
 
     TensorRT has the weights in every engine. ONNX Runtime lays out those of linears anew for every graph, and maps
-    tables of words once.
+    tables of words once. Activations are those of the largest batch.
     """
-    cost, stem = cost_of_spec(member), member.stem
+    cost, stem, further = cost_of_spec(member), member.stem, len(further_profiles(section))
     weight, activation = BYTES[device.target.precision]
     mapped = stem.vocabulary * stem.embed if isinstance(stem, TokenStemSpec) else 0
     again = cost.params - (mapped if device.target.engine == "onnxruntime" else 0)
-    more = (count - 1) * again * weight + (batch - 1) * cost.peak_elements * activation
+    more = further * again * weight + (section.batches[-1] - 1) * cost.peak_elements * activation
     return memory_mb(cost, device.target, device.target.precision) + more / 1e6
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coformer_compiler.report.html import html_from_report
 from coformer_compiler.report.markup import Markup, element, escaped
-from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, Timing, check_report
+from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, ProfileTiming, Timing, check_report
 from coformer_compiler.report.sections.match import place_of
 from coformer_runtime.errors import CoformerError
 
@@ -255,3 +255,15 @@ def test_a_search_that_names_what_was_not_evaluated_is_refused(digits_report):
     wrong = dataclasses.replace(digits_report, search=dataclasses.replace(digits_report.search, picked=30))
     with pytest.raises(CoformerError, match="'search' names evaluation 30 of 30"):
         check_report(wrong)
+
+
+def test_profiles_have_a_table_where_there_are_some(digits_report):
+    assert "Profiles" not in html_from_report(digits_report)
+    timing, count = Timing(1.5, 2.0, 50), len(digits_report.devices)
+    texts = tuple(ProfileTiming(shape, (timing,) * (count - 1) + (None,)) for shape in ((1, 32), (4, 2, 128)))
+    page = html_from_report(dataclasses.replace(digits_report, profiles=texts))
+    assert "<h2>Profiles</h2>" in page and "1 × 32" in page and "4 × 128" in page and "2 graphs" in page
+    images = (ProfileTiming((8, 1, 8, 8), (timing,) * count),)
+    assert "batch of 8" in html_from_report(dataclasses.replace(digits_report, profiles=images))
+    with pytest.raises(CoformerError, match=r"'profiles\[0\].members' has 1 entries for 3 devices"):
+        check_report(dataclasses.replace(digits_report, profiles=(ProfileTiming((1, 32), (timing,)),)))

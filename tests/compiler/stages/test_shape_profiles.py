@@ -7,11 +7,15 @@ from dataclasses import replace
 import pytest
 
 from coformer_compiler.config.sections import ProfilesSection
+from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.shapes import cost_of_spec, full_shape, member_spec
 from coformer_compiler.device import Device
+from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.stages.shape_profiles import (
     Profile,
     check_profiles,
+    check_room,
     further_profiles,
     manifest_profiles,
     memory_of_profiles,
@@ -83,7 +87,27 @@ def test_memory_grows_with_every_engine() -> None:
     spec = tiny_encoder(embed=48)
     spec = replace(spec, stem=replace(spec.stem, vocabulary=30000))
     tables = 30000 * 48 * 4 / 1e6
+    one, three, wide = ProfilesSection(), ProfilesSection(lengths=[3, 6, 9]), ProfilesSection(batches=[1, 2, 64])
     for target, again in (("jetson-nano", True), ("cpu", False)):
-        one, three, wide = (memory_of_profiles(spec, device(target), *each) for each in ((1, 1), (3, 1), (3, 4)))
-        assert (three - one > 2 * tables) is again and 0 < three - one < 2 * tables + 1
-        assert wide > three
+        first, more, most = (memory_of_profiles(spec, device(target), each) for each in (one, three, wide))
+        assert (more - first > 2 * tables) is again and 0 < more - first < 2 * tables + 1
+        assert most > more
+        assert first == memory_mb(cost_of_spec(spec), load_target(target))
+
+
+def test_what_has_no_room_is_refused() -> None:
+    """Before anything is trained, with what would help."""
+    spec = tiny_encoder(embed=48)
+    shape = full_shape(teacher_shape(spec))
+    board = device("jetson-nano")
+    least = memory_of_profiles(member_spec(spec, shape, shortcuts=True), board, BOTH)
+    check_room(spec, [(replace(board, memory_mb=least), shape)], BOTH, shortcuts=True)
+    small = replace(board, memory_mb=least - 0.01)
+    check_room(spec, [(small, shape)], ProfilesSection(), shortcuts=True)
+    with pytest.raises(CoformerError) as caught:
+        check_room(spec, [(small, shape)], BOTH, shortcuts=True)
+    told = str(caught.value)
+    assert (
+        told.startswith("device 'hall': C6: with 4 profiles the member needs 1,200 MB") and "short by 0.01 MB" in told
+    )
+    assert told.endswith("name fewer lengths or batches in [profiles], raise its memory_mb, or give it a smaller share")
