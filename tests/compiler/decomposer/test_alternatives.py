@@ -60,8 +60,10 @@ def test_only_latency_and_what_hangs_on_it_change_with_the_bandwidth() -> None:
             assert after is not None
             assert (after.point, after.shapes) == (before.point, before.shapes)
             assert (after.score.loss, after.score.members_loss) == (before.score.loss, before.score.members_loss)
-            assert after.score.latency.total_ms == latency(before, mbps)
-            assert after.score.objective == before.score.loss + DELTA_PER_MS * latency(before, mbps)
+            assert after.score.latency.total_ms == pytest.approx(latency(before, mbps), rel=1e-12)
+            assert after.score.objective == pytest.approx(
+                before.score.loss + DELTA_PER_MS * latency(before, mbps), rel=1e-12
+            )
             kept = [d for d, shape in zip(devices(3), before.shapes, strict=True) if shape is not None]
             assert after.score.energy_mj == estimated_energy_mj(kept, after.score.latency)
 
@@ -73,7 +75,7 @@ def test_the_rule_of_the_search_holds_at_each_bandwidth(pick: str) -> None:
         entries = [entry for entry in recosting(journal()).at(mbps) if entry is not None]
         alternative = made.built[made.at(mbps)]
         assert journal()[alternative.number].shapes == picked(entries, pick).shapes
-        assert alternative.latency_ms[n] == latency(journal()[alternative.number], mbps)
+        assert alternative.latency_ms[n] == pytest.approx(latency(journal()[alternative.number], mbps), rel=1e-12)
     assert made.built[0].name == "0.05mbps"
     assert len({each.number for each in made.built}) == len(made.built)
 
