@@ -264,9 +264,9 @@ def _check_decoders(bundle: Bundle) -> None:
         return None if path is None else OnnxRuntimeEngine(bundle.file(path), 1)
 
     source = None if generation.source is None else generation.source.graph
-    whole, step, prefill, read = (opened(each) for each in (MEMBER, generation.step, generation.prefill, source))
-    assert whole is not None and step is not None
-    with Decoder(whole, step, prefill, manifest, source=read) as decoder:
+    step, prefill, read = (opened(each) for each in (generation.step, generation.prefill, source))
+    assert step is not None
+    with Decoder(step, prefill, manifest, source=read) as decoder:
         check_golden(bundle, decoder)
 
 

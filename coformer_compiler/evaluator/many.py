@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape, member_cost
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.memory import BYTES
+from coformer_compiler.evaluator.memory import held_mb
+from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.spec import AttentionSpec, MlpSpec, ResidualSpec, TransformerSpec
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+PEAK = "peak_elements"
+FIELDS = tuple(field.name for field in fields(Cost))
+SUMS = tuple(field for field in FIELDS if field != PEAK)
+"""What adds up over a model's layers."""
 
 CHECKS = 48
 """Shapes on which a form is checked, besides those that it was read off."""
@@ -43,11 +49,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ManyCosts:
-    """Costs of every member: FLOPs, parameters and peak activation elements, each `(candidates, devices)`."""
+    """Costs of every member, each `(candidates, devices)`; see `Cost`."""
 
     flops: Array
     params: Array
     peak_elements: Array
+    tables: Array
+    again: Array
+    cached: Array
 
 
 def candidates_of(shapes: Sequence[Sequence[MaybeShape]], layers: int) -> Candidates:
@@ -71,7 +80,7 @@ class CostModel:
     def __init__(self, teacher: TransformerSpec, *, shortcuts: bool) -> None:
         """Probes every kind of layer of the teacher."""
         self.teacher, self.shortcuts = teacher, shortcuts
-        self.rest: dict[int, tuple[float, float, float]] = {}
+        self.rest: dict[int, tuple[float, ...]] = {}
         forms: dict[object, _Layer] = {}
         self.layers: list[_Layer] = []
         # Where every stage has a stream of its own, no layer stands alone.
@@ -88,29 +97,29 @@ class CostModel:
         if not self.exact:
             return self._one_by_one(candidates)
         w = candidates.embed.astype(np.float64)
-        rest = np.zeros((*w.shape, 3))
+        rest = np.zeros((*w.shape, len(FIELDS)))
         for width in np.unique(candidates.embed):
             if width:
                 rest[candidates.embed == width] = self._rest(int(width))
-        flops, params, peak = rest[..., 0], rest[..., 1], rest[..., 2]
+        found = {field: rest[..., n] for n, field in enumerate(FIELDS)}
         for n, layer in enumerate(self.layers):
             heads, neurons = candidates.heads[..., n], candidates.neurons[..., n]
             kept = heads > 0
             terms = _terms(w, heads.astype(np.float64), neurons.astype(np.float64))
-            flops += kept * (terms @ layer.flops)
-            params += kept * (terms @ layer.params)
+            for field, coefficients in layer.sums.items():
+                found[field] += kept * (terms @ coefficients)
             planes = terms[..., :4] @ layer.planes.T
-            peak = np.maximum(peak, kept * planes.max(-1))
-        return ManyCosts(flops, params, peak)
+            found[PEAK] = np.maximum(found[PEAK], kept * planes.max(-1))
+        return ManyCosts(**found)
 
-    def _rest(self, width: int) -> tuple[float, float, float]:
+    def _rest(self, width: int) -> tuple[float, ...]:
         if width not in self.rest:
             cost = member_cost(self.teacher, MemberShape(width, {}, {}), shortcuts=self.shortcuts)
-            self.rest[width] = (cost.flops, cost.params, cost.peak_elements)
+            self.rest[width] = tuple(getattr(cost, field) for field in FIELDS)
         return self.rest[width]
 
     def _one_by_one(self, candidates: Candidates) -> ManyCosts:
-        found = np.zeros((3, *candidates.embed.shape))
+        found = np.zeros((len(FIELDS), *candidates.embed.shape))
         for c, n in zip(*np.nonzero(candidates.embed), strict=True):
             heads, neurons = (
                 {layer: int(k) for layer, k in enumerate(a[c, n]) if k} for a in (candidates.heads, candidates.neurons)
@@ -118,16 +127,18 @@ class CostModel:
             cost = member_cost(
                 self.teacher, MemberShape(int(candidates.embed[c, n]), heads, neurons), shortcuts=self.shortcuts
             )
-            found[:, c, n] = cost.flops, cost.params, cost.peak_elements
-        return ManyCosts(*found)
+            found[:, c, n] = [getattr(cost, field) for field in FIELDS]
+        return ManyCosts(**dict(zip(FIELDS, found, strict=True)))
 
 
 def many_memory_mb(costs: ManyCosts, devices: Sequence[Device]) -> Array:
     """C6's memory of every member, `(candidates, devices)`; see `memory_mb`."""
-    weight, activation = np.array([BYTES[device.target.precision] for device in devices]).T
-    runtime = np.array([device.target.runtime_mb for device in devices])
-    needed: Array = (costs.params * weight + costs.peak_elements * activation) / 1e6 + runtime
-    return needed
+    held = [getattr(costs, field) for field in FIELDS if field != "flops"]
+    columns = [
+        held_mb(*(each[:, n] for each in held), target=device.target, precision=device.target.precision)
+        for n, device in enumerate(devices)
+    ]
+    return np.stack(columns, 1)
 
 
 def many_broken(costs: ManyCosts, devices: Sequence[Device]) -> dict[str, npt.NDArray[np.bool_]]:
@@ -145,8 +156,7 @@ def many_broken(costs: ManyCosts, devices: Sequence[Device]) -> dict[str, npt.ND
 class _Layer:
     """Coefficients of one kind of layer, over `_terms`, and the planes of its peak over the first four of them."""
 
-    flops: Array
-    params: Array
+    sums: dict[str, Array]
     planes: Array
     exact: bool
 
@@ -167,10 +177,11 @@ def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     assert isinstance(attention, AttentionSpec) and isinstance(mlp, MlpSpec)
 
     @functools.cache
-    def cost(w: int, h: int, n: int) -> tuple[float, float, float, float]:
+    def cost(w: int, h: int, n: int) -> tuple[float, ...]:
         made = member_cost(teacher, MemberShape(w, {layer: h}, {layer: n}), shortcuts=shortcuts)
         rest = member_cost(teacher, MemberShape(w, {}, {}), shortcuts=shortcuts)
-        return made.flops - rest.flops, made.params - rest.params, made.peak_elements, rest.peak_elements
+        sums = [getattr(made, field) - getattr(rest, field) for field in SUMS]
+        return (*sums, made.peak_elements, rest.peak_elements)
 
     widths = _spaced(4, teacher.embed, 6)
     by_heads = [(w, 1, 1) for w in _spaced(2, teacher.embed, 40)]
@@ -182,17 +193,17 @@ def _probed(teacher: TransformerSpec, layer: int, shortcuts: bool) -> _Layer:
     points = np.array([*by_heads, *by_neurons, *checks], np.float64)
     found = np.array([cost(*point) for point in points.astype(int).tolist()], np.float64)
     terms, grid = _terms(*points.T), len(points) - CHECKS
-    flops, params = (np.rint(np.linalg.lstsq(terms[:grid], found[:grid, i], rcond=None)[0]) for i in range(2))
-    peaks = found[:, 2]
-    planes = np.array([plane for point in points[:grid] for plane in _planes_through(point, lambda *at: cost(*at)[2])])
+    sums = {
+        field: np.rint(np.linalg.lstsq(terms[:grid], found[:grid, i], rcond=None)[0]) for i, field in enumerate(SUMS)
+    }
+    peaks = found[:, -2]
+    planes = np.array([plane for point in points[:grid] for plane in _planes_through(point, lambda *at: cost(*at)[-2])])
     # A slope that was taken over an edge between planes makes one that is above some point.
     planes = np.unique(planes[(terms[:, :4] @ planes.T <= peaks[:, None]).all(0)], axis=0)
     # A large image makes the stem the peak of narrow members; `costs` knows what is without layers from elsewhere.
-    peak = np.maximum((terms[:, :4] @ planes.T).max(1, initial=0.0), found[:, 3])
-    exact = bool(
-        (terms @ flops == found[:, 0]).all() and (terms @ params == found[:, 1]).all() and (peak == peaks).all()
-    )
-    return _Layer(flops, params, planes, exact)
+    peak = np.maximum((terms[:, :4] @ planes.T).max(1, initial=0.0), found[:, -1])
+    right = all((terms @ sums[field] == found[:, i]).all() for i, field in enumerate(SUMS))
+    return _Layer(sums, planes, bool(right and (peak == peaks).all()))
 
 
 def _spaced(low: int, high: int, count: int) -> list[int]:

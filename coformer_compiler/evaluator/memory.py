@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
 from coformer_compiler.model.cost import Cost
+from coformer_runtime.decoder import SESSIONS
 from coformer_targets.target import Target
 
 BYTES = {"float32": (4, 4), "float16": (2, 2), "int8": (1, 4)}
 """Precision → bytes of a weight, bytes of an activation; with int8 only linear layers compute in integers."""
+CACHED = 4
+"""Bytes of a key's or value's element."""
+
+Numbers = TypeVar("Numbers", float, npt.NDArray[np.float64])
 
 
 def memory_mb(cost: Cost, target: Target, precision: str = "float32") -> float:
-    """Megabytes (10⁶ bytes) for weights, peak activations and the engine library's own constant."""
-    weight, activation = BYTES[precision]
-    return (cost.params * weight + cost.peak_elements * activation) / 1e6 + target.runtime_mb
+    """Megabytes (10⁶ bytes) for weights, peak activations and the engine library's own constant.
+
+    A member that takes tokens one after another holds its keys and values for every session, and for the run at hand
+    those that it gives beside those that it takes.
+    """
+    numbers = (cost.params, cost.peak_elements, cost.tables, cost.again, cost.cached)
+    return held_mb(*map(float, numbers), target=target, precision=precision)
+
+
+def held_mb(
+    params: Numbers,
+    peak_elements: Numbers,
+    tables: Numbers,
+    again: Numbers,
+    cached: Numbers,
+    *,
+    target: Target,
+    precision: str,
+) -> Numbers:
+    """`memory_mb` of one cost, or of many: see `Cost` for the numbers."""
+    generates = bool(np.any(cached))
+    # Graphs for single tokens are not quantised (stages/decoders.py).
+    weight, activation = BYTES["float32" if generates and precision == "int8" else precision]
+    weights = params + again
+    if generates and target.engine != "onnxruntime":  # which maps tables, and has them once
+        weights = weights + tables * (again > 0)
+    kept = (SESSIONS + 1) * CACHED * cached
+    return (weights * weight + peak_elements * activation + kept) / 1e6 + target.runtime_mb

@@ -250,7 +250,8 @@ class Attention(nn.Module):
         scores = Cost(4 * tokens * seen * inner, 0, tokens * 3 * inner + 2 * spec.heads * tokens * seen)
         norms = Cost(0, sum(p.numel() for n in (self.query_norm, self.key_norm) if n for p in n.parameters()))
         bias = Cost(0, 0 if spec.score_bias is None else spec.heads * spec.score_bias**2)
-        return read + scores + norms + bias + linear_cost(tokens, inner, spec.out, spec.writer_bias)
+        cached = Cost(cached=2 * tokens * inner if spec.causal else 0)
+        return read + scores + norms + bias + cached + linear_cost(tokens, inner, spec.out, spec.writer_bias)
 
 
 def later_tokens(tokens: int) -> torch.Tensor:

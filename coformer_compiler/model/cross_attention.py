@@ -189,7 +189,7 @@ class CrossAttention(nn.Module):
         read = linear_cost(tokens, spec.embed, inner, spec.reader_bias)
         remembered = linear_cost(spec.tokens, spec.memory, 2 * inner, spec.memory_bias)
         elements = (tokens + 2 * spec.tokens) * inner + 2 * spec.heads * tokens * spec.tokens
-        scores = Cost(4 * tokens * spec.tokens * inner, 0, elements)
+        scores = Cost(4 * tokens * spec.tokens * inner, 0, elements, cached=2 * spec.tokens * inner)
         return read + remembered + scores + linear_cost(tokens, inner, spec.out, spec.writer_bias)
 
 

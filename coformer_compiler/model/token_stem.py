@@ -151,7 +151,7 @@ class TokenStem(nn.Module):
         """Tables are read, not multiplied: their parameters, then norm and mix."""
         spec = self.spec
         rows = spec.vocabulary + (spec.length if spec.positions else 0) + (0 if self.types is None else spec.types)
-        total = Cost(0, rows * spec.embed, 2 * spec.length * spec.embed)
+        total = Cost(0, rows * spec.embed, 2 * spec.length * spec.embed, tables=rows * spec.embed)
         if self.norm is not None:
             total += self.norm.cost(spec.tokens)
         return total if self.mix is None else total + linear_cost(spec.tokens, spec.embed, self.mix.out_features)

@@ -206,7 +206,9 @@ class Transformer(nn.Module):
         total, remembered = self.stem.cost(), 0
         for block in self.steps:
             cost = block.cost(tokens)
-            total += replace(cost, peak_elements=cost.peak_elements + remembered)
+            # Of a model that continues texts two graphs have the blocks; where an encoder reads them, each has its own.
+            twice = cost.params if self.pool.spec.kind == "causal" and self.bridge is None else 0
+            total += replace(cost, peak_elements=cost.peak_elements + remembered, again=twice)
             if isinstance(block, Bridge):
                 remembered, tokens = tokens * block.norm.spec.width, block.stem.spec.tokens
             elif isinstance(block, Merge):

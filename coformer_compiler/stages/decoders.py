@@ -6,17 +6,27 @@ a token and one for the text that is read.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
-from coformer_compiler.model.decode import NEXT, PLACES, cache_shapes, lower_decoder, lower_source
+from coformer_compiler.model.decode import (
+    NEXT,
+    PLACES,
+    cache_shapes,
+    lower_decoder,
+    lower_source,
+    source_shapes,
+)
 from coformer_compiler.model.spec import TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import FEATURES_NAME, Transformer
 from coformer_passes.graph_files import save_graph
+from coformer_passes.one_weights_file import WeightsFile
 from coformer_passes.runner import legalise
+from coformer_runtime.bundle import WEIGHTS_SUFFIX
 from coformer_runtime.errors import CheckFailed
 from coformer_runtime.manifest import GenerationSpec, SourceSpec
 from coformer_targets import Target, with_precision
@@ -44,10 +54,8 @@ def generation_of(member: TransformerSpec, end: int | None) -> GenerationSpec | 
 
 
 @torch.no_grad()
-def write_decoders(
-    place: Path, member: Transformer, target: Target, inputs: np.ndarray, tolerance: float, inline_bytes: int
-) -> None:
-    """Write the graphs into a device's folder, legal for its target.
+def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.ndarray, tolerance: float) -> None:
+    """Write the graphs, and the one file of weights that they point into, into a device's folder, legal for its target.
 
     Args:
         place: the folder.
@@ -55,7 +63,6 @@ def write_decoders(
         target: its device's.
         inputs: inputs `(cases, …)` int32 that prove the graphs; the first is compared token by token.
         tolerance: largest |graph − torch| / (1 + |torch|).
-        inline_bytes: weights of more than this lie beside a graph.
 
     Raises:
         CheckFailed: a graph gives other features than torch does for the whole text.
@@ -65,71 +72,50 @@ def write_decoders(
     target = with_precision(target, "float32") if target.precision == "int8" else target
     texts = member.texts.spec
     assert isinstance(texts, TokenStemSpec)
-    begin = _with_prompt if member.bridge is None else _with_source
-    first = begin(place, member, target, inputs[:1], inline_bytes)
-    ids, caches, name = first.ids, first.caches, texts.input.name
-    second = {**caches, **first.read, **_tokens(name, ids[:, first.done : first.done + 1], first.done, 1, texts)}
-    step = legalise(lower_decoder(member, "step", 1), target, [second])
-    save_graph(step, place / STEP, inline_bytes=inline_bytes)
-    if first.features is not None:
-        _compare(first.features, member, inputs[:1], ids[:, : first.done], tolerance, place / PREFILL)
-    for done in range(first.done, min(first.done + CHECKED, texts.length)):
-        feeds = {**caches, **first.read, **_tokens(name, ids[:, done : done + 1], done, 1, texts)}
-        found = _outputs(place / STEP, feeds)
-        caches = {cache: found[cache + NEXT] for cache in caches}
-        _compare(found[FEATURES_NAME], member, inputs[:1], ids[:, : done + 1], tolerance, place / STEP)
+    words, name = inputs[:1, texts.before :], texts.input.name
+    with WeightsFile(place / f"{STEP}{WEIGHTS_SUFFIX}") as weights:
+
+        def write(graph: ir.Model, feeds: Feeds, path: str) -> None:
+            made = legalise(graph, target, [feeds])
+            weights.take(made)
+            save_graph(made, place / path, inline_bytes=sys.maxsize)  # what is left of it is small
+
+        empty = {cache: np.zeros(shape, np.float32) for cache, shape in cache_shapes(member).items()}
+        read = {known: np.zeros(shape, np.float32) for known, shape in source_shapes(member).items()}
+        write(lower_decoder(member, "step", 1), {**empty, **read, **_tokens(name, words[:, :1], 0, 1, texts)}, STEP)
+        if member.bridge is None:
+            chunk = min(CHUNK, texts.length)
+            first = _tokens(name, words[:, :chunk], 0, chunk, texts)
+            write(lower_decoder(member, "prefill", chunk), {**empty, **first}, PREFILL)
+        else:
+            write(lower_source(member, "source"), {name: inputs[:1, : texts.before]}, SOURCE)
+    _prove(place, member, inputs[:1], empty, tolerance)
     if target.engine == "tensorrt-rtx":
         for path in sorted((place / "decoder").glob("*.onnx")):
             write_plans(path, path.parent, (target.sm or 0,))
 
 
-class _Begun(NamedTuple):
-    """A text before its first step.
-
-    Attributes:
-        ids: int32 `(1, tokens)`, the whole text.
-        done: how many of its tokens have been taken.
-        caches: behind them.
-        read: what is known of the text that it answers.
-        features: behind the last of the tokens that have been taken.
-    """
-
-    ids: np.ndarray
-    done: int
-    caches: Feeds
-    read: Feeds
-    features: np.ndarray | None
-
-
-def _empty(member: Transformer) -> Feeds:
-    return {cache: np.zeros(shape, np.float32) for cache, shape in cache_shapes(member).items()}
-
-
-def _with_prompt(place: Path, member: Transformer, target: Target, ids: np.ndarray, inline_bytes: int) -> _Begun:
-    """Write the prefill graph, and let it take as much of the text as it can."""
-    stem = member.stem.spec
-    assert isinstance(stem, TokenStemSpec)
-    chunk, empty = min(CHUNK, stem.length), _empty(member)
-    prompt = min(chunk, stem.length - 1)
-    first = {**empty, **_tokens(stem.input.name, ids[:, :prompt], 0, chunk, stem)}
-    prefill = legalise(lower_decoder(member, "prefill", chunk), target, [first])
-    save_graph(prefill, place / PREFILL, inline_bytes=inline_bytes)
-    filled = _outputs(place / PREFILL, first)
-    return _Begun(ids, prompt, {cache: filled[cache + NEXT] for cache in empty}, {}, filled[FEATURES_NAME])
-
-
-def _with_source(place: Path, member: Transformer, target: Target, ids: np.ndarray, inline_bytes: int) -> _Begun:
-    """Write the graph for the text that is read, and read it; the answer goes on with any words behind its own."""
-    stem, texts = member.stem.spec, member.texts.spec
-    assert isinstance(stem, TokenStemSpec) and isinstance(texts, TokenStemSpec)
-    feeds = {stem.input.name: ids[:, : stem.length]}
-    source = legalise(lower_source(member, "source"), target, [feeds])
-    save_graph(source, place / SOURCE, inline_bytes=inline_bytes)
-    written = ids[:, stem.length :]
-    others = np.random.default_rng(0).integers(0, texts.pad, written.shape, np.int32)
-    return _Begun(
-        np.where(written == texts.pad, others, written), 0, _empty(member), _outputs(place / SOURCE, feeds), None
-    )
+def _prove(place: Path, member: Transformer, inputs: np.ndarray, caches: Feeds, tolerance: float) -> None:
+    """Run the graphs from empty caches on: a prompt, or a text that is read, then token by token."""
+    texts = member.texts.spec
+    assert isinstance(texts, TokenStemSpec)
+    name, words, read, done = texts.input.name, inputs[:, texts.before :], dict[str, np.ndarray](), 0
+    if member.bridge is None:
+        chunk = min(CHUNK, texts.length)
+        done = min(chunk, texts.length - 1)
+        found = _outputs(place / PREFILL, {**caches, **_tokens(name, words[:, :done], 0, chunk, texts)})
+        _compare(found[FEATURES_NAME], member, inputs, words[:, :done], tolerance, place / PREFILL)
+        caches = {cache: found[cache + NEXT] for cache in caches}
+    else:
+        read = _outputs(place / SOURCE, {name: inputs[:, : texts.before]})
+        # An answer may be short; any words behind it will do.
+        others = np.random.default_rng(0).integers(0, texts.pad, words.shape, np.int32)
+        words = np.where(words == texts.pad, others, words)
+    for now in range(done, min(done + CHECKED, texts.length)):
+        feeds = {**caches, **read, **_tokens(name, words[:, now : now + 1], now, 1, texts)}
+        found = _outputs(place / STEP, feeds)
+        caches = {cache: found[cache + NEXT] for cache in caches}
+        _compare(found[FEATURES_NAME], member, inputs, words[:, : now + 1], tolerance, place / STEP)
 
 
 def _tokens(name: str, ids: np.ndarray, first: int, size: int, stem: TokenStemSpec) -> Feeds:

@@ -109,7 +109,7 @@ def _write_member(
         save_graph(model, place / MEMBER, inline_bytes=inline_bytes_of(target))
     verify_graph(place / MEMBER, {name: inputs.numpy()}, FEATURES_NAME, wanted, target.precision, tolerance)
     if member.spec.pool.kind == "causal":
-        write_decoders(place, member, target, inputs.numpy(), tolerance, inline_bytes_of(target))
+        write_decoders(place, member, target, inputs.numpy(), tolerance)
     engine = engine_from_onnx(target, place / MEMBER)
     facts = {
         "kind": engine.kind,

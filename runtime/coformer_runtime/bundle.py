@@ -40,9 +40,12 @@ class Bundle(NamedTuple):
 
         Graphs of one shape differ in nothing else, and a plan is made of both.
         """
-        profiles = self.manifest.profiles
-        shared = profiles is not None and path in [spec.file for spec in profiles.graphs]
-        weights = (self.manifest.engine.file if shared else path) + WEIGHTS_SUFFIX
+        profiles, generation, owner = self.manifest.profiles, self.manifest.generation, path
+        if profiles is not None and path in [spec.file for spec in profiles.graphs]:
+            owner = self.manifest.engine.file
+        elif generation is not None and path in generation.graphs:
+            owner = generation.step
+        weights = owner + WEIGHTS_SUFFIX
         if all(spec.path != weights for spec in self.manifest.files):
             return self.sha256(path)
         both = "{} {}".format(self.sha256(path), self.sha256(weights))

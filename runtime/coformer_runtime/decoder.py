@@ -23,7 +23,7 @@ SESSIONS = 4
 IDLE_S = 60.0
 PLACES, NEXT = "places", "_next"
 HEAD = 2  # numbers in front of the tokens
-RETOLD = 0  # a session of a device's own; those of generations have numbers from 1
+OWN = -1  # the session of whole inputs; those of generations have other numbers
 DTYPE = "int64"
 
 
@@ -47,21 +47,22 @@ class SessionGone(CoformerError):
     """A session is asked to go on that is not here, or not so long."""
 
 
-def open_decoder(bundle: Bundle, whole: Engine, threads: int) -> "Decoder":
-    """Open the graphs of a bundle that takes tokens one after another; `whole` is the member's own graph."""
+def open_decoder(bundle: Bundle, threads: int) -> "Decoder":
+    """Open the graphs of a bundle that takes tokens one after another."""
     spec = bundle.manifest.generation
     assert spec is not None
     step = open_graph(bundle, spec.step, threads)
     prefill = None if spec.prefill is None else open_graph(bundle, spec.prefill, threads)
     source = None if spec.source is None else open_graph(bundle, spec.source.graph, threads)
-    return Decoder(whole, step, prefill, bundle.manifest, source=source)
+    return Decoder(step, prefill, bundle.manifest, source=source)
 
 
 class Decoder(Engine):
-    """A member's graph for whole inputs, and its graphs for tokens that come one after another.
+    """A member's graphs for tokens that come one after another.
+
+    The graph for whole inputs would be the same weights once more; these are taken in pieces instead.
 
     Args:
-        whole: the member's graph.
         step, prefill: graphs for one token, and for `spec.chunk` tokens of a prompt.
         manifest: of the bundle.
         clock: time in seconds.
@@ -70,7 +71,6 @@ class Decoder(Engine):
 
     def __init__(
         self,
-        whole: Engine,
         step: Engine,
         prefill: Optional[Engine],
         manifest: Manifest,
@@ -78,8 +78,8 @@ class Decoder(Engine):
         source: Optional[Engine] = None,
     ) -> None:
         assert manifest.generation is not None
-        self.inputs, self.outputs = whole.inputs, whole.outputs
-        self._whole, self._source, self._manifest, self._clock = whole, source, manifest, clock
+        self.inputs, self.outputs = (manifest.input,), (manifest.output,)
+        self._source, self._manifest, self._clock = source, manifest, clock
         self._spec: GenerationSpec = manifest.generation
         self._chunk = self._spec.chunk or 1
         self._graphs = {1: step}
@@ -92,7 +92,7 @@ class Decoder(Engine):
         self._lock = threading.Lock()
         outputs, names = {spec.name for spec in step.outputs}, {spec.name for spec in step.inputs}
         becomes = {name + NEXT for name in self._caches} | {manifest.output.name}
-        if not self._caches or becomes != outputs or not read <= names:
+        if not self._caches or becomes != outputs or not read <= names or manifest.output not in step.outputs:
             self.close()
             raise CheckFailed(
                 "the caches {} do not become {}".format(sorted(self._caches), sorted(outputs))
@@ -103,16 +103,15 @@ class Decoder(Engine):
             )
 
     def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
-        """Run the whole graph, or, for a request of a generation, go on with its session."""
+        """Run a whole input, or, for a request of a generation, go on with its session."""
         array = feeds[self._manifest.input.name]
-        if array.dtype.name != DTYPE:
-            return self._whole.run(feeds)
-        return {self._manifest.output.name: self._go_on(array)}
+        features = self._go_on(array) if array.dtype.name == DTYPE else self._in_pieces(array[0])
+        return {self._manifest.output.name: features}
 
     def close(self) -> None:
         """Free the graphs and forget the sessions."""
         self._sessions.clear()
-        for engine in (self._whole, self._source) + tuple(self._graphs.values()):
+        for engine in (self._source,) + tuple(self._graphs.values()):
             if engine is not None:
                 engine.close()
 
@@ -120,8 +119,8 @@ class Decoder(Engine):
         """Return how many sessions are kept."""
         return len(self._sessions)
 
-    def retold(self, array: Array) -> Array:
-        """Return the features behind a whole input `(numbers,)` that is taken in pieces, as a generation takes it."""
+    def _in_pieces(self, array: Array) -> Array:
+        """Return the features behind a whole input `(numbers,)`, which is taken as a generation takes it."""
         import numpy
 
         source = self._spec.source
@@ -135,10 +134,10 @@ class Decoder(Engine):
         length, features = 0, None
         for piece in pieces:
             if len(piece):
-                head = numpy.array([RETOLD, length], DTYPE)
+                head = numpy.array([OWN, length], DTYPE)
                 features = self._go_on(numpy.concatenate([head, piece.astype(DTYPE)]))
-                length = self._sessions[RETOLD].length
-        self._sessions.pop(RETOLD, None)
+                length = self._sessions[OWN].length
+        self._sessions.pop(OWN, None)
         if features is None:
             raise CoformerError("the input holds no token", self._manifest.device, "give one that does")
         return features
@@ -162,7 +161,7 @@ class Decoder(Engine):
                 features = self._run_part(caches, read, length + first, tokens[first : first + self._chunk])
             self._sessions[number] = Session(length + len(tokens), caches, read, self._clock())
             self._sessions.move_to_end(number)
-            while len(self._sessions) > SESSIONS:
+            while len(self._sessions) > SESSIONS + (OWN in self._sessions):
                 self._sessions.popitem(last=False)
         assert features is not None
         return features

@@ -44,14 +44,6 @@ class FakeGraph(Engine):
         self.closed = True
 
 
-class Whole(FakeGraph):
-    """The graph for whole inputs."""
-
-    def run(self, feeds: Dict[str, numpy.ndarray]) -> Dict[str, numpy.ndarray]:
-        """Return features that nobody takes for a decoder's."""
-        return {"features": numpy.full((1, 2), -1, numpy.float32)}
-
-
 def fake_manifest() -> Manifest:
     """The manifest of a bundle of one device with these graphs."""
     return Manifest(
@@ -76,7 +68,7 @@ def fake_manifest() -> Manifest:
 
 def fake_decoder(clock: Callable[[], float] = lambda: 0.0) -> Decoder:
     """A decoder of fake graphs."""
-    return Decoder(Whole(CONTEXT), FakeGraph(1), FakeGraph(CHUNK), fake_manifest(), clock)
+    return Decoder(FakeGraph(1), FakeGraph(CHUNK), fake_manifest(), clock)
 
 
 class FakeSource(FakeGraph):
@@ -121,7 +113,7 @@ def answering_manifest() -> Manifest:
 def answering_decoder() -> Decoder:
     """A decoder that answers texts."""
     manifest = answering_manifest()
-    return Decoder(Whole(READ + CONTEXT), FakeAnswering(), None, manifest, lambda: 0.0, FakeSource(READ))
+    return Decoder(FakeAnswering(), None, manifest, lambda: 0.0, FakeSource(READ))
 
 
 def request(session: int, length: int, tokens: List[int]) -> Dict[str, numpy.ndarray]:

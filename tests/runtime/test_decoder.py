@@ -12,7 +12,6 @@ from tests.runtime.fake_decoder import (
     START,
     FakeGraph,
     FakeSource,
-    Whole,
     answering_decoder,
     answering_manifest,
     fake_decoder,
@@ -28,12 +27,6 @@ def test_a_prompt_in_pieces_then_tokens() -> None:
     assert decoder.run(request(5, 8, [1]))["features"].tolist() == [[39.0, 8.0]]
     step, prefill = decoder._graphs[1], decoder._graphs[4]
     assert (step.runs, prefill.runs) == (2, 2)
-
-
-def test_whole_inputs_take_the_whole_graph() -> None:
-    decoder = fake_decoder()
-    assert decoder.run({"ids": np.zeros((1, CONTEXT), np.int32)})["features"].tolist() == [[-1.0, -1.0]]
-    assert decoder.sessions() == 0
 
 
 def test_sessions_do_not_mix_and_asking_again_does_no_harm() -> None:
@@ -78,7 +71,7 @@ def test_what_is_refused(length: int, tokens: "list[int]") -> None:
 def test_closing_closes_all_graphs() -> None:
     decoder = fake_decoder()
     decoder.close()
-    assert all(graph.closed for graph in [decoder._whole, *decoder._graphs.values()])
+    assert all(graph.closed for graph in decoder._graphs.values())
 
 
 def test_an_answer_begins_behind_the_text_that_is_read() -> None:
@@ -107,19 +100,23 @@ def test_what_a_member_that_answers_refuses(length: int, tokens: "list[int]", sa
         answering_decoder().run(request(1, length, tokens))
 
 
-def test_an_input_retold_is_the_same_in_pieces() -> None:
+def whole(text: "list[int]") -> "dict[str, np.ndarray]":
+    """A whole input."""
+    return {"ids": np.array([text], np.int32)}
+
+
+def test_whole_inputs_are_taken_in_pieces() -> None:
     decoder = fake_decoder()
-    text = np.array([1, 2, 3, 4, 5, PADDING, PADDING], np.int32)
-    assert decoder.retold(text).tolist() == [[15.0, 4.0]]
-    assert decoder.retold(text[:1]).tolist() == [[1.0, 0.0]]
+    assert decoder.run(whole([1, 2, 3, 4, 5, PADDING, PADDING]))["features"].tolist() == [[15.0, 4.0]]
+    assert decoder.run(whole([1]))["features"].tolist() == [[1.0, 0.0]]
     answering = answering_decoder()
-    pair = np.array([10, 20, PADDING, PADDING, PADDING, START, 2, 3, PADDING], np.int32)
-    assert answering.retold(pair).tolist() == [[42.0, 2.0]]
+    pair = [10, 20, PADDING, PADDING, PADDING, START, 2, 3, PADDING]
+    assert answering.run(whole(pair))["features"].tolist() == [[42.0, 2.0]]
     assert decoder.sessions() == answering.sessions() == 0
     with pytest.raises(CoformerError, match="the input holds no token"):
-        decoder.retold(text[5:])
+        decoder.run(whole([PADDING, PADDING]))
 
 
 def test_a_step_that_does_not_take_what_was_read_is_refused() -> None:
     with pytest.raises(CheckFailed, match=r"the text that is read gives \['read'\]"):
-        Decoder(Whole(9), FakeGraph(1), None, answering_manifest(), lambda: 0.0, FakeSource(READ))
+        Decoder(FakeGraph(1), None, answering_manifest(), lambda: 0.0, FakeSource(READ))

@@ -62,17 +62,17 @@ def open_member(bundle: Bundle, threads: int) -> Engine:
         CoformerError: the engine library is missing or refuses the file.
         CheckFailed: the graph's input or output is not that of the manifest.
     """
+    if bundle.manifest.generation is not None:
+        from ..decoder import open_decoder
+
+        return open_decoder(bundle, threads)
     engine = open_graph(bundle, bundle.manifest.engine.file, threads)
     check_member(bundle, engine)
     if bundle.manifest.profiles is not None:
         from .profiled import open_profiles
 
         return open_profiles(bundle, engine, threads)
-    if bundle.manifest.generation is None:
-        return engine
-    from ..decoder import open_decoder
-
-    return open_decoder(bundle, engine, threads)
+    return engine
 
 
 def check_member(bundle: Bundle, engine: Engine) -> None:

@@ -15,7 +15,7 @@ from coformer_compiler.evaluator.many import CostModel, candidates_of, many_memo
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_targets import load_target
-from tests.compiler.tiny import tiny_spec, tiny_t5
+from tests.compiler.tiny import tiny_decoder, tiny_seq2seq, tiny_spec, tiny_t5
 
 SPECS = {
     "class token": tiny_spec(embed=96, heads=6, head_dim=16, neurons=384, layers=3),
@@ -26,6 +26,7 @@ SPECS = {
         embed=48, heads=6, head_dim=8, neurons=96, layers=2, image=(64, 64), patch=(16, 16), channels=3
     ),
     "gated, relative positions": tiny_t5(embed=48, heads=4, head_dim=8, neurons=96),
+    "continues texts": tiny_decoder(embed=48),
 }
 
 
@@ -72,3 +73,19 @@ def test_a_teacher_of_another_form_is_costed_one_by_one() -> None:
     shapes = candidates_of([encoding.decode(np.full(18, value), [1.0] * 3) for value in (0.2, 0.7)], shape.layers)
     for name in ("flops", "params", "peak_elements"):
         np.testing.assert_array_equal(getattr(model.costs(shapes), name), getattr(slow.costs(shapes), name))
+
+
+def test_members_with_an_encoder_and_a_decoder_are_costed_one_by_one() -> None:
+    """Their streams are two, and their layers unlike."""
+    spec = tiny_seq2seq(embeds=(24, 24))
+    shape, devices = teacher_shape(spec), cluster()
+    encoding = Encoding(shape, devices, tuple(range(shape.layers)), False)
+    shapes = [encoding.decode(np.full(18, value), [1.0] * 3) for value in (0.2, 0.5)]
+    costs = CostModel(spec, shortcuts=True).costs(candidates_of(shapes, shape.layers))
+    memory = many_memory_mb(costs, devices)
+    for c, members in enumerate(shapes):
+        for n, member in enumerate(members):
+            if member is not None:
+                want = member_cost(spec, member, shortcuts=True)
+                assert (costs.cached[c, n], costs.tables[c, n]) == (want.cached, want.tables) and want.cached > 0
+                assert memory[c, n] == pytest.approx(memory_mb(want, devices[n].target, devices[n].target.precision))
