@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -137,18 +138,19 @@ def test_run_refuses_or_cuts_a_text_that_is_too_long(built: Path) -> None:
 
 
 def test_validate_runs_the_graphs_of_single_tokens(built: Path, tmp_path: Path) -> None:
-    """A graph for single tokens that is another device's passes every check of files once its manifest names it."""
+    """Weights that are not what they were pass every check of files once the manifest names them."""
     assert coformerc("validate", built).code == 0
     shutil.copytree(built, tmp_path / "out")
-    mine, other = (tmp_path / "out" / "bundles" / name / "decoder" / "step.onnx" for name in ("attic", "desk"))
-    mine.write_bytes(other.read_bytes())
-    manifest = tmp_path / "out" / "bundles" / "attic" / "manifest.json"
-    content, theirs = (json.loads(path.read_text()) for path in (manifest, other.parents[1] / "manifest.json"))
-    content["files"]["decoder/step.onnx"] = theirs["files"]["decoder/step.onnx"]
-    manifest.write_text(json.dumps(content, sort_keys=True, indent=2) + "\n")
+    bundle, name = tmp_path / "out" / "bundles" / "attic", "decoder/step.onnx.data"
+    changed = bytes(len((bundle / name).read_bytes()))
+    (bundle / name).write_bytes(changed)
+    content = json.loads((bundle / "manifest.json").read_text())
+    content["files"][name]["sha256"] = hashlib.sha256(changed).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(content, sort_keys=True, indent=2) + "\n")
     outcome = coformerc("validate", tmp_path / "out")
     assert outcome.code == 1
-    assert "graphs of single tokens on golden vectors" in outcome.out and "token by token differs by" in outcome.out
+    assert "FAILED    attic         graphs of single tokens on golden vectors" in outcome.out
+    assert "golden case 0 differs by" in outcome.out
 
 
 @pytest.mark.parametrize("boards", [("jetson-nano", "jetson-orin-nano", "cpu")])
