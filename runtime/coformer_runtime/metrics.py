@@ -43,6 +43,11 @@ class Counter:
         with self._lock:
             self._values[key] = self._values.get(key, 0) + amount
 
+    def value(self, key: Labels) -> float:
+        """Return the sum with these labels."""
+        with self._lock:
+            return self._values.get(key, 0)
+
     def total(self) -> float:
         """Return the sum over all labels."""
         with self._lock:

@@ -159,6 +159,8 @@ class Observed:
                     "breaker": states[name],
                     "compute_ms": self.members.mean_ms(self._devices[name].compute),
                     "transfer_ms": self.members.mean_ms(self._devices[name].transfer),
+                    "sent_bytes": int(self.bytes.value(self._devices[name].sent)),
+                    "received_bytes": int(self.bytes.value(self._devices[name].received)),
                 }
                 for name in central.manifest.members
             ],

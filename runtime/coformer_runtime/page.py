@@ -26,7 +26,9 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 <p><span id="state">…</span> <span id="about"></span></p>
 <p id="counts"></p>
 <table><thead><tr><th>member</th><th>state</th><th>breaker</th><th class="n">engine ms</th>
-<th class="n">network and waiting ms</th></tr></thead><tbody id="members"></tbody></table>
+<th class="n">network and waiting ms</th>
+<th class="n">sent MB</th><th class="n">received MB</th></tr></thead>
+<tbody id="members"></tbody></table>
 <p id="alternatives"></p>
 <p id="phases"></p>
 <script>
@@ -35,7 +37,8 @@ const put = (id, text) => { document.getElementById(id).textContent = text; };
 function row(member) {
   const line = document.createElement("tr");
   const cells = [[member.device, ""], [member.up ? "up" : "away: " + member.reason, member.up ? "up" : "away"],
-    [member.breaker, ""], [member.compute_ms.toFixed(2), "n"], [member.transfer_ms.toFixed(2), "n"]];
+    [member.breaker, ""], [member.compute_ms.toFixed(2), "n"], [member.transfer_ms.toFixed(2), "n"],
+    [(member.sent_bytes / 1e6).toFixed(2), "n"], [(member.received_bytes / 1e6).toFixed(2), "n"]];
   for (const [text, kind] of cells) {
     const cell = line.insertCell();
     cell.textContent = text;

@@ -48,12 +48,14 @@ def status_text(status: Dict[str, Any]) -> str:
         lines += _alternatives_text(status["alternatives"])
     for member in status["members"]:
         lines.append(
-            "  {:<16} {:<5} breaker {:<9} engine {:8.2f} ms  network {:8.2f} ms  {}".format(
+            "  {:<16} {:<5} breaker {:<9} engine {:8.2f} ms  network {:8.2f} ms  {:8.2f} MB out {:8.2f} in  {}".format(
                 member["device"],
                 "up" if member["up"] else "away",
                 member["breaker"],
                 member["compute_ms"],
                 member["transfer_ms"],
+                member["sent_bytes"] / 1e6,
+                member["received_bytes"] / 1e6,
                 member["reason"],
             ).rstrip()
         )

@@ -144,8 +144,11 @@ def test_status_command(site: Tuple[str, str], capsys: pytest.CaptureFixture) ->
     assert shown.startswith("ready: central node 'attic', build bbbbbbbbbbbb, up for ")
     assert "5 answered (5 degraded), 1 failed, 0 in progress\nexpected accuracy 92.0 % (attic + hall)\n" in shown
     assert re.search(r"  desk +away  breaker closed .* no worker's address was given for it\n", shown)
+    assert re.search(r"  hall +up .* 0\.00 MB out +0\.00 in\n", shown)
     assert main(["status", site[1], "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["expected_of"] == ["attic", "hall"]
+    told = json.loads(capsys.readouterr().out)
+    assert told["expected_of"] == ["attic", "hall"]
+    assert [(each["sent_bytes"], each["received_bytes"]) for each in told["members"][1:]] == [(5 * 16, 5 * 12), (0, 0)]
     with pytest.raises(CheckFailed, match="start the central node with --metrics"):
         ask_status("127.0.0.1:9")
 
