@@ -8,18 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from coformer_compiler.commands.build_folder import open_build
+from coformer_compiler.commands.build_folder import BuildFolder, open_builds
 from coformer_compiler.stages.lower import GOLDEN_INPUT, MEMBER
 from coformer_compiler.stages.measure import HOST_ENGINE, cluster_latency, engine_latency
 from coformer_runtime.bundle import open_bundle
 
 
 def bench_build(out: Path) -> dict[str, Any]:
-    """Median and 95th percentile of each member's engine and of whole requests.
+    """Median and 95th percentile of each member's engine and of whole requests; of alternatives one after the other.
 
     Null where an engine cannot run here.
     """
-    build = open_build(out)
+    found = open_builds(out)
+    if not found.alternatives:
+        return _bench(found.start)
+    return {"build": found.build, "alternatives": {build.name: _bench(build) for build in found.builds}}
+
+
+def _bench(build: BuildFolder) -> dict[str, Any]:
     manifests = [open_bundle(str(bundle)).manifest for bundle in build.bundles]
     pixels = np.load(build.bundles[0] / GOLDEN_INPUT)[:1]
     here = [manifest.engine.kind == HOST_ENGINE for manifest in manifests]

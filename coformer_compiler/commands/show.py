@@ -212,6 +212,8 @@ def _answer_words(answer: dict[str, Any]) -> tuple[str, str, str]:
 
 def bench_text(found: dict[str, Any]) -> str:
     """Median and 95th percentile per member and of whole requests."""
+    if "alternatives" in found:
+        return "\n\n".join(f"{name}\n{bench_text(each)}" for name, each in found["alternatives"].items())
     figures = {**found["members_ms"], "all together": found["aggregated_ms"]}
     rows = [
         (name, "", "", "", "its engine does not run on this machine")

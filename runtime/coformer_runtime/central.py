@@ -138,6 +138,11 @@ class Central:
         assert self._own is not None
         return Exchange(self.manifest, self._own.infer, self._own.free, None, others)
 
+    @property
+    def stood_by(self) -> bool:
+        """Whether other central nodes ask this one as a worker."""
+        return bool(self.manifest.standby)
+
     def serving(self, version: str = "") -> "Central":
         """Return what answers a request for this version of the model, "" for any."""
         return self

@@ -385,7 +385,7 @@ def open_front(
     options = central.options
     health = Health((SERVICE, MODEL), central.ready)
     services = {SERVICE: Front(central, tracer, batcher).methods(), HEALTH: health.methods()}
-    if central.manifest.standby:
+    if central.stood_by:
         exchange = central.exchange()
         services[wire.SERVICE] = dict(exchange.methods(), **(submit_methods(exchange) if options.broadcast else {}))
     return open_server(services, listen, options.security, CALLS, HEALTH)

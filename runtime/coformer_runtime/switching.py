@@ -99,6 +99,11 @@ class Switching:
         """Requests of all alternatives."""
         return sum(central.in_progress for central in self._centrals.values())
 
+    @property
+    def stood_by(self) -> bool:
+        """Whether other central nodes ask this one as a worker, for any alternative."""
+        return any(central.stood_by for central in self._centrals.values())
+
     def versions(self) -> Tuple[str, ...]:
         """Return the versions that are served, one for each alternative."""
         return tuple(version for central in self._centrals.values() for version in central.versions())

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from coformer_runtime.alternatives import INDEX_NAME, Alternative, Index, Range, index_json
 from coformer_runtime.bundle import file_sha256
-from coformer_runtime.manifest import MANIFEST_NAME, AggregatorSpec, FileSpec
+from coformer_runtime.manifest import MANIFEST_NAME, AggregatorSpec, FileSpec, GoldenSpec
 from tests.runtime import bundles
 
 MEMBERS: Dict[str, Tuple[int, ...]] = {"1mbps": (0, 2), "100mbps": (0, 1, 2)}
@@ -28,12 +28,13 @@ def make_alternatives(
     members: Dict[str, Tuple[int, ...]] = MEMBERS,
     pixels: Sequence[int] = bundles.PIXELS,
     start: str = "100mbps",
+    standby: Sequence[int] = (),
 ) -> List[str]:
     """Write the devices' folders, those that take part in none of the alternatives aside; return the folders."""
 
     def written(name: str, device: int) -> Tuple[str, str]:
         folder = directory / bundles.DEVICES[device] / name
-        return bundles.DEVICES[device], _write_bundle(folder, name, members[name], device, pixels)
+        return bundles.DEVICES[device], _write_bundle(folder, name, members[name], device, pixels, standby)
 
     manifests = {name: tuple(written(name, device) for device in chosen) for name, chosen in members.items()}
     index = make_index(manifests, start)
@@ -63,8 +64,11 @@ def name_of(build: str) -> str:
     return next(name for name in MEMBERS if build_of(name) == build)
 
 
-def _write_bundle(folder: Path, name: str, chosen: Tuple[int, ...], device: int, pixels: Sequence[int]) -> str:
+def _write_bundle(
+    folder: Path, name: str, chosen: Tuple[int, ...], device: int, pixels: Sequence[int], standby: Sequence[int]
+) -> str:
     """Write one bundle; return the digest of its manifest."""
+    central = device == 0 or device in standby
     inputs = bundles.golden_pixels(pixels)
     files = {
         "member.onnx": bundles.member_graph(device, pixels),
@@ -72,17 +76,19 @@ def _write_bundle(folder: Path, name: str, chosen: Tuple[int, ...], device: int,
         "golden/output.npy": bundles.npy(bundles.features_of(device, inputs)),
     }
     places = [part for size in range(1, len(chosen) + 1) for part in combinations(range(len(chosen)), size)]
-    if device == 0:
+    if central:
         files["golden/answer.npy"] = bundles.npy(bundles.answer_of(chosen, inputs))
         for part in places:
             files[bundles.aggregator_path(part)] = _aggregator_graph([chosen[place] for place in part], part)
     manifest = bundles.member_manifest(device, files, build_of(name), pixels)._replace(
         member=chosen.index(device),
+        golden=GoldenSpec("golden/input.npy", "golden/output.npy", 1e-4, "golden/answer.npy" if central else None),
+        standby=tuple(bundles.DEVICES[each] for each in standby if each in chosen),
         members=tuple(bundles.DEVICES[each] for each in chosen),
         aggregators=tuple(
             AggregatorSpec(part, bundles.aggregator_path(part), 0.9 + 0.01 * len(part)) for part in places
         )
-        if device == 0
+        if central
         else (),
         files=tuple(
             FileSpec(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in sorted(files.items())

@@ -21,7 +21,7 @@ from coformer_runtime.central_options import CentralOptions
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.profile_points import read_points, write_csv
 from coformer_runtime.security import read_security
-from tests.runtime import bundles
+from tests.runtime import alternatives, bundles
 from tests.runtime.boards import FUTURE, NANO, ORIN, THOR, XAVIER, make_bundle, make_site
 from tests.runtime.boards import environment as board_environment
 from tests.runtime.interpreters import VERSIONS, environment, interpreter
@@ -189,6 +189,18 @@ def test_profiles_and_batches(python: Callable[[str], str], tmp_path: Path, vers
         assert client.infer(np.ones((1, 20), np.int32)).shaped._replace(queue_ms=0) == Shaped(1, 16, 4)
     node = str(Path(python(version)).with_name("coformer-node"))
     assert "27 golden cases" in run([node, "validate", dirs[1]])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_alternatives(python: Callable[[str], str], tmp_path: Path, version: str) -> None:
+    """A central node and a worker of several builds under each Python, beside a worker under this one."""
+    folders = alternatives.make_alternatives(tmp_path)
+    pythons = {device: python(version) for device in ("attic", "desk")}
+    with LocalCluster(folders, python=pythons, deadline_ms=5000) as cluster, cluster.client() as client:
+        for _ in range(5):
+            answer = client.infer(PIXELS)
+            name = alternatives.name_of(answer.build)
+            np.testing.assert_allclose(answer.logits, alternatives.answer_of(name, PIXELS), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -17,6 +17,7 @@ from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.manifest import manifest_json, parse_manifest
 from coformer_runtime.oip import SERVICE, messages
 from tests.runtime import bundles
+from tests.runtime.alternatives import make_alternatives, name_of
 from tests.runtime.nodes import EVERYONE, PIXELS, settled
 
 WORKERS = ("127.0.0.1:1", "127.0.0.1:2")
@@ -110,3 +111,19 @@ def test_a_client_asks_the_next_address() -> None:
             client.infer(PIXELS)
     with pytest.raises(CoformerError, match="no address was given"):
         Client([])
+
+
+@pytest.mark.slow
+def test_a_device_stands_by_for_the_alternatives_that_it_takes_part_in(tmp_path: Path) -> None:
+    """Hall has no part in the alternative that is begun with; attic works for it nevertheless, and it goes on alone."""
+    folders = make_alternatives(tmp_path, start="1mbps", standby=(1,))
+    cluster = LocalCluster(folders, min_members=2, deadline_ms=5000, standby=True)
+    with cluster, cluster.client() as client, Client(cluster.addresses[1]) as second:
+        answer = client.infer(PIXELS)
+        assert name_of(answer.build) == "1mbps" and answer.members == ("attic", "desk")
+        settled(lambda: second.infer(PIXELS).members == bundles.DEVICES)
+        assert name_of(second.infer(PIXELS).build) == "100mbps"
+        right(second.infer(PIXELS).logits, EVERYONE)
+        cluster.kill("attic")
+        settled(lambda: client.infer(PIXELS).members == ("hall", "desk"))
+        right(client.infer(PIXELS).logits, [1, 2])
