@@ -30,6 +30,7 @@ method = "index"
 [profiles]
 lengths = {lengths}
 batches = {batches}
+share_weights = {share}
 
 [booster]
 steps = 0
@@ -38,7 +39,7 @@ device = "cpu"
 """
 
 
-def build(folder: Path, lengths: list[int], batches: list[int]) -> list[str]:
+def build(folder: Path, lengths: list[int], batches: list[int], *, share_weights: bool = False) -> list[str]:
     """Build for three devices of this machine's kind; returns the bundles, the central one first.
 
     Raises:
@@ -50,7 +51,8 @@ def build(folder: Path, lengths: list[int], batches: list[int]) -> list[str]:
     (folder / "teacher" / "tokenizer.json").write_text(tokenizer_json(size=WORDS))
     write_tsv(folder / "topics.tsv", ("text", "label"), rows(90))
     devices = "".join(f'\n[[devices]]\nname = "{name}"\ntarget = "cpu"\n' for name in DEVICES)
-    text = CONFIG.format(length=lengths[-1], lengths=lengths, batches=batches) + devices
+    share = "true" if share_weights else "false"
+    text = CONFIG.format(length=lengths[-1], lengths=lengths, batches=batches, share=share) + devices
     (folder / "texts.toml").write_text(text)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

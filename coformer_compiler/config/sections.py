@@ -95,6 +95,10 @@ class ProfilesSection(_Section):
     batches: list[Annotated[int, Field(ge=1)]] = Field(
         default=[1], min_length=1, description="samples that are computed at a time, ascending, the first one 1"
     )
+    share_weights: bool = Field(
+        default=False,
+        description="ONNX Runtime computes with one copy of the weights for all graphs: less memory, slower",
+    )
 
 
 class NetworkSection(_Section):

@@ -118,7 +118,7 @@ def _write_member(
         "input": name,
         "tolerance": tolerance,
     }
-    told = manifest_profiles(member.spec.stem, profiles, GOLDEN_OUTPUT)
+    told = manifest_profiles(member.spec.stem, profiles, GOLDEN_OUTPUT, target.engine)
     if told is not None:
         facts["profiles"] = told
     (place / ENGINE).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")

@@ -22,9 +22,10 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_runtime.dtypes import count_elements, dtype_named
 from coformer_runtime.engines.profiled import in_batches
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec, profiles_json
 from coformer_runtime.manifest_rules import MAX_TENSOR_BYTES
 
-WHERE = "config, [profiles]"
+WHERE, ONNX_RUNTIME = "config, [profiles]", "onnxruntime"
 
 
 class Profile(NamedTuple):
@@ -91,24 +92,27 @@ def check_room(
     for device, shape in shapes if further_profiles(section) else ():
         needed = memory_of_profiles(member_spec(teacher, shape, shortcuts=shortcuts), device, section)
         if needed > device.memory_mb:
+            more = "set share_weights, " if device.target.engine == ONNX_RUNTIME and not section.share_weights else ""
             raise CoformerError(
                 f"C6: with {1 + len(further_profiles(section))} profiles the member needs {needed:,.4g} MB of memory, "
                 f"the device has {device.memory_mb:,.4g}: short by {needed - device.memory_mb:,.4g} MB",
                 f"device '{device.name}'",
-                "name fewer lengths or batches in [profiles], raise its memory_mb, or give it a smaller share",
+                f"name fewer lengths or batches in [profiles], {more}raise its memory_mb, or give it a smaller share",
             )
 
 
 def memory_of_profiles(member: TransformerSpec, device: Device, section: ProfilesSection) -> float:
     """Megabytes (10⁶ bytes) for all graphs of a member at once.
 
-    TensorRT has the weights in every engine. ONNX Runtime lays out those of linears anew for every graph, and maps
-    tables of words once. Activations are those of the largest batch.
+    TensorRT has the weights in every engine. ONNX Runtime lays out those of linears anew for every graph, unless they
+    are to be shared, and maps tables of words once. Activations are those of the largest batch.
     """
     cost, stem, further = cost_of_spec(member), member.stem, len(further_profiles(section))
     weight, activation = BYTES[device.target.precision]
     mapped = stem.vocabulary * stem.embed if isinstance(stem, TokenStemSpec) else 0
-    again = cost.params - (mapped if device.target.engine == "onnxruntime" else 0)
+    again = cost.params
+    if device.target.engine == ONNX_RUNTIME:
+        again = 0 if section.share_weights else cost.params - mapped
     more = further * again * weight + (section.batches[-1] - 1) * cost.peak_elements * activation
     return memory_mb(cost, device.target, device.target.precision) + more / 1e6
 
@@ -152,23 +156,28 @@ def golden_file(length: int) -> str:
     return f"golden/output.{length}.npy"
 
 
-def manifest_profiles(stem: StemSpec, section: ProfilesSection, golden: str) -> dict[str, Any] | None:
+def manifest_profiles(
+    stem: StemSpec, section: ProfilesSection, golden: str, engine: str = ONNX_RUNTIME
+) -> dict[str, Any] | None:
     """The manifest's section `profiles` as JSON values, None where there are none.
 
     Args:
         stem: the member's.
         section: of the configuration.
         golden: path of the golden outputs of the model's own length.
+        engine: what runs the member.
     """
     whole = stem.input
-    graphs = [
-        {
-            "shape": list(each.shape(whole)),
-            "file": each.file,
-            "golden": golden if each.length in (None, whole.shape[-1]) else golden_file(each.length),
-        }
+    graphs = tuple(
+        ProfileSpec(
+            each.shape(whole),
+            each.file,
+            golden if each.length in (None, whole.shape[-1]) else golden_file(each.length),
+        )
         for each in further_profiles(section)
-    ]
-    if section.lengths is None or not isinstance(stem, TokenStemSpec):
-        return {"graphs": graphs} if graphs else None
-    return {"graphs": graphs, "padding": stem.pad}
+    )
+    padding = stem.pad if section.lengths is not None and isinstance(stem, TokenStemSpec) else None
+    if not graphs and padding is None:
+        return None
+    shared = section.share_weights and engine == ONNX_RUNTIME and bool(graphs)
+    return profiles_json(ProfilesSpec(graphs, padding, shared))

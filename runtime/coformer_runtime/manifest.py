@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .errors import CoformerError
 from .manifest_fields import Fields, parse_json
-from .manifest_profiles import ProfilesSpec, profiles_from_fields
+from .manifest_profiles import ProfilesSpec, profiles_from_fields, profiles_json
 from .manifest_rules import DEVICE_NAME, broken_rule
 
 FORMAT = "coformer-bundle/1"
@@ -351,9 +351,7 @@ def _plain(manifest: Manifest) -> Dict[str, Any]:
     if manifest.profiles is None:
         del document["profiles"]
     else:
-        graphs = [dict(spec._asdict()) for spec in manifest.profiles.graphs]
-        padding = manifest.profiles.padding
-        document["profiles"] = dict({"graphs": graphs}, **({} if padding is None else {"padding": padding}))
+        document["profiles"] = profiles_json(manifest.profiles)
     for key in ("engine", "input", "output", "answer", "golden") + (("generation",) if manifest.generation else ()):
         document[key] = {name: value for name, value in document[key]._asdict().items() if value is not None}
     if manifest.generation is not None and manifest.generation.source is not None:

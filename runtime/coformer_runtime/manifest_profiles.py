@@ -4,7 +4,7 @@ All shapes are static, so that every engine takes them. The shapes of a bundle a
 lengths; the member's own graph is the one for a batch of one of the longest.
 """
 
-from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .dtypes import count_elements, dtype_named
 from .manifest_fields import Fields
@@ -24,18 +24,37 @@ class ProfileSpec(NamedTuple):
 
 
 class ProfilesSpec(NamedTuple):
-    """All of them; `padding` is the word that shorter texts are filled up with, None where lengths are fixed."""
+    """All of them.
+
+    Attributes:
+        graphs: those besides the member's own.
+        padding: the word that shorter texts are filled up with, None where lengths are fixed.
+        share_weights: whether all graphs of the member are to compute with the weights as they lie in their file, in
+            place of copies that each has laid out for itself.
+    """
 
     graphs: Tuple[ProfileSpec, ...]
     padding: Optional[int] = None
+    share_weights: bool = False
 
 
 def profiles_from_fields(fields: Fields) -> ProfilesSpec:
     """Read the section."""
     graphs = tuple(_graph(each) for each in fields.sections("graphs"))
-    spec = ProfilesSpec(graphs, fields.integer("padding", 0) if fields.has("padding") else None)
+    padding = fields.integer("padding", 0) if fields.has("padding") else None
+    spec = ProfilesSpec(graphs, padding, fields.boolean("share_weights") if fields.has("share_weights") else False)
     fields.finish()
     return spec
+
+
+def profiles_json(spec: ProfilesSpec) -> Dict[str, Any]:
+    """Return the section as JSON values; what is not said is left out."""
+    said: Dict[str, Any] = {"graphs": [dict(each._asdict(), shape=list(each.shape)) for each in spec.graphs]}
+    if spec.padding is not None:
+        said["padding"] = spec.padding
+    if spec.share_weights:
+        said["share_weights"] = True
+    return said
 
 
 def _graph(fields: Fields) -> ProfileSpec:
@@ -74,6 +93,8 @@ def broken_profiles(manifest: "Manifest", most_bytes: int) -> Optional[str]:
         return "'profiles' and 'generation' exclude each other"
     if not spec.graphs and spec.padding is None:
         return "'profiles' says nothing"
+    if spec.share_weights and manifest.engine.kind != "onnxruntime":
+        return "'profiles.share_weights' is for ONNX Runtime, the engine is {}".format(manifest.engine.kind)
     if spec.padding is not None and manifest.input.dtype != "int32":
         return "'profiles.padding' is of token numbers, the input is {}".format(manifest.input.dtype)
     for each in spec.graphs:

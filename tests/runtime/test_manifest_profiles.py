@@ -64,6 +64,17 @@ EDITS = {
         lambda d: graphs(d)[-1].update(shape=[1 << 20, 16]),
         "has 67,108,864 bytes, at most 8,384,512 travel",
     ),
+    "shared elsewhere": (
+        lambda d: (
+            d["profiles"].update(share_weights=True),
+            d["engine"].update(kind="tensorrt", recipe="member.onnx"),
+        ),
+        "'profiles.share_weights' is for ONNX Runtime, the engine is tensorrt",
+    ),
+    "shared": (
+        lambda d: d["profiles"].update(share_weights=1),
+        "'profiles.share_weights' must be true or false, not 1",
+    ),
     "not listed": (lambda d: d["files"].pop("member.1x4.onnx"), "'member.1x4.onnx' is used but not listed"),
     "golden": (lambda d: graphs(d)[0].update(golden="golden/x.npy"), "'golden/x.npy' is used but not listed"),
     "climbs out": (lambda d: graphs(d)[0].update(file="../x"), "'profiles.graphs[0].file' names the path '../x'"),
@@ -83,6 +94,13 @@ def test_refused_with_the_key(manifest: Manifest, name: str) -> None:
     with pytest.raises(CoformerError) as caught:
         parse_manifest(json.dumps(document), "here/manifest.json")
     assert message in caught.value.what and caught.value.mend
+
+
+def test_sharing_is_said_where_it_is_meant(manifest: Manifest) -> None:
+    assert manifest.profiles is not None
+    shared = manifest._replace(profiles=manifest.profiles._replace(share_weights=True))
+    assert parse_manifest(manifest_json(shared), "here") == shared
+    assert "share_weights" not in manifest_json(manifest)
 
 
 def test_no_generation_beside_profiles(manifest: Manifest) -> None:

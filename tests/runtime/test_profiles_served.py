@@ -11,14 +11,16 @@ import pytest
 from coformer_runtime import wire
 from coformer_runtime.answer import Shaped
 from coformer_runtime.broadcast_client import BroadcastClient
-from coformer_runtime.bundle import open_bundle
+from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.central import Central
 from coformer_runtime.central_options import CentralOptions, check_options
 from coformer_runtime.client import Client
-from coformer_runtime.engines import open_member
+from coformer_runtime.engines import open_graph, open_member
+from coformer_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.front import open_front
 from coformer_runtime.golden import check_bundle
+from coformer_runtime.manifest import manifest_json
 from coformer_runtime.worker import Worker
 from tests.runtime import bundles
 from tests.runtime.nodes import EVERYONE, serving, settled
@@ -174,3 +176,25 @@ def test_truncate_is_for_texts(text_dirs: List[str], padding: Optional[int]) -> 
         return
     with pytest.raises(CoformerError, match="--truncate is for texts of several lengths"):
         check_options(plain, options)
+
+
+def test_sessions_can_share_their_weights(tmp_path: Path) -> None:
+    """The answers are the same; ONNX Runtime is told to lay out no weights anew."""
+    directory = Path(make_text_cluster(tmp_path)[1])
+    plain = open_bundle(str(directory))
+    assert plain.manifest.profiles is not None and not lays_out_none(plain)
+    profiles = plain.manifest.profiles._replace(share_weights=True)
+    (directory / "manifest.json").write_text(manifest_json(plain.manifest._replace(profiles=profiles)))
+    shared = open_bundle(str(directory))
+    assert lays_out_none(shared) and check_bundle(shared).worst < 1e-5
+
+
+def lays_out_none(bundle: Bundle) -> bool:
+    """Whether the sessions of a bundle were told so; a key that was not set is an error of the library's."""
+    with open_graph(bundle, "member.1x4.onnx", 1) as engine:
+        assert isinstance(engine, OnnxRuntimeEngine)
+        try:
+            told = engine._session.get_session_options().get_session_config_entry("session.disable_prepacking")
+        except RuntimeError:
+            return False
+    return bool(told == "1")

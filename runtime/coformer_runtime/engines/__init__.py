@@ -130,7 +130,8 @@ def check_tensors(engine: Engine, inputs: Tuple[str, ...], output: TensorSpec, b
 def _open_onnxruntime(bundle: Bundle, path: str, threads: int) -> Engine:
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle.file(path), threads)
+    profiles = bundle.manifest.profiles
+    return OnnxRuntimeEngine(bundle.file(path), threads, profiles is not None and profiles.share_weights)
 
 
 def _open_tensorrt(bundle: Bundle, path: str, threads: int) -> Engine:

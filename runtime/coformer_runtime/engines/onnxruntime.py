@@ -17,16 +17,18 @@ class OnnxRuntimeEngine(Engine):
     Args:
         path: an ONNX file.
         threads: threads of one inference, at least 1.
+        share_weights: compute with weights as they lie in the mapped file beside the graph, which all sessions share,
+            in place of a copy that this one lays out for its kernels.
 
     Raises:
         CoformerError: ONNX Runtime is not installed, or refuses the file.
     """
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, share_weights: bool = False) -> None:
         onnxruntime = _import_onnxruntime(path)
         try:
             session = onnxruntime.InferenceSession(
-                path, _session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
+                path, _session_options(onnxruntime, threads, share_weights), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the library's exceptions share no other base
             raise CoformerError(
@@ -81,7 +83,7 @@ def _import_onnxruntime(where: str) -> Any:
     return onnxruntime
 
 
-def _session_options(onnxruntime: Any, threads: int) -> Any:
+def _session_options(onnxruntime: Any, threads: int, share_weights: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -92,6 +94,8 @@ def _session_options(onnxruntime: Any, threads: int) -> Any:
     options.enable_mem_pattern = False
     # Waiting threads must not spin: devices of a local cluster share the cores, boards run on batteries.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if share_weights:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if hasattr(options, "use_deterministic_compute"):  # since 1.16; older ones have no other kernels
         options.use_deterministic_compute = True
     return options

@@ -27,6 +27,14 @@ from tests.compiler.tiny import tiny_decoder, tiny_encoder, tiny_spec
 BOTH = ProfilesSection(lengths=[4, 9], batches=[1, 2])
 
 
+def replace_section(**changes: object) -> ProfilesSection:
+    return BOTH.model_copy(update=changes)
+
+
+def more_on_the_board(spec: TransformerSpec) -> float:
+    return memory_of_profiles(spec, device("jetson-nano"), ProfilesSection(lengths=[3, 6, 9]))
+
+
 def device(target: str) -> Device:
     found = load_target(target)
     return Device("hall", found, found.gflops, found.memory_mb, None)
@@ -76,6 +84,9 @@ def test_what_the_manifest_is_told() -> None:
     assert told is not None and told["padding"] == 0
     assert [each["shape"] for each in told["graphs"]] == [[1, 2, 4], [2, 2, 4], [2, 2, 9]]
     assert [each["golden"] for each in told["graphs"]] == ["golden/output.4.npy"] * 2 + ["golden/output.npy"]
+    shared = replace_section(share_weights=True)
+    assert manifest_profiles(stem, shared, "g") == {**manifest_profiles(stem, BOTH, "g"), "share_weights": True}
+    assert manifest_profiles(stem, shared, "g", "tensorrt") == manifest_profiles(stem, BOTH, "g")
     assert manifest_profiles(stem, ProfilesSection(lengths=[9]), "g") == {"graphs": [], "padding": 0}
     assert manifest_profiles(tiny_spec().stem, ProfilesSection(batches=[1, 4]), "g") == {
         "graphs": [{"shape": [4, 1, 8, 12], "file": "member.4.onnx", "golden": "g"}]
@@ -93,6 +104,10 @@ def test_memory_grows_with_every_engine() -> None:
         assert (more - first > 2 * tables) is again and 0 < more - first < 2 * tables + 1
         assert most > more
         assert first == memory_mb(cost_of_spec(spec), load_target(target))
+    shared = ProfilesSection(lengths=[3, 6, 9], share_weights=True)
+    found = [memory_of_profiles(spec, device("cpu"), each) for each in (one, shared)]
+    assert found[0] == found[1]
+    assert memory_of_profiles(spec, device("jetson-nano"), shared) == more_on_the_board(spec)
 
 
 def test_what_has_no_room_is_refused() -> None:
