@@ -6,10 +6,12 @@ Each function trains one through its own library, in a few CPU minutes, and impo
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from coformer_compiler.data import DataSet, load_data
-from coformer_compiler.data.load import load_texts
+from coformer_compiler.data.load import load_text2text, load_texts
 from coformer_compiler.data.tokenizer import read_tokenizer
 from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.frontends.timm_source import verify_import
 from coformer_compiler.frontends.timm_swin import transformer_from_swin
-from coformer_compiler.model.spec import TokenStemSpec
+from coformer_compiler.model.spec import BridgeSpec, NormSpec, TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.torchvision_operators import ensure_torchvision_operators
 
@@ -105,7 +107,67 @@ def t5() -> tuple[Transformer, DataSet]:
         return import_model(ModelSource("hf:t5", "file", folder, (("length", LENGTH),))), data
 
 
-STANDINS: dict[str, Callable[[], tuple[Transformer, DataSet]]] = {"Swin": swin, "T5": t5}
+def dates() -> tuple[Transformer, DataSet]:
+    """T5 v1.1 with its decoder, three layers each, 72 wide, letter by letter: dates in six forms to ISO 8601."""
+    ensure_torchvision_operators()
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    with tempfile.TemporaryDirectory() as path:
+        folder, lengths = Path(path), (("length", 28), ("target_length", 11))
+        rows = [json.dumps(dict(zip(("source", "target"), row, strict=True))) for row in _dates(14000)]
+        (folder / "dates.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        letters = "0123456789-,/ abcdefghijklmnopqrstuvwxyz"
+        names = {name: number for number, name in enumerate(("<pad>", "</s>", "<unk>", *letters))}
+        _letters_tokenizer(names).save(str(folder / "tokenizer.json"))
+        torch.manual_seed(0)
+        shape = {**T5_SHAPE, "num_layers": 3, "dropout_rate": 0.0, "tie_word_embeddings": False}
+        model: Any = T5ForConditionalGeneration(T5Config(vocab_size=len(names), decoder_start_token_id=0, **shape))
+        stem = TokenStemSpec(28, len(names), 0, 72, positions=False, behind=11)
+        text = TokenStemSpec(11, len(names) + 1, len(names), 72, positions=False, before=28)
+        bridge = BridgeSpec(NormSpec(72, "rms"), text, 0)
+        data = load_text2text(
+            f"text2text:{folder / 'dates.jsonl'}", read_tokenizer(folder, stem), bridge, calibration=CALIBRATION
+        )
+        ids, labels = torch.from_numpy(np.asarray(data.train.inputs)).long(), torch.from_numpy(data.train.labels)
+
+        def loss_of(picked: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+            read, written = ids[picked, :28], ids[picked, 28:].clamp(max=len(names) - 1)
+            found = model(input_ids=read, attention_mask=(read != 0).long(), decoder_input_ids=written)
+            return F.cross_entropy(found.logits.flatten(0, 1), labels[picked].flatten(), label_smoothing=0.05)
+
+        train(model, loss_of, len(ids), steps=2500, rate=2e-3)
+        model.save_pretrained(folder)
+        return import_model(ModelSource("hf:dates", "file", folder, lengths)), data
+
+
+def _dates(count: int) -> Iterator[tuple[str, str]]:
+    """Dates of two centuries, each in one of six forms, and in ISO 8601."""
+    random, first = np.random.default_rng(0), date(1900, 1, 1)
+    forms = (
+        "{d} {month} {y}",
+        "{month} {d}, {y}",
+        "{weekday} {d} {mon} {y}",
+        "{d}/{m}/{y}",
+        "{mon} {d} {y}",
+        "{y} {month} {d}",
+    )
+    for day, form in zip(random.integers(0, 73049, count), random.integers(0, len(forms), count), strict=True):
+        found = first + timedelta(days=int(day))
+        names = {"month": "%B", "mon": "%b", "weekday": "%a"}
+        told = {key: found.strftime(each).lower() for key, each in names.items()}
+        yield forms[form].format(d=found.day, m=found.month, y=found.year, **told), found.isoformat()
+
+
+def _letters_tokenizer(names: dict[str, int]) -> Any:
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+    made: Any = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return made
+
+
+STANDINS: dict[str, Callable[[], tuple[Transformer, DataSet]]] = {"Swin": swin, "T5": t5, "T5, whole": dates}
 """By family."""
 
 

@@ -11,6 +11,8 @@ import torch
 
 from coformer_compiler.model.decode import NEXT, PLACES, cache_shapes, lower_decoder, lower_source, source_shapes
 from coformer_compiler.model.transformer import Transformer
+from coformer_passes.runner import legalise
+from coformer_targets import load_target
 from tests.compiler.model.test_decode import outputs
 from tests.compiler.tiny import random_inputs, random_model, tiny_seq2seq
 
@@ -68,3 +70,30 @@ def test_padding_of_either_text_changes_nothing(model: Transformer) -> None:
     longer = inputs.clone()
     longer[:, READ - 1] = 7
     assert (model(longer) - answers)[:, 0].abs().amax(-1).min() > 1e-4, "what is read counts from the first token on"
+
+
+@pytest.mark.slow
+@pytest.mark.interpreters
+@torch.no_grad()
+def test_graphs_for_a_jetson_nano_in_old_onnx_runtime(model: Transformer, tmp_path: Path) -> None:
+    """A text is read and three words are written in ONNX Runtime 1.10 under Python 3.6."""
+    from tests.passes.old_onnx import old_outputs, old_python
+
+    old_python()
+    target, case = load_target("jetson-nano"), random_inputs(model.spec, 1, seed=6)
+    case[:, READ:] = torch.tensor([[0, 4, 9, PAD, PAD, PAD]])
+    read = {"ids": case[:, :READ].numpy()}
+    caches = {name: np.zeros(shape, np.float32) for name, shape in cache_shapes(model).items()}
+    known = {name: np.zeros(shape, np.float32) for name, shape in source_shapes(model).items()}
+    first = {**caches, **known, **feeds(case[0, READ : READ + 1].numpy(), 0, 1)}
+    for name, graph, golden in (
+        ("source", lower_source(model, "s"), read),
+        ("step", lower_decoder(model, "t", 1), first),
+    ):
+        ir.save(legalise(graph, target, [golden]), tmp_path / f"{name}.onnx")
+    known = old_outputs(tmp_path / "source.onnx", **read)
+    for place in range(3):
+        words = case[0, READ + place : READ + place + 1].numpy()
+        found = old_outputs(tmp_path / "step.onnx", **caches, **known, **feeds(words, place, 1))
+        caches = {name: found[name + NEXT] for name in caches}
+        np.testing.assert_allclose(found["features"], sent(model, case, place + 1), atol=1e-4)
