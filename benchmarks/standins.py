@@ -135,7 +135,7 @@ def dates() -> tuple[Transformer, DataSet]:
             found = model(input_ids=read, attention_mask=(read != 0).long(), decoder_input_ids=written)
             return F.cross_entropy(found.logits.flatten(0, 1), labels[picked].flatten(), label_smoothing=0.05)
 
-        train(model, loss_of, len(ids), steps=2500, rate=2e-3)
+        train(model, loss_of, len(ids), steps=1000, rate=2e-3)
         model.save_pretrained(folder)
         return import_model(ModelSource("hf:dates", "file", folder, lengths)), data
 
