@@ -196,9 +196,9 @@ def _answered(logits: np.ndarray, manifest: Manifest, name_of: Callable[[int], s
 
 
 def _circumstances(answer: Answer) -> dict[str, Any]:
-    shaped = {} if answer.shaped is None else {"profile": answer.shaped._asdict()}
+    taken = answer.shaped
     return {
-        **shaped,
+        **({} if taken is None else {"profile": {"batch": taken.batch, "length": taken.length}}),
         "members": list(answer.members),
         "degraded": answer.degraded,
         "missing": dict(answer.missing),
