@@ -54,6 +54,10 @@ def check_profiles(teacher: TransformerSpec, section: ProfilesSection) -> None:
     if section == ProfilesSection():
         return
     stem = teacher.stem
+    if section.share_weights and not further_profiles(section):
+        raise CoformerError(
+            "there is one graph alone", f"{WHERE}, share_weights", "name several lengths or batches, or leave it out"
+        )
     if teacher.pool.kind == "causal":
         raise CoformerError(
             "the model continues texts, token by token, and has no profiles", WHERE, "leave the section out"

@@ -70,7 +70,8 @@ class Client:
         """Return the cluster's answer to one input.
 
         Args:
-            array: of the model's input dtype and shape, batch axis included.
+            array: of the model's input dtype and shape, batch axis included; where the metadata says -1, of any size up
+                to the largest.
             deadline_ms: give up after so long; None: the central node's own deadline decides.
             request_id: an id that the response repeats.
 

@@ -1,6 +1,6 @@
 """The shape that a request runs in: the smallest that it fits."""
 
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.fitting import check_shape, fit, open_shape
 from coformer_runtime.manifest import Manifest, TensorSpec
-from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec
+from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec, shapes_of
 from tests.runtime import bundles
 from tests.runtime.text_bundles import BATCHES, LENGTHS, answer_of, text_manifest
 
@@ -49,6 +49,18 @@ def test_the_smallest_that_fits(tokens: list, more: int, random: object) -> None
     np.testing.assert_array_equal(
         fitted.array[len(tokens) :], np.repeat(fitted.array[[len(tokens) - 1]], batch - len(tokens), 0)
     )
+
+
+@given(st.lists(st.integers(-2, 40), max_size=4), st.sampled_from((PLAIN, MANIFEST)), st.booleans())
+def test_any_shape_fits_or_is_refused(sizes: List[int], manifest: Manifest, truncate: bool) -> None:
+    """What passes has one of the bundle's shapes, which every member has a graph for."""
+    shape = tuple(sizes)
+    try:
+        check_shape(manifest, shape, "request")
+        fitted = fit(manifest, np.ones(shape, manifest.input.dtype), truncate)
+    except CoformerError:
+        return
+    assert fitted.array.shape in shapes_of(manifest) and fitted.samples == shape[0]
 
 
 def test_too_long_is_refused_or_cut() -> None:

@@ -49,6 +49,11 @@ def device(target: str) -> Device:
         (tiny_decoder(), BOTH, "config, [profiles]: the model continues texts, token by token, and has no profiles"),
         (tiny_spec(), BOTH, "config, [profiles], lengths: the model reads no texts; leave it out"),
         (
+            tiny_spec(),
+            ProfilesSection(share_weights=True),
+            "share_weights: there is one graph alone; name several lengths or batches, or leave it out",
+        ),
+        (
             tiny_encoder(),
             ProfilesSection(lengths=[4, 8]),
             "lengths: the longest is 8 tokens, the model's length is 9; end it with 9, or set model.options.length = 8",
