@@ -7,6 +7,7 @@ rate, as in eq. (3) of the method, whose rates the boundaries between alternativ
 
 Delays only make a link look slower, so that a sample bounds the rate from below; from above it bounds it as far as its
 time is more than another round trip, which is taken for noise. Short messages on a fast link tell little, and say so.
+For the same reason a link is slow only where all of the last samples but one say it: a busy processor delays as well.
 """
 
 import collections
@@ -18,8 +19,8 @@ from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from .members import Reply
 
-WINDOW, LEAST = 9, 3
-"""Samples that the median is of, and from how many on there is one."""
+WINDOW, LEAST = 7, 3
+"""Samples that count, and from how many on there is a rate."""
 KEPT_S = 60.0
 ROUND_TRIPS = 8
 RESOLUTION_S = 50e-6
@@ -28,14 +29,17 @@ OVERHEAD_BYTES = 14
 
 
 class Rate(NamedTuple):
-    """The rate in Mbit/s lies between these; `high` is infinite where the samples do not bound it."""
+    """The rate in Mbit/s lies between these; `high` is infinite where the samples do not bound it.
+
+    `low` is the median of what the samples say, `high` the second largest.
+    """
 
     low: float
     high: float
 
 
 class LinkRate:
-    """Rounds of requests in, a rate out: the median of the last ones.
+    """Rounds of requests in, a rate out.
 
     Args:
         clock: seconds, as of `time.monotonic`.
@@ -82,13 +86,12 @@ class LinkRate:
             self._samples.append((self._clock(), Rate(megabits / over, high)))
 
     def rate(self) -> Optional[Rate]:
-        """Return the median of the samples of the last minute; None where there are too few."""
+        """Return what the last samples of a minute say; None where there are too few."""
         with self._lock:
             fresh = [rate for when, rate in self._samples if when > self._clock() - KEPT_S]
         if len(fresh) < LEAST:
             return None
-        middle = len(fresh) // 2
-        return Rate(sorted(each.low for each in fresh)[middle], sorted(each.high for each in fresh)[middle])
+        return Rate(sorted(each.low for each in fresh)[len(fresh) // 2], sorted(each.high for each in fresh)[-2])
 
     def _take(self, started: float, sent_bytes: int, replies: List[Reply]) -> None:
         told = [(reply, reply.features.nbytes) for reply in replies if reply.features is not None]

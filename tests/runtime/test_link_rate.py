@@ -72,6 +72,16 @@ def test_a_few_outliers_are_not_heard(steady: List[float], odd: List[float]) -> 
     assert measured(rate).low == pytest.approx(sorted(last)[WINDOW // 2], rel=1e-6)
 
 
+def test_a_link_is_not_slow_where_two_of_the_last_samples_got_through() -> None:
+    rate = LinkRate()
+    for number in range(WINDOW):
+        rate.note(125_000, 0.01 if number in (1, 4) else 1.0)
+    assert measured(rate) == Rate(pytest.approx(1.0), pytest.approx(100.0))
+    for _ in range(WINDOW - 2):
+        rate.note(125_000, 1.0)
+    assert measured(rate).high == pytest.approx(1.0)
+
+
 def test_old_samples_are_forgotten() -> None:
     clock = Clock()
     rate = LinkRate(clock)

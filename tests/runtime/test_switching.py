@@ -17,7 +17,7 @@ from coformer_runtime.central_options import CentralOptions
 from coformer_runtime.client import Client
 from coformer_runtime.front import open_front
 from coformer_runtime.hysteresis import DWELL_S
-from coformer_runtime.link_rate import LEAST
+from coformer_runtime.link_rate import LEAST, WINDOW
 from coformer_runtime.metrics import exposition
 from coformer_runtime.status import status_text
 from coformer_runtime.switching import PROBE_EVERY_S, Switching
@@ -56,8 +56,8 @@ def links_at(node: Switching, clock: Clock, mbps: float) -> None:
     """Let the links be measured at this rate, long enough to be believed."""
     for _ in range(2):
         clock.now += DWELL_S
-        for _ in range(9):  # all of the window
-            node.rate.note(1_000_000, 8 / mbps)
+        for _ in range(WINDOW):
+            node.rate.note(100_000_000, 800 / mbps)  # no delay of this machine counts beside that
         node.serving()
 
 
