@@ -86,7 +86,7 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
     A stage behind a missing one is missing.
     """
     store = Store(out / "cache", progress, read_only=True)
-    missing = None
+    reached = len(STAGES)
     try:
         base = _lay_base(store, config)
         if config.network.bandwidths:
@@ -94,9 +94,10 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
         else:
             _compile_policy(store, base, _choose(store, base))
     except NotCached as error:
-        missing = error.kind
-    cached = {artifact.kind for artifact in store.used} - {missing}
-    return {stage: stage in cached for stage in STAGES}
+        if error.kind in STAGES:  # of another alternative, what is behind it may be there
+            reached = STAGES.index(error.kind)
+    cached = {artifact.kind for artifact in store.used}
+    return {stage: stage in cached and n < reached for n, stage in enumerate(STAGES)}
 
 
 class Searched(NamedTuple):

@@ -68,7 +68,7 @@ def test_exit_codes(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         def fail(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr("coformer_runtime.bundle.open_bundle", fail)
+        monkeypatch.setattr("coformer_runtime.alternatives.open_bundle", fail)
         return main(["validate", str(bundle_dir)])
 
     assert fail_with(CheckFailed("a", "b", "c")) == 1
