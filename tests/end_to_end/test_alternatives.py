@@ -35,7 +35,7 @@ delta = 0.03
 [booster]""",
     )
 )
-BANDWIDTHS = "1000,0.05,1"
+BANDWIDTHS = "1000,0.05,10"
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +51,29 @@ def out(config: Path) -> Path:
     folder = config.parent / "out"
     outcome = coformerc("build", config, "-o", folder, "--bandwidths", BANDWIDTHS)
     assert outcome.code == 0, outcome.err
-    assert "alternatives, ms at 0.05 / 1 / 1000 Mbit/s:" in outcome.out
+    assert "alternatives, ms at 0.05 / 10 / 1000 Mbit/s:" in outcome.out
     return folder
 
 
 def test_what_is_picked_and_where_it_lies(config: Path, out: Path) -> None:
     index = load_index(str(out / "bundles" / "hall"))
-    assert [each.name for each in index.alternatives] == ["0.05mbps", "1mbps"]
+    assert [each.name for each in index.alternatives] == ["0.05mbps", "10mbps"]
     slow, fast = index.alternatives
-    assert index.bandwidths_mbps == (0.05, 1.0, 1000.0) and index.start == "1mbps" and index.estimated
+    assert index.bandwidths_mbps == (0.05, 10.0, 1000.0) and index.start == "10mbps" and index.estimated
     assert [device for device, _ in slow.manifests] == ["hall"]  # the others cost more than they are worth
     assert slow.predicted_ms[0] < fast.predicted_ms[0] and fast.predicted_ms[2] < fast.predicted_ms[1]
     (first, second) = index.ranges
-    assert 0.05 < (first.to_mbps or 0.0) < 1.0 and second.from_mbps == first.to_mbps
+    assert 0.05 < (first.to_mbps or 0.0) < 10.0 and second.from_mbps == first.to_mbps
     members = [device for device, _ in fast.manifests]
     assert sorted(path.name for path in (out / "bundles").iterdir()) == members
     for device in members:
         held = open_held(str(out / "bundles" / device))
         assert held.listing == index and held.device == device
-        assert list(held.bundles) == (["0.05mbps", "1mbps"] if device == "hall" else ["1mbps"])
+        assert list(held.bundles) == (["0.05mbps", "10mbps"] if device == "hall" else ["10mbps"])
     told = json.loads((out / "report.json").read_text())["alternatives"]
     assert [each["build"] for each in told["built"]] == [slow.build, fast.build] and told["this"] == told["start"] == 1
     assert "For other bandwidths" in (out / "report.html").read_text()
-    for name in ("0.05mbps", "1mbps"):
+    for name in ("0.05mbps", "10mbps"):
         own = json.loads((out / "alternatives" / name / "report.json").read_text())
         assert own["build"] == own["alternatives"]["built"][own["alternatives"]["this"]]["build"]
         assert (out / "alternatives" / name / "policy.json").is_file()
@@ -102,7 +102,7 @@ def test_a_build_for_one_of_them_has_the_same_bytes(config: Path, out: Path) -> 
     build = json.loads((alone / "build.json").read_text())
     assert build["build"] == load_index(str(out / "bundles" / "hall")).alternatives[1].build
     for device in build["devices"]:
-        folders = (alone / "bundles" / device, out / "bundles" / device / "1mbps")
+        folders = (alone / "bundles" / device, out / "bundles" / device / "10mbps")
         one, other = (open_bundle(str(folder)).manifest for folder in folders)
         assert one == other
 
@@ -110,14 +110,14 @@ def test_a_build_for_one_of_them_has_the_same_bytes(config: Path, out: Path) -> 
 def test_it_is_valid_answers_and_is_described(out: Path) -> None:
     checks = json.loads(coformerc("validate", out, "--json").out)
     assert checks["ok"]
-    assert {"0.05mbps: hall", "1mbps: whole system", "hall"} <= {each["device"] for each in checks["checks"]}
-    golden = out / "bundles" / "hall" / "1mbps" / "golden"
+    assert {"0.05mbps: hall", "10mbps: whole system", "hall"} <= {each["device"] for each in checks["checks"]}
+    golden = out / "bundles" / "hall" / "10mbps" / "golden"
     found = json.loads(coformerc("run", out, "--input", golden / "input.npy", "--json").out)
     wanted = np.load(golden / "answer.npy")
     np.testing.assert_allclose([each["logits"] for each in found["answers"]], wanted, rtol=1e-3, atol=1e-3)
     bench = json.loads(coformerc("bench", out, "--json").out)
-    assert list(bench["alternatives"]) == ["0.05mbps", "1mbps"] and bench["build"] == found["build"]
-    assert "1mbps\n" in coformerc("bench", out).out
+    assert list(bench["alternatives"]) == ["0.05mbps", "10mbps"] and bench["build"] == found["build"]
+    assert "10mbps\n" in coformerc("bench", out).out
     described = coformerc("inspect", out / "bundles" / "hall" / INDEX_NAME).out
     assert described.startswith("alternatives ") and "from 0 to " in described
 
@@ -133,7 +133,7 @@ def test_damage_is_found(out: Path, tmp_path: Path) -> None:
 def test_search_and_dry_run_show_them(config: Path, out: Path, tmp_path: Path) -> None:
     found = json.loads(coformerc("search", config, "-o", out, "--bandwidths", BANDWIDTHS, "--json").out)
     told = found["alternatives"]
-    assert [each["name"] for each in told["built"]] == ["0.05mbps", "1mbps"]
+    assert [each["name"] for each in told["built"]] == ["0.05mbps", "10mbps"]
     index = load_index(str(out / "bundles" / "hall"))
     assert [tuple(each["latency_ms"]) for each in told["built"]] == [each.predicted_ms for each in index.alternatives]
     assert [each["to_mbps"] for each in told["ranges"]] == [each.to_mbps for each in index.ranges]
