@@ -36,6 +36,7 @@ from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.decoder import Decoder
 from coformer_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from coformer_runtime.errors import CheckFailed, CoformerError
+from coformer_runtime.fitting import fit
 from coformer_runtime.golden import check_golden, load_golden
 from coformer_runtime.manifest import MANIFEST_NAME
 
@@ -290,17 +291,19 @@ def _check_subsets(bundles: Sequence[Bundle], system: System) -> None:
 
 
 def _features(
-    bundles: Sequence[Bundle], system: System, pixels: np.ndarray
+    bundles: Sequence[Bundle], system: System, pixels: np.ndarray, fitted: np.ndarray | None = None
 ) -> tuple[dict[int, np.ndarray], dict[int, torch.Tensor]]:
     """What the members' graphs send, and what an aggregator is due to get.
 
     That is what torch computes; of a member in less than float32, whose own rounding is checked beside its graph, it is
-    what it sends: an aggregator may amplify that, and is to be held to float32 nevertheless.
+    what it sends: an aggregator may amplify that, and is to be held to float32 nevertheless. `fitted` are the inputs in
+    the shape of a profile, whose graph is then run: scales of integers hang on the padding.
     """
+    given = pixels if fitted is None else fitted
     sent = {
         n: run_graph(
-            Path(bundle.file(MEMBER)),
-            {bundle.manifest.input.name: pixels},
+            Path(bundle.file(_graph_for(bundle, (1, *given.shape[1:])))),
+            {bundle.manifest.input.name: given},
             bundle.manifest.output.name,
             bundle.manifest.engine.precision,
         )
@@ -311,6 +314,13 @@ def _features(
         if bundle.manifest.engine.precision != "float32":
             due[n] = torch.from_numpy(sent[n])
     return sent, due
+
+
+def _graph_for(bundle: Bundle, shape: tuple[int, ...]) -> str:
+    """The member's graph for inputs of a shape."""
+    profiles = bundle.manifest.profiles
+    files = {} if profiles is None else {spec.shape: spec.file for spec in profiles.graphs}
+    return files.get(shape, MEMBER)
 
 
 def _check_answer(central: Bundle, wanted: np.ndarray) -> None:
@@ -328,7 +338,12 @@ def _check_answer(central: Bundle, wanted: np.ndarray) -> None:
 @torch.no_grad()
 def _check_sockets(bundles: Sequence[Bundle], system: System) -> None:
     pixels, _ = _golden(bundles[0])
-    wanted = system.aggregator(_features(bundles, system, pixels)[1]).numpy()
+    wanted = np.zeros((len(pixels), bundles[0].manifest.answer.shape[-1]), np.float32)
+    fitted = [fit(bundles[0].manifest, pixels[n : n + 1], truncate=False).array for n in range(len(pixels))]
+    for shape in {each.shape for each in fitted}:
+        rows = [n for n, each in enumerate(fitted) if each.shape == shape]
+        alike = np.concatenate([fitted[n] for n in rows])
+        wanted[rows] = system.aggregator(_features(bundles, system, pixels[rows], alike)[1]).numpy()
     with (
         LocalCluster([bundle.directory for bundle in bundles], deadline_ms=5000) as cluster,
         cluster.client() as client,

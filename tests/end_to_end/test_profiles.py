@@ -133,6 +133,22 @@ def test_relative_positions_and_half_precision(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.out + outcome.err
 
 
+def test_integers(tmp_path: Path) -> None:
+    """Scales hang on the padding, so that each profile's graph has features of its own, and is held to them."""
+    config = write_profiles(tmp_path)
+    config.write_text(
+        'precision = "int8"\n' + config.read_text().replace("[booster]\nsteps = 2", "[booster]\nsteps = 0")
+    )
+    wide = {"hidden_size": 96, "num_attention_heads": 6, "intermediate_size": 384}
+    save_hf(hf_model("bert", num_labels=3, **wide), tmp_path / "teacher")
+    text = config.read_text().replace("[booster]", '[policy]\nmethod = "index"\n\n[booster]')
+    config.write_text(text.replace("joint_steps = 2", "joint_steps = 0"))
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    outcome = coformerc("validate", tmp_path / "out")
+    assert outcome.code == 0, outcome.out + outcome.err
+
+
 def test_images_in_batches(tmp_path: Path) -> None:
     config = write_inputs(tmp_path)
     config.write_text(TINY.replace("[booster]", "[profiles]\nbatches = [1, 2]\n\n[booster]"))
