@@ -138,8 +138,8 @@ class Evaluator:
         made = transplant_lesson(self.lesson, policies, self.inputs, batch=self.batch)
         widths = [member.spec.features for member in made.members]
         gram = SplitGram(sum(widths), self.features.shape[-1], self.features.device)
-        counted = self.teacher.feature_mask(self.inputs.to(self.features.device))
-        gram.add(torch.cat(made.features, -1), self.features, 0, counted)
+        real = self.teacher.feature_mask(self.inputs.to(self.features.device))
+        gram.add(torch.cat(made.features, -1), self.features, 0, real)
         ends = np.cumsum([0, *widths])
         columns = [list(range(ends[n], ends[n + 1])) for n in range(len(widths))]
         features = [self._features_of(member) for member in made.members]
