@@ -16,12 +16,15 @@ import torch
 
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.decomposer.dealing import members_from_shapes
-from coformer_compiler.decomposer.shapes import MaybeShape, cost_of_spec, kept_of
+from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.shapes import MaybeShape, full_shape, kept_of
 from coformer_compiler.device import Device
+from coformer_compiler.evaluator.compute import compute_model
 from coformer_compiler.evaluator.energy import estimated_energy_mj
-from coformer_compiler.evaluator.latency import Latency, LatencyModel, Network
+from coformer_compiler.evaluator.latency import Latency, LatencyModel, Network, head_flops
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.profiling.table import table_of_shapes
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.lesson import lesson_of, lesson_with_walk
 from coformer_compiler.transplant.readout import readout_of
@@ -61,8 +64,16 @@ class Score:
 
 
 def unit_ms(teacher: TransformerSpec, devices: Sequence[Device]) -> float:
-    """The unit of T: the teacher's latency on the fastest device, so that δ means the same for every cluster."""
-    return cost_of_spec(teacher, with_head=True).flops / (max(device.gflops for device in devices) * 1e6)
+    """The unit of T: the teacher's latency on the device that is fastest with it, so that δ means the same everywhere.
+
+    It rests on what the device's other latencies rest on (see `compute_model`); the head's part on FLOPS, as t3 does.
+    """
+    whole = table_of_shapes([full_shape(teacher_shape(teacher))], len(teacher.layers), shortcuts=False)
+    head = head_flops(teacher.head, np.array([teacher.features]))[0]
+    return min(
+        float(compute_model(device, teacher).latency_ms(teacher, whole)[0] + head / (device.gflops * 1e6))
+        for device in devices
+    )
 
 
 class Evaluator:

@@ -67,7 +67,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Shapes to milliseconds.
+    """Shapes to milliseconds. Hashable, since devices that hold one are keys of caches.
 
     Attributes:
         kind: which of the two models is in use.
@@ -84,11 +84,11 @@ class Predictor:
 
     kind: Kind
     origin: Origin
-    models: Mapping[str, TransformerSpec]
+    models: Mapping[str, TransformerSpec] = field(hash=False)
     points: int
     unstable: int
     spread: float
-    errors: Mapping[str, HeldOut]
+    errors: Mapping[str, HeldOut] = field(hash=False)
     tensors: Mapping[str, npt.NDArray[np.generic]] = field(compare=False, repr=False)
     calibration: Calibration | None = None
     sha256: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def decomposed(
     keyed: dict[str, Any] = {
         "policy": section.model_dump(mode="json", exclude={"file"}),
         "file": file_digest(section.file) if section.file is not None and section.file.is_file() else None,
-        "devices": [[d.name, repr(d.target), d.gflops, d.memory_mb, d.max_gflop, d.central] for d in devices],
+        "devices": [[d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central] for d in devices],
         **options,
     }
 
@@ -157,8 +157,7 @@ def search_policies(
     loss = counted_loss(section)
     network = network_of(config)
     described = [
-        [d.name, d.target.name, d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms, _measured(d)]
-        for d in devices
+        [d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms, _measured(d)] for d in devices
     ]
     origin = Origin(
         parents[0].sha256,
@@ -240,6 +239,11 @@ def journal_of(artifact: Artifact) -> list[Entry]:
 def preflight_of(artifact: Artifact) -> Preflight:
     """What the preflight found."""
     return Preflight(**json.loads((artifact.path / PREFLIGHT).read_text(encoding="utf-8")))
+
+
+def _facts(device: Device) -> str:
+    """All that is known of the device's target; where it is known from changes no policy."""
+    return repr(replace(device.target, sources={}))
 
 
 def _measured(device: Device) -> str | None:
