@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -25,7 +26,8 @@ def proto_without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, N
     """The model with its big initializers turned into inputs, and these by name.
 
     The proto stays a few hundred kilobytes, so that checking and running a model of 100 MB needs no second copy of
-    the weights: ONNX Runtime reads inputs where they lie. The model is unchanged afterwards.
+    the weights: ONNX Runtime reads inputs where they lie. What stays in the proto is never a reference to a file:
+    whoever is given bytes knows of no folder to look in. The model is unchanged afterwards.
     """
     import numpy as np
 
@@ -42,7 +44,8 @@ def proto_without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, N
         for name, value in big.items():
             del graph.initializers[name]
             graph.inputs.append(value)
-        proto = ir.to_proto(model)
+        with _read_from_files(model):
+            proto = ir.to_proto(model)
     finally:
         graph.inputs.clear()
         graph.inputs.extend(inputs)
@@ -51,6 +54,25 @@ def proto_without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, N
             graph.initializers.add(value)
     tensors = {name: value.const_value for name, value in big.items()}
     return proto, {name: np.ascontiguousarray(t.numpy()) for name, t in tensors.items() if t is not None}
+
+
+@contextmanager
+def _read_from_files(model: ir.Model) -> Iterator[None]:
+    """Meanwhile, the initializers that lie in files beside the graph are in memory."""
+    kept = [
+        (value, value.const_value)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    ]
+    read = ir.external_data.convert_tensors_from_external([tensor for _, tensor in kept])
+    try:
+        for (value, _), tensor in zip(kept, read, strict=True):
+            value.const_value = tensor
+        yield
+    finally:
+        for value, tensor in kept:
+            value.const_value = tensor
 
 
 def computes_in_halves(model: ir.Model) -> bool:

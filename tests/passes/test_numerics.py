@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
+from coformer_passes.graph_files import save_graph
 from coformer_passes.numerics import (
+    BIG_TENSOR_ELEMENTS,
     cases_of,
     check_structure,
     computes_in_halves,
@@ -15,7 +20,9 @@ from coformer_passes.numerics import (
     relative_difference,
     with_rounding,
 )
+from coformer_passes.to_float16 import to_float16
 from coformer_runtime.errors import CheckFailed, CoformerError
+from coformer_targets import load_target, with_precision
 
 RELU = "g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"
 
@@ -40,6 +47,43 @@ def test_weights_are_not_copied(transformer) -> None:
     _, weights = proto_without_weights(model)
     for name, array in weights.items():
         assert np.shares_memory(array, model.graph.initializers[name].const_value.numpy())
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_weights_in_a_file_beside_the_graph_are_found_from_any_folder(
+    transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, halves: bool
+) -> None:
+    """Also the small ones, which stay in the proto: norms of 72 numbers are beyond what ONNX keeps in the graph."""
+    model = transformer(embed=72, mlp=96)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
+    if halves:
+        to_float16(model, with_precision(load_target("jetson-orin-nano"), "float16"))
+    save_graph(model, tmp_path / "member.onnx", inline_bytes=0)
+    read = ir.load(tmp_path / "member.onnx")
+    norm = read.graph.initializers["layers.0.norm1.gain"]
+    assert isinstance(norm.const_value, ir.ExternalTensor) and norm.const_value.size <= BIG_TENSOR_ELEMENTS
+    monkeypatch.chdir("/")
+    given = [with_rounding(each) if halves else each for each in (model, read)]
+    expected, found = (
+        outputs_of(*proto_without_weights(each), cases_of({"pixels": pixels}, each), "test")[0] for each in given
+    )
+    np.testing.assert_array_equal(found["features"], expected["features"])
+    assert isinstance(norm.const_value, ir.ExternalTensor)
+
+
+def test_initializers_of_subgraphs_are_read_from_files_too(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (bool c, float[1,100] x) => (float[1,100] y) {
+        y = If (c) <then_branch = t () => (float[1,100] a) <float[100] w> { a = Add(x, w) },
+                    else_branch = e () => (float[1,100] b) { b = Relu(x) }> }"""
+    proto = onnx.parser.parse_model(text)
+    branch = next(each.g for each in proto.graph.node[0].attribute if each.name == "then_branch")
+    del branch.initializer[:]
+    branch.initializer.append(onnx.numpy_helper.from_array(np.arange(100, dtype=np.float32), "w"))
+    ir.save(ir.from_proto(proto), tmp_path / "branches.onnx", external_data="branches.onnx.data")
+    assert (tmp_path / "branches.onnx.data").stat().st_size >= 400
+    feeds = {"c": np.array(True), "x": np.ones((1, 100), np.float32)}
+    found = outputs_of(*proto_without_weights(ir.load(tmp_path / "branches.onnx")), [feeds], "test")
+    np.testing.assert_array_equal(found[0]["y"][0], np.arange(1, 101))
 
 
 def test_the_checker_names_the_place() -> None:
