@@ -39,10 +39,7 @@ def engine_checks(bundle: Bundle, old_python: Path | None = None) -> Checks:
     run = check_bundle if rtx else _build_and_run
     yield ON_GOLDEN, (lambda: run(bundle)) if why_not is None else why_not
     yield "operators of the target", lambda: _check_operators(bundle)
-    if any(_opset(path) <= OLD_OPSET for path in graphs_of(bundle)):
-        python = _old_python(old_python)
-        missing = f"no Python with onnx {OLD_ONNX}: name one with --old-python"
-        yield f"checker of onnx {OLD_ONNX}", missing if python is None else lambda: _check_with_old_onnx(bundle, python)
+    yield from _old_onnx_check(bundle, old_python)
     without = None if rtx_is_installed() else "tensorrt_rtx is not installed (pip install tensorrt-rtx-cu12)"
     yield "NVIDIA's parser", without or (lambda: _check_parser(bundle))
     yield "NVIDIA's builder, ahead of time", without or (lambda: _check_builder(bundle))
@@ -64,11 +61,35 @@ def graphs_of(bundle: Bundle) -> list[Path]:
     return [Path(bundle.file(spec.path)) for spec in bundle.manifest.files if spec.path.endswith(".onnx")]
 
 
-def _opset(path: Path) -> int:
+def _old_onnx_check(bundle: Bundle, old_python: Path | None) -> Checks:
+    """The graphs that the onnx of old boards' time can read; nothing for a bundle without any."""
+    name = f"checker of onnx {OLD_ONNX}"
+    opsets = {path: _opset(path) for path in graphs_of(bundle)}
+    unknown = [path for path, opset in opsets.items() if opset is None]
+    old = [path for path, opset in opsets.items() if opset is not None and opset <= OLD_OPSET]
+    if unknown:
+        yield name, lambda: _refuse_without_opset(unknown)
+    elif old:
+        python = _old_python(old_python)
+        missing = f"no Python with onnx {OLD_ONNX}: name one with --old-python"
+        yield name, missing if python is None else lambda: _check_with_old_onnx(old, python)
+
+
+def _opset(path: Path) -> int | None:
+    """The version of ONNX's own operators that a graph imports, None where it imports none."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return max(versions, default=None)
+
+
+def _refuse_without_opset(paths: list[Path]) -> None:
+    raise CheckFailed(
+        "it imports no version of ONNX's own operators (opset_import has no entry for the domain '')",
+        ", ".join(f"graph {path.name}" for path in paths),
+        "build again, or export the graph with that entry",
+    )
 
 
 def _check_operators(bundle: Bundle) -> None:
@@ -117,10 +138,8 @@ def _old_python(named: Path | None) -> str | None:
     raise CoformerError(what, f"--old-python {named}", mend)
 
 
-def _check_with_old_onnx(bundle: Bundle, python: str) -> None:
-    for path in graphs_of(bundle):
-        if _opset(path) > OLD_OPSET:
-            continue
+def _check_with_old_onnx(paths: list[Path], python: str) -> None:
+    for path in paths:
         command = [python, "-c", _OLD_CHECK, str(path)]
         done = _run(command)
         if done is None or done.returncode != 0:

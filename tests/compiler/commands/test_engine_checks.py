@@ -82,6 +82,23 @@ def test_an_operator_that_the_board_does_not_know(copied_boards: Path) -> None:
     assert "1 node is not legal in TensorRT 8.2.1 (jetson-nano): 'odd' (IsInf): no importer" in told
 
 
+def test_a_graph_without_an_opset_is_refused(copied_boards: Path) -> None:
+    def forget(model: onnx.ModelProto) -> None:
+        del model.opset_import[:]
+        model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+
+    _edit_graph(copied_boards, forget)
+    bundle = open_bundle(str(copied_boards / "bundles" / "desk"))
+    check = dict(engine_checks(bundle))["checker of onnx 1.8.1"]
+    with pytest.raises(CheckFailed) as caught:
+        check()
+    assert caught.value.what == (
+        "it imports no version of ONNX's own operators (opset_import has no entry for the domain '')"
+    )
+    assert caught.value.where == "graph member.onnx"
+    assert caught.value.mend == "build again, or export the graph with that entry"
+
+
 @NEEDS_RTX
 def test_nvidias_parser_and_builder_take_every_graph(boards: Path, copied_boards: Path) -> None:
     _, checks = validate(boards)
