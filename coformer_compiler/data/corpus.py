@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from coformer_compiler.data.dataset import Split, Splits, splits_of
+from coformer_compiler.data.table import ENCODING
 from coformer_compiler.data.text import SPLITS
 from coformer_compiler.data.texts import HELD_OUT
 from coformer_compiler.data.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def _blocks(files: Sequence[Path], where: str, tokenizer: Tokenizer) -> np.ndarr
     numbers: list[int] = []
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding=ENCODING)
         except (OSError, UnicodeDecodeError) as error:
             raise CoformerError(f"'{file}' cannot be read ({error})", where, "give text files in UTF-8") from error
         numbers += [*tokenizer.running(text), *([] if end is None else [end])]

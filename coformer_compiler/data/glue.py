@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coformer_compiler.data.table import find_table, read_columns
+from coformer_compiler.data.table import find_table, read_whole_rows
 from coformer_compiler.data.text import splits_from, texts_from_rows
 from coformer_compiler.data.texts import Texts, TextSplits
 from coformer_compiler.tasks import CLASSIFICATION, REGRESSION, Task
@@ -75,7 +75,8 @@ def read_glue(name: str, location: str, where: str, pairs: bool) -> TextSplits:
     """Reads a task's folder.
 
     Token types of pairs go along where the model was imported for pairs; otherwise the two texts follow each other with
-    nothing but the tokenizer's own separator, as models without types have it.
+    nothing but the tokenizer's own separator, as models without types have it. Rows without a text or a label, which
+    QQP's training set has, are left out as Hugging Face's reader leaves them out, and `notes` say how many.
 
     Raises:
         CoformerError: no such folder or file, a missing column, an unknown label, a score that is no number.
@@ -83,7 +84,7 @@ def read_glue(name: str, location: str, where: str, pairs: bool) -> TextSplits:
     glue, folder = TASKS[name], Path(location).expanduser()
     if not location or not folder.is_dir():
         raise CoformerError(f"there is no folder '{location}'", where, "name the folder that holds train.tsv")
-    given = {}
+    given, notes = dict[str, Texts](), []
     for split, names in (("train", ("train",)), ("test", glue.test)):
         path = find_table(folder, names)
         if path is None:
@@ -92,19 +93,23 @@ def read_glue(name: str, location: str, where: str, pairs: bool) -> TextSplits:
                 where,
                 f"put {' or '.join(f'{each}.tsv' for each in names)} there",
             )
-        given[split] = _texts(path, glue, where)
+        given[split], left_out = _texts(path, glue, where)
+        if left_out:
+            rows = len(given[split]) + left_out
+            notes.append(f"{left_out} of {rows} rows of '{path.name}' were left out: they lack a text or a label")
     if pairs and given["train"].second is None:
         raise CoformerError(f"{name} has single texts, the model takes pairs", where, "leave model.options.pairs away")
-    return splits_from(given, glue.labels, glue.task)
+    return replace(splits_from(given, glue.labels, glue.task), notes=tuple(notes))
 
 
-def _texts(path: Path, glue: GlueTask, where: str) -> Texts:
+def _texts(path: Path, glue: GlueTask, where: str) -> tuple[Texts, int]:
+    """The texts of a file, and how many of its rows are broken."""
     hub = path.suffix == ".parquet"
-    rows = read_columns(path, glue.hub if hub else glue.columns, where, None if hub else glue.header)
+    rows, left_out = read_whole_rows(path, glue.hub if hub else glue.columns, where, None if hub else glue.header)
     rows = [row for row in rows if row[-1] not in ("-", "-1")]  # MNLI's pairs on which nobody agreed
     if glue.labels:
         numbers = tuple(str(number) for number in range(len(glue.labels)))
-        return texts_from_rows(rows, numbers if hub else glue.labels, where)
+        return texts_from_rows(rows, numbers if hub else glue.labels, where), left_out
     labels = np.empty(len(rows), np.float32)
     for number, row in enumerate(rows):
         try:
@@ -113,7 +118,7 @@ def _texts(path: Path, glue: GlueTask, where: str) -> Texts:
             raise CoformerError(
                 f"row {number + 1} has the score '{row[-1]}', which is no number", where, "correct the file"
             ) from error
-    return Texts(tuple(row[0] for row in rows), tuple(row[1] for row in rows), labels)
+    return Texts(tuple(row[0] for row in rows), tuple(row[1] for row in rows), labels), left_out
 
 
 KINDS: dict[str, Callable[[str, str, bool], TextSplits]] = {

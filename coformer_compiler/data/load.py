@@ -131,7 +131,8 @@ def load_texts(
     cut = sum(each.cut for each in encoded)
     count = sum(len(part) for part in splits_of_texts(texts))
     notes = (f"{cut} of {count} texts were cut to {tokenizer.length} tokens",) if cut else ()
-    return replace(_calibrated(source, splits, seed, calibration), tokenizer=tokenizer.content, notes=notes)
+    made = _calibrated(source, splits, seed, calibration)
+    return replace(made, tokenizer=tokenizer.content, notes=(*texts.notes, *notes))
 
 
 def load_running_text(source: str, tokenizer: Tokenizer, *, seed: int = 0, calibration: int = CALIBRATION) -> DataSet:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coformer_compiler.data.table import find_table, read_columns
+from coformer_compiler.data.table import ENCODING, find_table, read_columns
 from coformer_compiler.data.text import SPLITS, splits_from
 from coformer_compiler.data.texts import Texts, TextSplits
 from coformer_compiler.tasks import EMBEDDING
@@ -39,7 +39,7 @@ def read_sentences(location: str, where: str, pairs: bool) -> TextSplits:
 def _texts(path: Path, where: str) -> Texts:
     if path.suffix == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding=ENCODING).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise CoformerError(f"'{path}' cannot be read ({error})", where, "give a text file in UTF-8") from error
         texts = tuple(line for line in lines if line.strip())

@@ -44,13 +44,17 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """The three splits of a source; see `Splits`. Tasks without classes have no class names."""
+    """The three splits of a source; see `Splits`. Tasks without classes have no class names.
+
+    `notes` say what was left out, a line each.
+    """
 
     train: Texts
     validation: Texts
     test: Texts
     class_names: tuple[str, ...]
     task: Task = CLASSIFICATION
+    notes: tuple[str, ...] = ()
 
 
 def shuffled(samples: int) -> npt.NDArray[np.int64]:

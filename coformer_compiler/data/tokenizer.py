@@ -119,6 +119,10 @@ class Tokenizer:
         for number, text in enumerate(texts):
             if not text.strip():
                 raise CoformerError(f"text {number + 1} is empty", self.where, "give every text at least one word")
+            if seconds is not None and not seconds[number].strip():
+                raise CoformerError(
+                    f"the second text of pair {number + 1} is empty", self.where, "give every text at least one word"
+                )
         found = self.inner.encode_batch(given)
         long = [number for number, each in enumerate(found) if len(each.ids) > self.length]
         if long and not truncate:

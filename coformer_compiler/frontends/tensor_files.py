@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def _opened(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return MappedTensors(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files older than torch 1.6 are no zip archives, which alone can be mapped.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # each library raises kinds of its own for broken files
         raise CoformerError(f"unreadable or truncated ({first_line(error)})", f"checkpoint {path}", MEND) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):

@@ -93,6 +93,41 @@ def test_bad_files(tmp_path: Path) -> None:
     assert "unknown data kind 'glue-sts-b'; " not in refused(tmp_path, f"glue-sst:{tmp_path}")
 
 
+def test_byte_order_marks(tmp_path: Path) -> None:
+    """The real train file of MRPC begins with one."""
+    write_task(tmp_path, "mrpc")
+    want = load(tmp_path, f"glue-mrpc:{tmp_path}").sha256
+    for name, old in (("train", "index"), ("dev", "index")):
+        path = tmp_path / f"{name}.tsv"
+        rows = [line.split("\t") for line in path.read_text().splitlines()]
+        assert rows[0][0] == old
+        path.write_text("\ufeff" + "".join("\t".join(row[1:]) + "\n" for row in rows))  # the label comes first
+        assert path.read_bytes().startswith(b"\xef\xbb\xbfQuality\t")
+    assert load(tmp_path, f"glue-mrpc:{tmp_path}").sha256 == want
+    lines = "\n".join(f"game of {'web ' * (n % 5)}" for n in range(60))
+    (tmp_path / "a.txt").write_text(lines)
+    plain = load(tmp_path, f"sentences:{tmp_path / 'a.txt'}").sha256
+    (tmp_path / "a.txt").write_text("\ufeff" + lines)
+    assert load(tmp_path, f"sentences:{tmp_path / 'a.txt'}").sha256 == plain
+
+
+def test_broken_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    """As in QQP's training set: rows cut short, and rows without one of the texts."""
+    write_task(tmp_path, "qqp")
+    clean = load(tmp_path, f"glue-qqp:{tmp_path}")
+    assert clean.notes == ()
+    path = tmp_path / "train.tsv"
+    header, *lines = path.read_text().splitlines()
+    assert header == "index\tis_duplicate\tquestion1\tquestion2"
+    broken = ["7\t1\tgame", "8", "9\t0\t\tgame", "10\t\tgame\tweb"]
+    path.write_text("\n".join([header, broken[0], *lines[:9], *broken[1:], *lines[9:]]) + "\n")
+    data = load(tmp_path, f"glue-qqp:{tmp_path}")
+    assert data.sha256 == clean.sha256
+    assert data.notes == ("4 of 44 rows of 'train.tsv' were left out: they lack a text or a label",)
+    path.write_text("\n".join([header, *broken[:2]]) + "\n")
+    assert "row 1 of 'train.tsv' has 3 columns of 4" in refused(tmp_path, f"glue-qqp:{tmp_path}")
+
+
 def test_sentences(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(f"game of {'web ' * (n % 5)}" for n in range(60)) + "\n\n")
     data = load(tmp_path, f"sentences:{tmp_path / 'a.txt'}")

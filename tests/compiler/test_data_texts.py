@@ -107,7 +107,17 @@ def test_bad_tables(folder: Path) -> None:
     assert "row 1 of 'b.tsv' has 1 columns of 2" in refused(folder, f"text:{folder / 'b.tsv'}")
     assert "there is no file or folder" in refused(folder, f"text:{folder / 'c.tsv'}")
     write_tsv(folder / "d.tsv", ("text", "label"), [*rows(30), (" ", "libs")])
-    assert "is empty" in refused(folder, f"text:{folder / 'd.tsv'}")
+    assert "is empty; give every text at least one word" in refused(folder, f"text:{folder / 'd.tsv'}")
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"), [((" ", "web"), "text 2 is empty"), (("web", " "), "the second text of pair 2 is empty")]
+)
+def test_a_pair_with_an_empty_text(pair: tuple[str, str], said: str, folder: Path) -> None:
+    tokenizer = read_tokenizer(folder, PAIRS)
+    with pytest.raises(CoformerError) as caught:
+        tokenizer.encode(["game", pair[0]], ["mail", pair[1]])
+    assert str(caught.value) == f"tokenizer in {folder}: {said}; give every text at least one word"
 
 
 def test_images_are_no_texts(folder: Path) -> None:

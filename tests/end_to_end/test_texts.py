@@ -140,6 +140,26 @@ def test_regression_on_pairs(tmp_path: Path) -> None:
     assert isinstance(answer["value"], float)
 
 
+@pytest.mark.slow
+def test_classification_of_pairs(tmp_path: Path) -> None:
+    """MRPC's form, byte order mark and all, from its files to answers: accuracy and F1, and rows that are left out."""
+    config = write_config(tmp_path, source="glue-mrpc:mrpc", options="pairs = true")
+    config.write_text(config.read_text().replace("length = 10", "length = 20").replace("jetson-nano", "cpu"))
+    write_teacher(tmp_path / "teacher", num_labels=2)
+    pairs = [(str(n % 2), str(n), "0", *texts) for n, (*texts, _) in enumerate(rows(90, pairs=True))]
+    columns = ("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String")
+    for name, part in (("train", [*pairs[:60], ("1", "7", "8", "game")]), ("dev", pairs[60:])):
+        write_tsv(tmp_path / "mrpc" / f"{name}.tsv", columns, part)
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "1 of 61 rows of 'train.tsv' were left out" in outcome.out
+    assert "F1 on the test split" in outcome.out
+    assert coformerc("validate", tmp_path / "out").code == 0
+    outcome = coformerc("run", tmp_path / "out", "--json", "--text", "mail server\tweb game")
+    assert outcome.code == 0, outcome.err
+    assert len(json.loads(outcome.out)["answers"][0]["logits"]) == 2
+
+
 def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     path = tmp_path / "teacher" / "config.json"

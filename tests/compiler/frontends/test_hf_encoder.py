@@ -56,7 +56,9 @@ def test_pairs_have_token_types(kind: str, tmp_path: Path) -> None:
     assert error(want, got) < TOLERANCE
 
 
-@pytest.mark.parametrize("form", ["sharded", "torch", "torch, sharded", "base model", "gamma and beta"])
+@pytest.mark.parametrize(
+    "form", ["sharded", "torch", "torch, sharded", "torch before 1.6", "base model", "gamma and beta"]
+)
 def test_every_form_of_folder(form: str, tmp_path: Path) -> None:
     model, folder = hf_model("bert"), tmp_path / "model"
     save_hf(model, folder)
@@ -68,6 +70,8 @@ def test_every_form_of_folder(form: str, tmp_path: Path) -> None:
         assert len(list(folder.glob("*.safetensors"))) > 2
     elif form == "torch":
         torch.save(state, folder / "pytorch_model.bin")
+    elif form == "torch before 1.6":  # no zip archive, so that it cannot be mapped
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     elif form == "torch, sharded":
         halves = [dict(list(state.items())[::2]), dict(list(state.items())[1::2])]
         for number, half in enumerate(halves):
