@@ -7,7 +7,7 @@ gRPC status in brackets, and ends that request, not the stream.
 """
 
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
 
 from .answer import Token
 from .arrays import Array
@@ -63,13 +63,14 @@ class StreamFront:
             yield self._error(self._crowded("{} streams are open".format(STREAMS)), "")
             return
         try:
+            reader = Reader(context)
             for data in requests:
-                for response in self._answered(data, context):
+                for response in self._answered(data, reader):
                     yield response
         finally:
             self._streams.release()
 
-    def _answered(self, data: bytes, context: Any) -> Iterator[bytes]:
+    def _answered(self, data: bytes, reader: "Reader") -> Iterator[bytes]:
         request_id, admitted = "", False
         try:
             request = self._parsed("ModelInferRequest", data)
@@ -81,11 +82,12 @@ class StreamFront:
                 raise self._crowded("{} texts are being generated".format(GENERATIONS))
             max_tokens = parameters.pop("max_tokens")
             central = self._central.serving(request.model_version)  # for the whole text: members keep its tokens
-            for token in generate(central, prompt, max_tokens, Sampling(**parameters), context.add_callback):
+            for token in generate(central, prompt, max_tokens, Sampling(**parameters), reader.on_gone):
                 yield self._response(request_id, token, central.manifest.build[:12])
         except Exception as error:  # noqa: BLE001 - told as the protocol wants it, without text of other exceptions
             yield self._error(error, request_id)
         finally:
+            reader.forget()
             if admitted:
                 self._generations.release()
 
@@ -110,6 +112,40 @@ class StreamFront:
         made.infer_response.id = request_id
         data: bytes = made.SerializeToString()
         return data
+
+
+class Reader:
+    """Whoever reads a stream; when he is gone, the round that is under way then is called off.
+
+    gRPC keeps every callback until the stream ends, and a callback keeps its round: a stream has one, not one a token.
+
+    Args:
+        context: gRPC's, of the stream.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._lock = threading.Lock()
+        self._call_off: Optional[Callable[[], None]] = None
+        self._gone = False
+        if not context.add_callback(self._leave):
+            self._gone = True
+
+    def on_gone(self, call_off: Callable[[], None]) -> bool:
+        """Call `call_off`, in place of the one before, when the reader is gone; return False where he is."""
+        with self._lock:
+            self._call_off = call_off
+            return not self._gone
+
+    def forget(self) -> None:
+        """Keep nothing: no round is under way."""
+        with self._lock:
+            self._call_off = None
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._gone, call_off = True, self._call_off
+        if call_off is not None:
+            call_off()
 
 
 def prompt_of(request: Any, name: str) -> Array:
