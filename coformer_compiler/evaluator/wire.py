@@ -12,17 +12,11 @@ from coformer_runtime.wire import HEADER
 GRPC_PREFIX, HTTP2_FRAME = 5, 9
 """Bytes before a gRPC message (compressed flag, length), and of the HTTP/2 DATA frame around it (RFC 9113, 4.1)."""
 
-
 OVERHEAD_BYTES: int = HTTP2_FRAME + GRPC_PREFIX + HEADER.size
 """Bytes around a tensor: headers of the runtime, gRPC and HTTP/2.
 
 TCP, IP and Ethernet headers come on top; they hang on the path's packet size.
 """
-
-
-def features_bytes(features: int) -> int:
-    """Bytes of a frame with `features` float32 numbers."""
-    return OVERHEAD_BYTES + 4 * features
 
 
 def input_bytes(given: InputSpec) -> int:

@@ -15,8 +15,10 @@ from coformer_compiler.decomposer.policy import teacher_shape
 from coformer_compiler.decomposer.search.encoding import Encoding
 from coformer_compiler.decomposer.search.space import Shapes, Space
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.latency import Network
+from coformer_compiler.evaluator.compute import SHIPPED
+from coformer_compiler.evaluator.latency import LatencyModel, Network
 from coformer_compiler.evaluator.recipe import Recipe, evaluator_of, score_many, written_recipe
+from coformer_compiler.profiling.predictor import load_predictor
 from coformer_compiler.transplant.statistics import Statistics, load_statistics, statistics_from_batches
 from coformer_targets import load_target
 from tests.compiler.tiny import random_model, tiny_spec
@@ -62,6 +64,19 @@ def test_the_number_of_processes_changes_no_digit(recipe: tuple[Recipe, list[Sha
     here = score_many(*recipe, 1)
     assert len({score.loss for score in here}) > 1, "candidates differ"
     assert score_many(*recipe, 2) == here
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_devices_that_were_measured_are_scored_in_any_process(recipe: tuple[Recipe, list[Shapes]], jobs: int) -> None:
+    made, candidates = recipe
+    predictor = load_predictor(SHIPPED / "cpu.safetensors")
+    measured = replace(made, devices=tuple(replace(device, predictor=predictor) for device in made.devices))
+    found, plain = score_many(measured, candidates, jobs), score_many(made, candidates, 1)
+    assert [score.loss for score in found] == [score.loss for score in plain]
+    model = LatencyModel(tiny_spec(), measured.devices, measured.network)
+    assert [score.latency for score in found] == [model.of_shapes(each, shortcuts=True) for each in candidates]
+    assert all(a.latency != b.latency for a, b in zip(found, plain, strict=True))
+    assert evaluator_of(measured) is evaluator_of(replace(measured)), "made once in a process"
 
 
 @pytest.mark.slow
