@@ -1,15 +1,21 @@
 """The port for operators: /metrics for Prometheus, /status.json for programs, / for people."""
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 from .errors import CoformerError
 from .failures import report
 from .security import Security, parse_address
 
-PATIENCE_S = 2.0  # one caller at a time, and none may dawdle
+PATIENCE_S = 2.0  # for all of a request and its answer, however the caller doles them out
+CALLERS = 16  # at a time; one more takes the place of the one who has been there for longest
+PLACE_S = 0.5  # for him to leave
+LOOK_S = 0.25  # between looks at who has been there for too long
 POLICY = "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -75,8 +81,82 @@ look();
 """
 
 
+class Caller(NamedTuple):
+    """One connection: since when (time.monotonic() seconds), and the thread that answers it."""
+
+    since: float
+    thread: threading.Thread
+
+
+class Server(HTTPServer):
+    """Answers each caller on a thread of his own, and hangs up on whoever takes longer than `PATIENCE_S`.
+
+    A time limit of the socket would be one for each read: a caller that sends a byte now and then would never meet it.
+    """
+
+    request_queue_size = 2 * CALLERS
+
+    def __init__(self, address: Tuple[str, int], handler: Type[BaseHTTPRequestHandler]) -> None:
+        self._lock = threading.Lock()
+        self._callers: Dict[socket.socket, Caller] = {}  # in the order in which they came
+        self._places = threading.BoundedSemaphore(CALLERS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin to answer."""
+        if not self._places.acquire(blocking=False):
+            with self._lock:
+                for oldest in list(self._callers)[:1]:
+                    _hang_up(oldest)
+            if not self._places.acquire(timeout=PLACE_S):
+                self.shutdown_request(request)
+                return
+        words = (request, client_address)
+        thread = threading.Thread(target=self._answer, args=words, name="operator", daemon=True)
+        with self._lock:
+            self._callers[request] = Caller(time.monotonic(), thread)
+        thread.start()
+
+    def service_actions(self) -> None:
+        """Hang up on those who have been there for too long; called every `LOOK_S`."""
+        now = time.monotonic()
+        with self._lock:
+            for request, caller in self._callers.items():
+                if now - caller.since > PATIENCE_S:
+                    _hang_up(request)
+
+    def server_close(self) -> None:
+        """Stop listening, and hang up on everybody."""
+        super().server_close()
+        with self._lock:
+            left = dict(self._callers)
+            for request in left:
+                _hang_up(request)
+        for caller in left.values():
+            caller.thread.join(PLACE_S)
+
+    def _answer(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            pass  # the caller hung up, or was hung up on
+        except Exception as error:  # noqa: BLE001 - the port goes on, the log has the trace
+            report("operator port", error)
+        finally:
+            with self._lock:
+                del self._callers[request]
+            self.shutdown_request(request)
+            self._places.release()
+
+
+def _hang_up(request: socket.socket) -> None:
+    """End what a thread reads or writes there; the thread then closes it."""
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
 class OperatorPort:
-    """Serves these paths on a thread of its own. A context manager.
+    """Serves these paths on threads of its own. A context manager.
 
     Args:
         listen: HOST:PORT; loopback unless `insecure`, since it is plain HTTP.
@@ -107,8 +187,6 @@ class OperatorPort:
         class Handler(BaseHTTPRequestHandler):
             """Answers GET of these paths."""
 
-            timeout = PATIENCE_S
-
             def do_GET(self) -> None:
                 """Answer, or say that there is no such page."""
                 kind, make = answers.get(self.path.split("?")[0], ("", None))
@@ -124,9 +202,7 @@ class OperatorPort:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Cache-Control", "no-store")
-                self.send_header(
-                    "Content-Security-Policy", "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
-                )
+                self.send_header("Content-Security-Policy", POLICY)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -136,12 +212,6 @@ class OperatorPort:
             def version_string(self) -> str:
                 """Name the program, not the interpreter's version."""
                 return "coformer-node"
-
-        class Server(HTTPServer):
-            """Does not print what broke with a caller that hung up."""
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """Go on."""
 
         try:
             self._server = Server((host, port), Handler)
@@ -153,7 +223,7 @@ class OperatorPort:
         self._thread = threading.Thread(target=self._serve, name="operators", daemon=True)
 
     def _serve(self) -> None:
-        self._server.serve_forever(poll_interval=0.5)
+        self._server.serve_forever(poll_interval=LOOK_S)
 
     def __enter__(self) -> "OperatorPort":
         self._thread.start()
