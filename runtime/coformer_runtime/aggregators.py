@@ -1,6 +1,7 @@
 """The aggregators of a central bundle: what they take, and which one answers for the members that are there."""
 
 import threading
+import time
 from typing import Dict, FrozenSet, Optional, Tuple
 
 from .arrays import Array
@@ -8,7 +9,9 @@ from .bundle import Bundle
 from .central_options import usable_aggregators
 from .engines import Engine, feature_name, open_aggregator
 from .manifest import AggregatorSpec, TensorSpec
-from .members import BROKEN, Reply, failed
+from .members import BROKEN, LATE, Reply, failed
+
+TURN_S = 0.005  # that a request may wait for its turn in any case
 
 
 class Aggregators:
@@ -48,21 +51,48 @@ class Aggregators:
             self._chosen[present] = best
         return self._chosen[present]
 
-    def run(self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int) -> Array:
+    def run(
+        self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int, deadline: Optional[float] = None
+    ) -> Array:
         """Return the logits of one aggregator, `(samples, outputs)`; its members have replied with features.
 
         An aggregator is one small product, so that a batch is aggregated sample by sample by the one graph there is, in
         place of one graph more for every subset and batch size.
+
+        Args:
+            spec: the aggregator.
+            replies: by member index.
+            samples: how many rows the features have.
+            deadline: time.monotonic() seconds until which it may wait for another request's aggregation; None: forever.
+
+        Raises:
+            Unanswered: the others were not done by then.
         """
         import numpy
 
         features = {index: reply.features for index, reply in replies.items() if reply.features is not None}
         engine, logits = self._engines[spec.members], []
-        with self._running:
+        # Requests whose members were late come here together, at their deadline: none is refused for a few fast runs.
+        left_s = -1 if deadline is None else max(TURN_S, deadline - time.monotonic())
+        if not self._running.acquire(timeout=left_s):
+            raise self._stalled(spec)
+        try:
             for row in range(samples):
                 feeds = {feature_name(index): features[index][row : row + 1] for index in spec.members}
                 logits.append(engine.run(feeds)[self._answer])
+        finally:
+            self._running.release()
         return logits[0] if samples == 1 else numpy.concatenate(logits)
+
+    def _stalled(self, spec: AggregatorSpec) -> Exception:
+        from .central import Unanswered  # which imports this module
+
+        return Unanswered(
+            "late: other requests were still being aggregated",
+            "aggregator of {}".format(list(spec.members)),
+            "allow more time, or send fewer requests at once",
+            LATE,
+        )
 
     def checked(self, index: int, reply: Reply, samples: int) -> Reply:
         """Return the reply, or a failure where its features are not finite numbers of the right shape."""
