@@ -33,3 +33,8 @@ class Device:
     predictor: Predictor | None = None
     deadline_ms: float | None = None
     standby: bool = False
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether it gets the aggregators."""
+        return self.central or self.standby

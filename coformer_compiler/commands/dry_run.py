@@ -15,6 +15,7 @@ from coformer_compiler.decomposer.policy import read_policy, teacher_shape
 from coformer_compiler.decomposer.shapes import (
     MaybeShape,
     cost_of_spec,
+    feature_widths,
     kept_of,
     member_cost,
     member_spec,
@@ -46,6 +47,7 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
     kept = list(zip(*kept_of(config.devices, shapes), strict=True))
     check_profiles(teacher, config.profiles)
     check_room(teacher, kept, config.profiles, shortcuts=shortcuts)
+    features = sum(feature_widths(teacher, [shape for _, shape in kept]))
     for device, shape in kept:
         cost = member_cost(teacher, shape, shortcuts=shortcuts)
         members.append(
@@ -61,7 +63,7 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
                 "flops_share": cost.flops / whole.flops,
                 "params": cost.params,
                 "memory_mb": memory_of_profiles(
-                    member_spec(teacher, shape, shortcuts=shortcuts), device, config.profiles
+                    member_spec(teacher, shape, shortcuts=shortcuts), device, config.profiles, features=features
                 ),
                 "memory_limit_mb": device.memory_mb,
             }

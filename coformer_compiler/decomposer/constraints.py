@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, Policy, TeacherShape
-from coformer_compiler.decomposer.shapes import MemberShape, member_cost, shape_of_member, stage_widths
+from coformer_compiler.decomposer.shapes import MemberShape, feature_widths, member_cost, shape_of_member, stage_widths
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.evaluator.memory import aggregator_mb, memory_mb
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_runtime.errors import CoformerError
+
+TOLD_MB = 1.0
+"""A refusal names the aggregator where it takes this much."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,18 @@ class Excess:
         )
 
 
-def excess(teacher: TransformerSpec, shape: MemberShape, device: Device, *, shortcuts: bool) -> Excess | None:
-    """The device limit that the shape breaks, C5 before C6; None where it fits."""
+def excess(
+    teacher: TransformerSpec, shape: MemberShape, device: Device, *, shortcuts: bool, features: int
+) -> Excess | None:
+    """The device limit that the shape breaks, C5 before C6; None where it fits.
+
+    Args:
+        teacher: its spec.
+        shape: the member's.
+        device: with the limits.
+        shortcuts: whether members have shortcut matrices.
+        features: how many all members together send, which is how wide the aggregator is, where the device has one.
+    """
     cost = member_cost(teacher, shape, shortcuts=shortcuts)
     if device.max_gflop is not None and cost.flops / 1e9 > device.max_gflop:
         return Excess(
@@ -47,10 +60,12 @@ def excess(teacher: TransformerSpec, shape: MemberShape, device: Device, *, shor
             f"raise max_gflop of '{device.name}' or give it a smaller share",
         )
     needed = memory_mb(cost, device.target, device.target.precision)
+    aggregator = aggregator_mb(teacher.head, float(features)) if device.aggregates else 0.0
+    needed += aggregator
     if needed > device.memory_mb:
         return Excess(
             "C6",
-            "memory",
+            f"memory ({aggregator:,.4g} MB for the aggregator)" if aggregator >= TOLD_MB else "memory",
             needed,
             device.memory_mb,
             "MB",
@@ -84,8 +99,10 @@ def check_policy(
         _check_member(member, shape)
     _check_sums(policy, shape, overlap=overlap)
     by_name = {device.name: device for device in devices}
-    for member in policy.members:
-        broken = excess(teacher, shape_of_member(member), by_name[member.device], shortcuts=shortcuts)
+    shapes = [shape_of_member(member) for member in policy.members]
+    features = sum(feature_widths(teacher, shapes))
+    for member, own in zip(policy.members, shapes, strict=True):
+        broken = excess(teacher, own, by_name[member.device], shortcuts=shortcuts, features=features)
         if broken is not None:
             raise broken.error(member.device)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from coformer_compiler.decomposer.constraints import excess
 from coformer_compiler.decomposer.policy import TeacherShape, teacher_shape
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.shapes import MemberShape, feature_widths
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_runtime.errors import CoformerError
@@ -60,7 +60,10 @@ def shapes_by_strategy(
     notes: list[str] = []
     while True:
         shapes = shapes_from_shares(shape, devices, shares, overlap=overlap)
-        broken = [excess(teacher, s, d, shortcuts=shortcuts) for s, d in zip(shapes, devices, strict=True)]
+        features = sum(feature_widths(teacher, shapes))
+        broken = [
+            excess(teacher, s, d, shortcuts=shortcuts, features=features) for s, d in zip(shapes, devices, strict=True)
+        ]
         if not any(broken):
             return Shapes(tuple(shapes), tuple(notes))
         worst = next(n for n, found in enumerate(broken) if found)

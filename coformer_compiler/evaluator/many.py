@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape, member_cost
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.memory import held_mb
+from coformer_compiler.evaluator.memory import aggregator_mb, held_mb
 from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.spec import AttentionSpec, MlpSpec, ResidualSpec, TransformerSpec
 
@@ -131,24 +131,41 @@ class CostModel:
         return ManyCosts(**dict(zip(FIELDS, found, strict=True)))
 
 
-def many_memory_mb(costs: ManyCosts, devices: Sequence[Device]) -> Array:
-    """C6's memory of every member, `(candidates, devices)`; see `memory_mb`."""
+def many_aggregator_mb(teacher: TransformerSpec, candidates: Candidates) -> Array:
+    """Memory of the aggregator of all members that take part, `(candidates,)`; see `aggregator_mb`."""
+    copies = teacher.features // teacher.embed
+    widths = candidates.embed * teacher.embeds[-1] // teacher.embeds[0] * copies
+    return aggregator_mb(teacher.head, widths.sum(1).astype(np.float64))
+
+
+def many_memory_mb(costs: ManyCosts, devices: Sequence[Device], aggregator: Array) -> Array:
+    """C6's memory of every member, `(candidates, devices)`; see `memory_mb`.
+
+    Args:
+        costs: of the members.
+        devices: in their order.
+        aggregator: by `many_aggregator_mb`; it counts on the devices that aggregate.
+    """
     held = [getattr(costs, field) for field in FIELDS if field != "flops"]
     columns = [
         held_mb(*(each[:, n] for each in held), target=device.target, precision=device.target.precision)
+        + aggregator * device.aggregates
         for n, device in enumerate(devices)
     ]
     return np.stack(columns, 1)
 
 
-def many_broken(costs: ManyCosts, devices: Sequence[Device]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Whether C5 and C6 are broken, each `(candidates, devices)`; by no device that is left out."""
+def many_broken(costs: ManyCosts, devices: Sequence[Device], aggregator: Array) -> dict[str, npt.NDArray[np.bool_]]:
+    """Whether C5 and C6 are broken, each `(candidates, devices)`; by no device that is left out.
+
+    `aggregator` is `many_aggregator_mb`.
+    """
     most = np.array([np.inf if device.max_gflop is None else device.max_gflop * 1e9 for device in devices])
     memory = np.array([device.memory_mb for device in devices])
     takes_part = costs.params > 0
     return {
         "C5": takes_part & (costs.flops > most),
-        "C6": takes_part & (many_memory_mb(costs, devices) > memory),
+        "C6": takes_part & (many_memory_mb(costs, devices, aggregator) > memory),
     }
 
 

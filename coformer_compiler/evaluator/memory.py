@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coformer_compiler.model.cost import Cost
+from coformer_compiler.model.spec import HeadSpec
 from coformer_runtime.decoder import SESSIONS
 from coformer_targets.target import Target
 
@@ -15,6 +16,8 @@ BYTES = {"float32": (4, 4), "float16": (2, 2), "int8": (1, 4)}
 """Precision → bytes of a weight, bytes of an activation; with int8 only linear layers compute in integers."""
 CACHED = 4
 """Bytes of a key's or value's element."""
+AGGREGATED = 4
+"""Bytes of an aggregator's weight: aggregators are float32 in every build."""
 
 Numbers = TypeVar("Numbers", float, npt.NDArray[np.float64])
 
@@ -27,6 +30,23 @@ def memory_mb(cost: Cost, target: Target, precision: str = "float32") -> float:
     """
     numbers = (cost.params, cost.peak_elements, cost.tables, cost.again, cost.cached)
     return held_mb(*map(float, numbers), target=target, precision=precision)
+
+
+def aggregator_mb(head: HeadSpec, features: Numbers) -> Numbers:
+    """Megabytes (10⁶ bytes) that aggregating takes, on the central device and on those on standby, beside the member.
+
+    It is the aggregator of all members, with the head folded into it, the one that the runtime opens unless told
+    `--min-members`; then it opens those of smaller subsets too, each of them smaller, which a build cannot know of.
+
+    Args:
+        head: of the teacher.
+        features: how many features all members together send; none, or one number for each of many policies.
+    """
+    if head.hidden is None:
+        weights = (features + 1) * head.classes
+    else:
+        weights = (features + 1) * head.hidden + (head.hidden + 1) * head.classes
+    return weights * AGGREGATED / 1e6
 
 
 def held_mb(

@@ -14,7 +14,7 @@ from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.recost import Recosting
-from coformer_compiler.decomposer.shapes import MaybeShape, member_spec
+from coformer_compiler.decomposer.shapes import MaybeShape, feature_widths, kept_of, member_spec
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.model.transformer import Transformer
@@ -146,12 +146,13 @@ def memory_together(
 ) -> Mapping[str, float]:
     """Device → megabytes (10⁶ bytes) for its members of all policies together; the engine library counts once."""
     needed: dict[str, float] = {}
+    features = [sum(feature_widths(teacher, kept_of(devices, shapes)[1])) for shapes in policies]
     for n, device in enumerate(devices):
         library = device.target.runtime_mb
-        members = [shapes[n] for shapes in policies]
-        specs = [member_spec(teacher, shape, shortcuts=shortcuts) for shape in members if shape is not None]
+        members = [(shapes[n], sent) for shapes, sent in zip(policies, features, strict=True)]
+        specs = [(member_spec(teacher, shape, shortcuts=shortcuts), sent) for shape, sent in members if shape]
         if specs:
-            own = sum(memory_of_profiles(spec, device, profiles) - library for spec in specs)
+            own = sum(memory_of_profiles(spec, device, profiles, features=sent) - library for spec, sent in specs)
             needed[device.name] = own + library
     return needed
 

@@ -125,7 +125,7 @@ def decomposed(
     keyed: dict[str, Any] = {
         "policy": section.model_dump(mode="json", exclude={"file"}),
         "file": file_digest(section.file) if section.file is not None and section.file.is_file() else None,
-        "devices": [[d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central] for d in devices],
+        "devices": [[d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central, d.standby] for d in devices],
         **options,
     }
 
@@ -157,7 +157,8 @@ def search_policies(
     loss = counted_loss(section)
     network = network_of(config)
     described = [
-        [d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central, d.deadline_ms, _measured(d)] for d in devices
+        [d.name, _facts(d), d.gflops, d.memory_mb, d.max_gflop, d.central, d.standby, d.deadline_ms, _measured(d)]
+        for d in devices
     ]
     origin = Origin(
         parents[0].sha256,

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from coformer_compiler.config.sections import ProfilesSection
-from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, member_spec
+from coformer_compiler.decomposer.shapes import MemberShape, cost_of_spec, feature_widths, member_spec
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.memory import BYTES, memory_mb
+from coformer_compiler.evaluator.memory import BYTES, aggregator_mb, memory_mb
 from coformer_compiler.model.shorten import at_length
 from coformer_compiler.model.spec import InputSpec, StemSpec, TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import Transformer
@@ -93,8 +93,10 @@ def check_room(
     Raises:
         CoformerError: naming the device, what is needed and what it has.
     """
+    features = sum(feature_widths(teacher, [shape for _, shape in shapes]))
     for device, shape in shapes if further_profiles(section) else ():
-        needed = memory_of_profiles(member_spec(teacher, shape, shortcuts=shortcuts), device, section)
+        member = member_spec(teacher, shape, shortcuts=shortcuts)
+        needed = memory_of_profiles(member, device, section, features=features)
         if needed > device.memory_mb:
             more = "set share_weights, " if device.target.engine == ONNX_RUNTIME and not section.share_weights else ""
             raise CoformerError(
@@ -105,11 +107,12 @@ def check_room(
             )
 
 
-def memory_of_profiles(member: TransformerSpec, device: Device, section: ProfilesSection) -> float:
-    """Megabytes (10⁶ bytes) for all graphs of a member at once.
+def memory_of_profiles(member: TransformerSpec, device: Device, section: ProfilesSection, *, features: int) -> float:
+    """Megabytes (10⁶ bytes) for all graphs of a member at once, and for the aggregator where the device has one.
 
     TensorRT has the weights in every engine. ONNX Runtime lays out those of linears anew for every graph, unless they
     are to be shared, and maps tables of words once. Activations are those of the largest batch.
+    `features` is how many all members together send.
     """
     cost, stem, further = cost_of_spec(member), member.stem, len(further_profiles(section))
     weight, activation = BYTES[device.target.precision]
@@ -118,7 +121,8 @@ def memory_of_profiles(member: TransformerSpec, device: Device, section: Profile
     if device.target.engine == ONNX_RUNTIME:
         again = 0 if section.share_weights else cost.params - mapped
     more = further * again * weight + (section.batches[-1] - 1) * cost.peak_elements * activation
-    return memory_mb(cost, device.target, device.target.precision) + more / 1e6
+    aggregator = aggregator_mb(member.head, float(features)) if device.aggregates else 0.0
+    return memory_mb(cost, device.target, device.target.precision) + aggregator + more / 1e6
 
 
 def further_profiles(section: ProfilesSection) -> list[Profile]:

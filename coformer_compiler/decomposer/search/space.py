@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from coformer_compiler.decomposer.constraints import Excess, excess
 from coformer_compiler.decomposer.search.encoding import Encoding, Point
-from coformer_compiler.decomposer.shapes import MaybeShape
+from coformer_compiler.decomposer.shapes import MaybeShape, feature_widths
 from coformer_compiler.evaluator.latency import Latencies, LatencyModel, Network
-from coformer_compiler.evaluator.many import CostModel, candidates_of, many_broken
+from coformer_compiler.evaluator.many import CostModel, candidates_of, many_aggregator_mb, many_broken
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.profiling.table import table_of_shapes
 from coformer_runtime.errors import CoformerError
@@ -79,7 +79,7 @@ class Space:
     def broken(self, shapes: Sequence[Shapes]) -> dict[str, npt.NDArray[np.bool_]]:
         """Constraint → whether the members break it, `(candidates, devices)`."""
         candidates = candidates_of(shapes, self.encoding.shape.layers)
-        broken = many_broken(self.model.costs(candidates), self.devices)
+        broken = many_broken(self.model.costs(candidates), self.devices, many_aggregator_mb(self.teacher, candidates))
         deadlines = np.array([np.inf if d.deadline_ms is None else d.deadline_ms for d in self.devices])
         if np.isfinite(deadlines).any():
             broken["deadline"] = deadlines < self.latencies(shapes).arrival_ms.T
@@ -146,7 +146,10 @@ class Space:
     def _excess(self, shapes: Shapes, n: int) -> Excess:
         """The limit of the device that the shapes break."""
         shape, device = shapes[n], self.devices[n]
-        found = None if shape is None else excess(self.teacher, shape, device, shortcuts=self.shortcuts)
+        features = sum(feature_widths(self.teacher, [each for each in shapes if each is not None]))
+        found = (
+            None if shape is None else excess(self.teacher, shape, device, shortcuts=self.shortcuts, features=features)
+        )
         if found is not None:
             return found
         assert device.deadline_ms is not None

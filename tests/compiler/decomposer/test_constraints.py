@@ -8,7 +8,7 @@ import pytest
 
 from coformer_compiler.decomposer.constraints import check_policy, excess
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, Policy, teacher_shape
-from coformer_compiler.decomposer.shapes import member_cost, shape_of_member
+from coformer_compiler.decomposer.shapes import feature_widths, member_cost, shape_of_member
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.memory import memory_mb
 from coformer_runtime.errors import CoformerError
@@ -215,7 +215,25 @@ def test_c6_names_the_shortfall() -> None:
     check(ATTIC, HALL, devices=[board("attic", memory_mb=needed), board("hall")])
 
 
+@pytest.mark.parametrize("role", ["central", "standby"])
+def test_c6_counts_the_aggregator_where_it_is_loaded(role: str) -> None:
+    teacher = replace(TEACHER, head=replace(TEACHER.head, classes=50_000))
+    features = sum(feature_widths(teacher, [shape_of_member(ATTIC), shape_of_member(HALL)]))
+    own = memory_mb(member_cost(TEACHER, shape_of_member(ATTIC), shortcuts=False), DEVICES[0].target)
+    aggregator = (features + 1) * 50_000 * 4 / 1e6
+    needed, limit = own + aggregator, own + aggregator - 1
+    devices = [replace(board("attic", memory_mb=limit), **{role: True}), board("hall")]
+    with pytest.raises(CoformerError) as caught:
+        check_policy(Policy("file", SHAPE, (ATTIC, HALL)), teacher, SHAPE, devices, overlap=False, shortcuts=False)
+    assert str(caught.value) == (
+        f"device 'attic': C6: the member needs {needed:,.4g} MB of memory ({aggregator:,.4g} MB for the aggregator), "
+        f"the device has {limit:,.4g}: short by 1 MB; raise memory_mb of 'attic' or give it a smaller share"
+    )
+    devices = [board("attic", memory_mb=limit), board("hall")]
+    check_policy(Policy("file", SHAPE, (ATTIC, HALL)), teacher, SHAPE, devices, overlap=False, shortcuts=False)
+
+
 def test_c5_comes_before_c6() -> None:
-    found = excess(TEACHER, shape_of_member(ATTIC), board(max_gflop=1e-9, memory_mb=1), shortcuts=False)
+    found = excess(TEACHER, shape_of_member(ATTIC), board(max_gflop=1e-9, memory_mb=1), shortcuts=False, features=48)
     assert found is not None
     assert found.constraint == "C5"

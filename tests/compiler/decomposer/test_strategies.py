@@ -132,7 +132,7 @@ def test_memory_shrinks_too() -> None:
     assert found.notes == ("'d1' was shrunk until C6 held",)
     assert memory_mb(member_cost(TEACHER, found.members[1], shortcuts=False), board().target) <= needed - 0.2
     assert all(
-        excess(TEACHER, member, device, shortcuts=False) is None
+        excess(TEACHER, member, device, shortcuts=False, features=96) is None
         for member, device in zip(found.members, devices, strict=True)
     )
 

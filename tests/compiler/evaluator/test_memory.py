@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
-from coformer_compiler.evaluator.memory import BYTES, memory_mb
+from coformer_compiler.decomposer.shapes import aggregator_cost
+from coformer_compiler.evaluator.memory import BYTES, aggregator_mb, memory_mb
 from coformer_compiler.model.cost import Cost
+from coformer_compiler.model.spec import HeadSpec
 from coformer_targets import load_target, target_names
 from tests.compiler.tiny import random_model, tiny_decoder, tiny_seq2seq, tiny_t5
 
@@ -40,6 +42,13 @@ def test_models_that_take_tokens_one_after_another() -> None:
     assert answering.again == 0 and answering.cached == 2 * 2 * (6 + 9) * 15
     assert answering.tables == 23 * 12 + 24 * 10
     assert reading.again == reading.cached == 0
+
+
+@pytest.mark.parametrize("head", [HeadSpec(50_257), HeadSpec(3, hidden=48)])
+def test_the_aggregator_of_all_members(head: HeadSpec) -> None:
+    """Its weights in float32; GPT-2 XL's takes 322 MB."""
+    assert aggregator_mb(head, 1600.0) == pytest.approx(4 * aggregator_cost([700, 500, 400], head).params / 1e6)
+    assert aggregator_mb(HeadSpec(50_257), 1600.0) == pytest.approx(321.8, abs=0.1)
 
 
 @pytest.mark.parametrize("name", target_names())

@@ -32,7 +32,7 @@ def replace_section(**changes: object) -> ProfilesSection:
 
 
 def more_on_the_board(spec: TransformerSpec) -> float:
-    return memory_of_profiles(spec, device("jetson-nano"), ProfilesSection(lengths=[3, 6, 9]))
+    return memory_of_profiles(spec, device("jetson-nano"), ProfilesSection(lengths=[3, 6, 9]), features=48)
 
 
 def device(target: str) -> Device:
@@ -105,14 +105,14 @@ def test_memory_grows_with_every_engine() -> None:
     tables = 30000 * 48 * 4 / 1e6
     one, three, wide = ProfilesSection(), ProfilesSection(lengths=[3, 6, 9]), ProfilesSection(batches=[1, 2, 64])
     for target, again in (("jetson-nano", True), ("cpu", False)):
-        first, more, most = (memory_of_profiles(spec, device(target), each) for each in (one, three, wide))
+        first, more, most = (memory_of_profiles(spec, device(target), each, features=48) for each in (one, three, wide))
         assert (more - first > 2 * tables) is again and 0 < more - first < 2 * tables + 1
         assert most > more
         assert first == memory_mb(cost_of_spec(spec), load_target(target))
     shared = ProfilesSection(lengths=[3, 6, 9], share_weights=True)
-    found = [memory_of_profiles(spec, device("cpu"), each) for each in (one, shared)]
+    found = [memory_of_profiles(spec, device("cpu"), each, features=48) for each in (one, shared)]
     assert found[0] == found[1]
-    assert memory_of_profiles(spec, device("jetson-nano"), shared) == more_on_the_board(spec)
+    assert memory_of_profiles(spec, device("jetson-nano"), shared, features=48) == more_on_the_board(spec)
 
 
 def test_what_has_no_room_is_refused() -> None:
@@ -120,7 +120,7 @@ def test_what_has_no_room_is_refused() -> None:
     spec = tiny_encoder(embed=48)
     shape = full_shape(teacher_shape(spec))
     board = device("jetson-nano")
-    least = memory_of_profiles(member_spec(spec, shape, shortcuts=True), board, BOTH)
+    least = memory_of_profiles(member_spec(spec, shape, shortcuts=True), board, BOTH, features=48)
     check_room(spec, [(replace(board, memory_mb=least), shape)], BOTH, shortcuts=True)
     small = replace(board, memory_mb=least - 0.01)
     check_room(spec, [(small, shape)], ProfilesSection(), shortcuts=True)
