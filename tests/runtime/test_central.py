@@ -13,7 +13,7 @@ import pytest
 from coformer_runtime import breaker, exchange, wire
 from coformer_runtime.answer import answer_from_parameters, parameters_from_answer
 from coformer_runtime.bundle import open_bundle
-from coformer_runtime.central import CalledOff, Central, Unanswered
+from coformer_runtime.central import Central, Unanswered
 from coformer_runtime.listen import open_server
 from coformer_runtime.security import LOOPBACK
 from tests.runtime import bundles
@@ -206,17 +206,6 @@ def test_callers_in_a_hurry_open_no_breaker(cluster_dirs: List[str]) -> None:
         time.sleep(0.1)
         assert central.answer(PIXELS).members == bundles.DEVICES
         assert set(central.breaker_states().values()) == {"closed"}
-
-
-def test_gone_caller_is_not_answered_and_members_are_told(cluster_dirs: List[str]) -> None:
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk]) as central,
-    ):
-        with pytest.raises(CalledOff):
-            central.answer(PIXELS, on_gone=lambda call_off: False)
-        assert central.answer(PIXELS, on_gone=lambda call_off: True).members == bundles.DEVICES
 
 
 def test_error_names_only_who_failed(cluster_dirs: List[str], tmp_path: Path) -> None:
