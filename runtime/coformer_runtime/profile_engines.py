@@ -10,15 +10,17 @@ import shutil
 import tempfile
 from typing import Any, ContextManager, Dict, Iterator
 
-from .durable import replace_file
+from .durable import move
 from .engines import Engine
 from .errors import CoformerError
 from .profile_pack import WRITE_AGAIN, Pack, Point
 from .tensorrt.build import PlanRequest, report_of_child
 from .tensorrt.child import PLAN, TIMING
+from .tensorrt.disk import writing
 from .tensorrt.recipe import check_board, recipe_from_json
 
 PLANS = ".coformer-profile"
+MEASURED = "the points that were measured are kept"
 
 
 class Opener(abc.ABC):
@@ -49,8 +51,9 @@ def opener_for(pack: Pack, threads: int, folder: str) -> Iterator[Opener]:
         yield _OnnxRuntime(pack, threads)
     elif pack.engine == "tensorrt":
         place = os.path.join(folder, PLANS)
-        os.makedirs(place, exist_ok=True)
-        work = tempfile.mkdtemp(prefix="building-", dir=place)
+        with writing("the directory for plans", place, MEASURED):
+            os.makedirs(place, exist_ok=True)
+            work = tempfile.mkdtemp(prefix="building-", dir=place)
         try:
             yield _TensorRt(pack, place, work)
         finally:
@@ -98,7 +101,8 @@ class _TensorRt(Opener):
         request = PlanRequest(
             path, self._pack.sha256s[point.graph], self._recipe_text, self._recipe.needed_mb, self._cache_dir, True
         )
-        folder = tempfile.mkdtemp(dir=self._work)
+        with writing("a folder for this build", self._work, MEASURED):
+            folder = tempfile.mkdtemp(dir=self._work)
         try:
             report = report_of_child(request, os.path.join(folder, "plan"))
             self._keep_timings(report, os.path.join(folder, "plan", TIMING))
@@ -109,8 +113,8 @@ class _TensorRt(Opener):
             shutil.rmtree(folder)
 
     def _keep_timings(self, report: Dict[str, Any], fresh: str) -> None:
-        with open(fresh, "rb") as stream:
-            replace_file(report["timing"], stream.read())
+        with writing("the timing cache", self._cache_dir, MEASURED):
+            move(fresh, report["timing"])
 
 
 def _recipe_text(pack: Pack) -> str:

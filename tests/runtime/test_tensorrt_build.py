@@ -3,13 +3,18 @@
 On stand-ins for TensorRT and CUDA (see fakes/fake_tensorrt.py), in processes of their own.
 """
 
+import contextlib
 import json
+import os
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import pytest
@@ -17,8 +22,7 @@ from onnx import TensorProto
 
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.tensorrt.recipe import load_recipe, recipe_from_json
-from coformer_targets import load_target, recipe_for, target_names
+from coformer_runtime.tensorrt.recipe import load_recipe
 from tests.runtime import bundles
 from tests.runtime.boards import (
     BOARDS,
@@ -26,6 +30,7 @@ from tests.runtime.boards import (
     ORIN,
     XAVIER,
     Board,
+    Done,
     environment,
     make_bundle,
     make_site,
@@ -107,6 +112,21 @@ def test_timing_cache_is_kept(tmp_path: Path, site: List[str]) -> None:
     kept.write_bytes(b"of another version")
     assert node(site, "build", bundle, "--rebuild").code == 0
     assert kept.read_bytes() == b"8.2.1.8+"
+
+
+def test_timing_cache_is_handed_from_graph_to_graph(tmp_path: Path, site: List[str]) -> None:
+    """Each build adds to what the one before it left, so that the last one has the timings of all."""
+    bundle = make_bundle(tmp_path / "hall", NANO, batches=(2, 4))
+    assert node(site, "build", bundle).code == 0
+    (kept,) = cache_of(bundle).glob("*-timing.cache")
+    assert kept.read_bytes() == b"8.2.1.8+++"
+    assert node(site, "build", bundle).code == 0
+    assert kept.read_bytes() == b"8.2.1.8+++"
+    plans(bundle)[1].write_bytes(b"damaged")
+    assert node(site, "build", bundle).code == 0
+    assert kept.read_bytes() == b"8.2.1.8++++"
+    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert kept.read_bytes() == b"8.2.1.8+++++++"
 
 
 def test_central_device_builds_its_aggregators_too(tmp_path: Path) -> None:
@@ -341,14 +361,118 @@ def test_full_disk_leaves_the_old_plan(tmp_path: Path, site: List[str], nearly: 
     with Path(small[0], "tensorrt.py").open("a") as stream:
         stream.write("\nimport resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n".format(limit))
     done = node(small, "build", bundle, "--rebuild")
-    if nearly:
-        assert "bytes) cannot be written (File too large); free some space, or name another directory with" in done.err
-        assert done.code == 2
-    else:
-        assert "the process that built it ended with exit code 1" in done.err
-        assert done.code == 1
+    assert done.code == 2
+    assert re.search(r"building-\w+/0: the plan \([\d,]+ bytes\) cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
     assert files_of(cache_of(bundle)) == before
     assert node(site, "validate", bundle).code == 0
+
+
+NO_ROOM = (
+    r"[\d,]+ bytes are free there\); free some space, or name another directory "
+    r"\(build: --cache, profile: -o\); what was built before is as it was\n$"
+)
+NO_ROOM_FOR_THE_FILE = r"\(File too large; " + NO_ROOM
+
+
+def limited(site: List[str], limit: int, *words: str) -> Done:
+    """`coformer-node` that can write no file of more than `limit` bytes, nor can the processes that it starts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "coformer_runtime", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(site),
+        check=False,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.mark.parametrize("limit", [0, 20])
+def test_full_disk_from_the_start(tmp_path: Path, site: List[str], limit: int) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    before = files_of(cache_of(bundle))
+    done = limited(site, limit, "build", bundle, "--rebuild")
+    assert (done.code, done.out) == (2, "")
+    assert re.search(r"building-\w+/0: what a build needs cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
+    assert files_of(cache_of(bundle)) == before
+    assert node(site, "validate", bundle).code == 0
+
+
+def test_full_disk_before_the_ledgers_line(tmp_path: Path, site: List[str]) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    assert node(site, "build", bundle).code == 0
+    written = cache_of(bundle) / "ledger.jsonl"
+    written.write_text(written.read_text() * 100)
+    before = written.read_text()
+    done = limited(site, written.stat().st_size + 20, "build", bundle, "--rebuild")
+    assert done.code == 2
+    assert "{}: the ledger's line for {}/member.onnx cannot be written (".format(cache_of(bundle), bundle) in done.err
+    assert done.err.endswith("; its plan is checked and can be used\n")
+    assert written.read_text() == before  # not with half a line at its end
+    assert node(site, "validate", bundle).code == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 pages and 64 files."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(path: Path, leave: int) -> None:
+    """Write a file until the disk is full, and cut its last bytes off again."""
+    with contextlib.suppress(OSError), path.open("wb", 0) as stream:
+        while True:
+            stream.write(b"0" * 4096)
+    os.truncate(str(path), path.stat().st_size - leave)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path: Path, site: List[str], disk: Path) -> None:
+    """The old plan stays, wherever it is that the space ends; with enough of it the same command succeeds."""
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    words = ["build", bundle, "--cache", str(disk)]
+    assert node(site, *words).code == 0
+    before, codes, told = files_of(disk), [], ""
+    for pages in range(12):
+        fill(disk / "filler", 4096 * pages)
+        done = node(site, *words, "--rebuild")
+        codes.append(done.code)
+        told += done.err
+        (disk / "filler").unlink()
+        if done.code == 0:
+            break
+        assert re.search(r": .* cannot be written \(No space left on device; [\d,]+ bytes are free there\); ", done.err)
+        left = files_of(disk)
+        assert {path: left[path] for path in before if path.endswith((".json", ".plan"))}.items() <= left.items()
+        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
+    assert set(codes[:-1]) == {2} and codes[-1] == 0 and len(codes) > 2
+    assert "what a build needs cannot be written" in told and "the plan (" in told
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_more_files(tmp_path: Path, site: List[str], disk: Path) -> None:
+    bundle = make_bundle(tmp_path / "hall", NANO)
+    words = ["build", bundle, "--cache", str(disk)]
+    assert node(site, *words).code == 0
+    with contextlib.suppress(OSError):
+        for number in range(64):
+            (disk / "empty-{}".format(number)).touch()
+    for spared, what in enumerate(("a folder for this build", "what a build needs")):
+        before = files_of(disk)
+        done = node(site, *words, "--rebuild")
+        assert done.code == 2
+        assert ": {} cannot be written (No space left on device; ".format(what) in done.err
+        assert files_of(disk) == before
+        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
+        (disk / "empty-{}".format(spared)).unlink()
 
 
 def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
@@ -356,7 +480,8 @@ def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
     cache_of(bundle).write_text("a file")
     done = node(site, "build", bundle)
     assert done.code == 2
-    assert "the directory for plans cannot be written" in done.err and "name another one with --cache" in done.err
+    where = "{}: the directory for plans cannot be written (File exists; ".format(cache_of(bundle))
+    assert where in done.err and "; make it writable, or name another directory (build: --cache, " in done.err
 
 
 @pytest.mark.parametrize(
@@ -393,18 +518,3 @@ def test_library_that_is_missing_or_too_old(tmp_path: Path, site: List[str]) -> 
     old = node(make_site(tmp_path / "old", NANO._replace(tensorrt="8.0.1.6")), "build", bundle)
     assert old.code == 2
     assert "TensorRT is 8.0.1.6, the oldest that is supported is 8.2; install JetPack 4.6.1 or later" in old.err
-
-
-TENSORRT_TARGETS = [name for name in target_names() if load_target(name).engine == "tensorrt"]
-
-
-@pytest.mark.parametrize("name", TENSORRT_TARGETS)
-def test_recipes_of_the_compiler_are_read(tmp_path: Path, name: str) -> None:
-    target = load_target(name)
-    graph = tmp_path / "member.onnx"
-    graph.write_bytes(bundles.member_graph(1, element=1))
-    written = recipe_for(target, graph)
-    recipe = recipe_from_json(json.dumps(written), "recipe.json")
-    assert (recipe.version, recipe.sm, recipe.precision) == (target.engine_version, target.sm, target.precisions[0])
-    assert (recipe.workspace_mb, recipe.needed_mb) == (written["workspace_mb"], written["needed_mb"])
-    assert recipe.inputs == (("pixels", bundles.PIXELS),)

@@ -4,6 +4,7 @@ recipe → per graph: memory preflight → child process → per plan: tensors, 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,19 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..arrays import Array
 from ..bundle import Bundle
-from ..durable import replace_file
+from ..durable import move
 from ..engines import Engine, check_aggregator, check_member
 from ..engines.profiled import check_profile, in_batches
 from ..errors import CheckFailed, CoformerError
 from ..golden import check_golden, load_golden
 from ..manifest import AggregatorSpec
 from .cache import Cached, Key, any_built, find_plan, publish, remove_leftovers
-from .child import PLAN, REPORT, TIMING
+from .child import PLAN, TIMING
 from .cuda import open_cuda
+from .disk import LEFT, writing
 from .library import import_tensorrt
 from .memory import MEMINFO, available_mb, check_memory
 from .recipe import Recipe, graph_files, load_recipe
@@ -33,7 +35,6 @@ from .recipe import Recipe, graph_files, load_recipe
 WARM_UP, RUNS = 10, 50
 LEDGER = "ledger.jsonl"
 _LOG_BYTES = 4000
-_LEFT = "what was built before is as it was"
 
 
 class Latency(NamedTuple):
@@ -83,14 +84,20 @@ def build_bundle(
     recipe = load_recipe(bundle)
     with _cache_locked(bundle.engines_dir), _work_folder(bundle.engines_dir) as work:
         remove_leftovers(bundle.engines_dir)
-        made = []
+        made, timings = [], ""
         for number, graph in enumerate(graph_files(bundle)):
             say("{}: preparing".format(graph))
             folder = os.path.join(work, str(number))
-            request = _request_of_bundle(bundle, recipe, graph, rebuild)
-            made.append((graph, folder, report_of_child(request, folder, meminfo)))
+            request = _request_of_bundle(bundle, recipe, graph, rebuild, timings)
+            report = report_of_child(request, folder, meminfo)
+            made.append((graph, folder, report))
+            if report["built"]:
+                timings = os.path.join(folder, TIMING)
         say("checking")
         checked = [_check(bundle, graph, folder, report) for graph, folder, report in made]
+        if timings:
+            with writing("the timing cache", bundle.engines_dir):
+                move(timings, report["timing"])
         return [_publish(bundle, recipe, each) for each in checked]
 
 
@@ -103,6 +110,7 @@ class PlanRequest(NamedTuple):
         needed_mb: memory that must be available.
         cache_dir: where plans and the timing cache are looked for.
         rebuild: build what is there as well.
+        timings: the timing cache to begin with, "" for this board's in `cache_dir`.
     """
 
     graph: str
@@ -111,26 +119,27 @@ class PlanRequest(NamedTuple):
     needed_mb: int
     cache_dir: str
     rebuild: bool
+    timings: str = ""
 
 
-def _request_of_bundle(bundle: Bundle, recipe: Recipe, graph: str, rebuild: bool) -> PlanRequest:
+def _request_of_bundle(bundle: Bundle, recipe: Recipe, graph: str, rebuild: bool, timings: str) -> PlanRequest:
     assert bundle.manifest.engine.recipe is not None
     with open(bundle.file(bundle.manifest.engine.recipe)) as stream:
         recipe_text = stream.read()
     sha256 = bundle.graph_sha256(graph)
-    return PlanRequest(bundle.file(graph), sha256, recipe_text, recipe.needed_mb, bundle.engines_dir, rebuild)
+    path = bundle.file(graph)
+    return PlanRequest(path, sha256, recipe_text, recipe.needed_mb, bundle.engines_dir, rebuild, timings)
 
 
 def report_of_child(request: PlanRequest, folder: str, meminfo: str = MEMINFO) -> Dict[str, Any]:
     """Run the process that builds one plan in a new `folder`, and return its report.
 
     Raises:
-        CoformerError, CheckFailed: what went wrong in it, or that it died; or too little memory.
+        CoformerError, CheckFailed: what went wrong in it, or that it died; or too little memory or disk.
     """
     available = available_mb(meminfo)
     if request.rebuild or not any_built(request.cache_dir, request.graph_sha256):
         check_memory(request.needed_mb, available, request.graph)
-    os.mkdir(folder)
     content = {
         "parent": os.getpid(),
         "graph": request.graph,
@@ -138,24 +147,44 @@ def report_of_child(request: PlanRequest, folder: str, meminfo: str = MEMINFO) -
         "recipe": request.recipe_text,
         "cache_dir": request.cache_dir,
         "rebuild": request.rebuild,
+        "timings": request.timings,
         "available_mb": available,
     }
     request_path, log_path = os.path.join(folder, "request.json"), os.path.join(folder, "log.txt")
-    with open(request_path, "w") as stream:
-        json.dump(content, stream)
+    with writing("what a build needs", folder):
+        os.mkdir(folder)
+        with open(request_path, "w") as stream:
+            json.dump(content, stream)
+        log = open(log_path, "wb")  # noqa: SIM115 - closed below
     command = [sys.executable, "-m", "coformer_runtime.tensorrt.child", request_path]
-    with open(log_path, "wb") as log:
-        code = subprocess.call(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    report_path = os.path.join(folder, REPORT)
-    if os.path.exists(report_path):
-        with open(report_path) as stream:
-            report: Dict[str, Any] = json.load(stream)
-        if "error" not in report:
-            return report
-        said = report["error"]
-        kind = CheckFailed if said["kind"] == "check" else CoformerError
-        raise kind(said["what"], said["where"], said["mend"])
-    raise _died(code, command, log_path, request.graph)
+    with log:
+        code, said = _run(command, log)
+    if not said.endswith(b"\n"):  # it died before it had written all of its report
+        raise _died(code, command, log_path, request.graph)
+    report: Dict[str, Any] = json.loads(said.decode("utf-8"))
+    if "error" not in report:
+        return report
+    error = report["error"]
+    kind = CheckFailed if error["kind"] == "check" else CoformerError
+    raise kind(error["what"], error["where"], error["mend"])
+
+
+def _run(command: List[str], log: BinaryIO) -> Tuple[int, bytes]:
+    """Run a command, which is told one more word: the pipe to write into. Return its exit code and what it wrote."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as pipe:
+        try:
+            words = command + [str(writer)]
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,))
+        finally:
+            os.close(writer)
+        with process:
+            try:
+                said = pipe.read()
+            except BaseException:
+                process.kill()
+                raise
+    return process.returncode, said
 
 
 def _died(code: int, command: List[str], log_path: str, graph: str) -> CheckFailed:
@@ -165,13 +194,13 @@ def _died(code: int, command: List[str], log_path: str, graph: str) -> CheckFail
         return CheckFailed(
             "the process that built it was killed, most likely for want of memory; it said: {}".format(said),
             "graph {}".format(graph),
-            "stop other programs and build again; {}".format(_LEFT),
+            "stop other programs and build again; {}".format(LEFT),
         )
     how = "signal {}".format(-code) if code < 0 else "exit code {}".format(code)
     return CheckFailed(
         "the process that built it ended with {}; it said: {}".format(how, said),
         "graph {}, {}".format(graph, " ".join(command)),
-        "mend what it says; {}".format(_LEFT),
+        "mend what it says; {}".format(LEFT),
     )
 
 
@@ -255,22 +284,15 @@ def measure_latency(engine: Engine, feeds: Dict[str, Array]) -> Latency:
 
 def _publish(bundle: Bundle, recipe: Recipe, checked: _Checked) -> Built:
     key, report = Key(*checked.report["key"]), checked.report
-    cache_dir = bundle.engines_dir
-    try:
-        if report["built"]:
-            with open(os.path.join(checked.folder, TIMING), "rb") as stream:
-                replace_file(report["timing"], stream.read())
+    cache_dir, path = bundle.engines_dir, bundle.file(checked.graph)
+    if report["built"]:
+        with writing("the description of the plan for {}".format(path), cache_dir):
             plan = publish(cache_dir, key, os.path.join(checked.folder, PLAN))
-        else:
-            plan = find_plan(cache_dir, key, bundle.file(checked.graph))
-        built = Built(checked.graph, plan, report["built"], report["build_s"], checked.golden, checked.latency)
+    else:
+        plan = find_plan(cache_dir, key, path)
+    built = Built(checked.graph, plan, report["built"], report["build_s"], checked.golden, checked.latency)
+    with writing("the ledger's line for {}".format(path), cache_dir, "its plan is checked and can be used"):
         _append(os.path.join(cache_dir, LEDGER), _ledger_line(bundle, recipe, key, built))
-    except OSError as error:
-        raise CoformerError(
-            "the plan cannot be kept ({})".format(error.strerror),
-            cache_dir,
-            "free some space, or name another directory with --cache",
-        ) from error
     return built
 
 
@@ -307,10 +329,14 @@ def _ledger_line(bundle: Bundle, recipe: Recipe, key: Key, built: Built) -> Dict
 
 
 def _append(path: str, line: Dict[str, Any]) -> None:
-    """Append one line, whole, to a file of JSON lines."""
+    """Append one line to a file of JSON lines, whole or not at all."""
+    content = (json.dumps(line, sort_keys=True) + "\n").encode("utf-8")
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, (json.dumps(line, sort_keys=True) + "\n").encode("utf-8"))
+        before = os.fstat(handle).st_size
+        if os.write(handle, content) < len(content):  # a disk that fills up takes the beginning
+            os.ftruncate(handle, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -319,15 +345,9 @@ def _append(path: str, line: Dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _cache_locked(cache_dir: str) -> Iterator[None]:
     """Be the only build in this cache; what an earlier one left when it was killed is removed."""
-    try:
+    with writing("the directory for plans", cache_dir):
         os.makedirs(cache_dir, exist_ok=True)
         lock = open(os.path.join(cache_dir, "lock"), "w")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise CoformerError(
-            "the directory for plans cannot be written ({})".format(error.strerror),
-            cache_dir,
-            "name another one with --cache",
-        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -345,7 +365,8 @@ _WORK = "building-"
 @contextlib.contextmanager
 def _work_folder(cache_dir: str) -> Iterator[str]:
     """A folder in the same file system as the cache, gone afterwards."""
-    folder = tempfile.mkdtemp(prefix=_WORK, dir=cache_dir)
+    with writing("a folder for this build", cache_dir):
+        folder = tempfile.mkdtemp(prefix=_WORK, dir=cache_dir)
     try:
         yield folder
     finally:

@@ -1,8 +1,8 @@
-"""The process that builds one plan: `python -m coformer_runtime.tensorrt.child REQUEST`.
+"""The process that builds one plan: `python -m coformer_runtime.tensorrt.child REQUEST PIPE`.
 
 A process of its own gives all of its memory back, and takes nobody with it when it dies. It writes into the folder of
-REQUEST only: the plan, the timing cache and a report. It publishes nothing; the parent does, after it has checked the
-plan.
+REQUEST only: the plan and the timing cache. Its report goes into PIPE, a file descriptor, so that it arrives from a
+full disk as well. It publishes nothing; the parent does, after it has checked the plan.
 """
 
 import ctypes
@@ -18,17 +18,18 @@ from ..errors import CheckFailed, CoformerError
 from .board import board_here
 from .cache import Key, find_plan, key_of, read_or_empty
 from .cuda import open_cuda
+from .disk import writing
 from .library import import_tensorrt
 from .memory import check_memory
 from .plan import plan_from_onnx
 from .recipe import check_board, recipe_from_json, timing_cache_path
 
-PLAN, TIMING, REPORT = "built.plan", "built.timing", "report.json"
+PLAN, TIMING = "built.plan", "built.timing"
 _PR_SET_PDEATHSIG = 1
 
 
-def main(request_path: str) -> int:
-    """Do what a request says and write the report; return 0, or 1 where the report holds an error."""
+def main(request_path: str, pipe: int) -> int:
+    """Do what a request says and write the report, a line; return 0, or 1 where the report holds an error."""
     with open(request_path) as stream:
         request = json.load(stream)
     _die_with(request["parent"])
@@ -38,7 +39,8 @@ def main(request_path: str) -> int:
     except CoformerError as error:
         kind = "check" if isinstance(error, CheckFailed) else "mistake"
         report = {"error": {"kind": kind, "what": error.what, "where": error.where, "mend": error.mend}}
-    replace_file(os.path.join(folder, REPORT), json.dumps(report).encode("utf-8"))
+    with open(pipe, "wb") as stream:
+        stream.write(json.dumps(report).encode("utf-8") + b"\n")
     return 1 if "error" in report else 0
 
 
@@ -55,16 +57,11 @@ def _answer(request: Dict[str, Any], folder: str) -> Dict[str, Any]:
         return report
     check_memory(recipe.needed_mb, request["available_mb"], graph)
     started = time.monotonic()
-    plan, timing_content = plan_from_onnx(trt, graph, recipe, read_or_empty(timing))
-    try:
+    plan, timings = plan_from_onnx(trt, graph, recipe, read_or_empty(request["timings"] or timing))
+    with writing("the plan ({:,} bytes)".format(memoryview(plan).nbytes), folder):
         replace_file(os.path.join(folder, PLAN), plan)
-        replace_file(os.path.join(folder, TIMING), timing_content)
-    except OSError as error:
-        raise CoformerError(
-            "the plan ({:,} bytes) cannot be written ({})".format(memoryview(plan).nbytes, error.strerror),
-            folder,
-            "free some space, or name another directory with --cache; what was built before is as it was",
-        ) from error
+    with writing("the timing cache ({:,} bytes)".format(memoryview(timings).nbytes), folder):
+        replace_file(os.path.join(folder, TIMING), timings)
     report.update(built=True, build_s=time.monotonic() - started)
     return report
 
@@ -87,4 +84,4 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))
