@@ -11,6 +11,7 @@ from coformer_compiler.report.sections.alternatives import alternatives_html
 from coformer_compiler.report.sections.build import build_html
 from coformer_compiler.report.sections.costs import costs_html
 from coformer_compiler.report.sections.headline import headline_html
+from coformer_compiler.report.sections.limits import limits_html
 from coformer_compiler.report.sections.match import match_html
 from coformer_compiler.report.sections.policy import policy_html
 from coformer_compiler.report.sections.profiles import profiles_html
@@ -23,6 +24,7 @@ SECTIONS = (
     accuracy_html,
     policy_html,
     search_html,
+    limits_html,
     alternatives_html,
     match_html,
     training_html,

@@ -33,6 +33,8 @@ class Device:
         gflops: sustained FP32 throughput, 10^9 operations a second.
         central: whether it gathers the features and answers.
         precision: what its engine computes in.
+        max_gflop: most work per inference, 10^9 operations (constraint C5); None where nothing was said.
+        deadline_ms: when its features have to be at the central device; likewise.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Device:
     gflops: float
     central: bool = False
     precision: str = "float32"
+    max_gflop: float | None = None
+    deadline_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class Evaluation:
     Attributes:
         objective: loss + δ·T, minimised.
         loss: nats, on the validation split.
-        latency: predicted, ms.
+        latency: predicted, ms; estimated where `Search.estimated`.
         energy_mj: estimated, of all devices together.
         members: how many devices take part.
     """
@@ -196,6 +200,17 @@ class Evaluation:
     latency: float
     energy_mj: float
     members: int
+
+
+@dataclass(frozen=True)
+class OtherSearch:
+    """Another search of the same model, data and devices: its strategy, and its objectives in order of evaluation.
+
+    Objectives are as this search counts them, whatever the other one minimised.
+    """
+
+    strategy: str
+    objectives: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,9 @@ class Search:
         picked: number of the one that was built.
         fits: share of random policies that fit the devices as drawn.
         binding: constraint and device → share of random policies that break it.
+        estimated: whether latencies rest on anything but measurements of such devices and such members; so it is
+            taken to be where a report does not tell.
+        others: searches to compare it with.
     """
 
     strategy: str
@@ -219,6 +237,8 @@ class Search:
     picked: int
     fits: float
     binding: Mapping[str, float]
+    estimated: bool = True
+    others: tuple[OtherSearch, ...] = ()
 
 
 @dataclass(frozen=True)

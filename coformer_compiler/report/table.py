@@ -15,6 +15,7 @@ from coformer_compiler.report.numerals import NONE, Scale, medians, percent_text
 from coformer_compiler.report.rows import Row, absences, rows_from_report
 from coformer_compiler.report.schema import Report
 from coformer_compiler.report.sections.alternatives import memory_text, ranges_text
+from coformer_compiler.report.sections.costs import error_text
 
 ROOMY = 100
 LONGEST_LABEL = 20
@@ -60,12 +61,17 @@ class ReportTable:
 
 
 def predictions(report: Report) -> list[str]:
-    """What latency was predicted, in a line; the word "estimated" stands where it rests on less than measurements."""
+    """What latency was predicted, "estimated" where it rests on less than measurements, and how far off that was."""
     found = report.predicted_ms
     if found is None:
         return []
     word = "estimated" if found.estimated else "predicted"
-    return [f"latency of a request, {word} from the policy: {scale_ms([found.total]).quantity(found.total)}"]
+    lines = [f"latency of a request, {word} from the policy: {scale_ms([found.total]).quantity(found.total)}"]
+    whole = report.latency_ms.aggregated
+    if whole is not None:
+        error = error_text(found.total, whole, estimated=found.estimated)
+        lines.append(f"  measured on this host: {scale_ms([whole.median]).quantity(whole.median)}; error {error} %")
+    return lines
 
 
 def alternatives(report: Report) -> list[str]:
@@ -74,7 +80,8 @@ def alternatives(report: Report) -> list[str]:
     if told is None:
         return []
     scale = scale_ms([each for built in told.built for each in built.latency])
-    lines = [f"alternatives, ms at {' / '.join(f'{mbps:g}' for mbps in told.bandwidths)} Mbit/s:"]
+    word = "ms, estimated," if told.estimated else "ms"
+    lines = [f"alternatives, {word} at {' / '.join(f'{mbps:g}' for mbps in told.bandwidths)} Mbit/s:"]
     for number, built in enumerate(told.built):
         times = " / ".join(scale.number(each) for each in built.latency)
         accuracy = f"{report.metric} {percent_text(built.expected_accuracy)} %"

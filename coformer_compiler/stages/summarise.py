@@ -15,10 +15,9 @@ from coformer_compiler.booster.history import History
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.policy import Policy, policy_json
-from coformer_compiler.decomposer.search.front import pareto_front, picked
 from coformer_compiler.decomposer.shapes import shape_of_member
 from coformer_compiler.evaluator.latency import LatencyModel
-from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.evaluator.memory import aggregator_mb, memory_mb
 from coformer_compiler.model.spec import InputSpec
 from coformer_compiler.model.system import load_system
 from coformer_compiler.model.transformer import Transformer
@@ -29,13 +28,12 @@ from coformer_compiler.stages.decompose import (
     network_of,
     notes_of,
     policy_of,
-    preflight_of,
-    searched_in,
 )
 from coformer_compiler.stages.evaluate import accuracies_of
 from coformer_compiler.stages.lowered_accuracy import lowered_accuracy_of
 from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_of
 from coformer_compiler.stages.pack import build_digest
+from coformer_compiler.stages.searched import search_told, shrunk_notes
 from coformer_compiler.stages.transplant import transplant_result
 from coformer_compiler.transplant.transplant import Match
 from coformer_runtime.answer import Phases
@@ -64,6 +62,7 @@ def report_from_artifacts(
     basis, matches, losses = transplant_result(made.transplanted)
     latencies, history = latencies_of(made.latency), history_of(made.boosted)
     absent = _absences(config, latencies, history, matches)
+    gave_way = [*notes_of(made.policy), *shrunk_notes(choice, made.statistics, teacher.spec)]
     return schema.Report(
         title=config.title,
         teacher=config.model.name,
@@ -83,6 +82,8 @@ def report_from_artifacts(
                 d.gflops,
                 d.central,
                 d.target.precision,
+                d.max_gflop,
+                d.deadline_ms,
             )
             for d in config.devices
         ),
@@ -97,7 +98,7 @@ def report_from_artifacts(
             for each in latencies.profiles
         ),
         predicted_ms=_prediction(config, teacher, policy, basis),
-        search=_search(choice),
+        search=search_told(choice, teacher.spec),
         match=tuple(
             schema.LinearMatch(m.member, m.block, "reader" if m.linear == "reader" else "writer", m.match, m.penalty)
             for m in matches
@@ -107,7 +108,7 @@ def report_from_artifacts(
         stages=tuple(schema.Stage(artifact.kind, artifact.seconds, artifact.cached) for artifact in used),
         metric=data.task.score.name,
         notes=(
-            *_notes([*data.notes, *notes_of(made.policy)], _other_metrics(made, data), losses, basis, history),
+            *_notes([*data.notes, *gave_way], _other_metrics(made, data), losses, basis, history),
             *_precision_notes(made, config),
         ),
         absent=absent,
@@ -125,33 +126,6 @@ def _prediction(config: BuildConfig, teacher: Transformer, policy: Policy, basis
         compute, arrival = (None, None) if shape is None else next(times)
         members.append(schema.MemberPrediction(compute, arrival, each.estimated, each.basis))
     return schema.Prediction(found.total_ms, found.aggregate_ms, model.estimated, tuple(members))
-
-
-def _search(choice: Choice) -> schema.Search | None:
-    config, entries = choice.config, list(choice.entries) or searched_in(choice.policy)
-    if not entries:
-        return None
-    chosen = choice.number if choice.entries else entries.index(picked(entries, config.search.pick))
-    evaluations = tuple(
-        schema.Evaluation(
-            entry.score.objective,
-            entry.score.loss,
-            entry.score.latency.total_ms,
-            entry.score.energy_mj,
-            sum(shape is not None for shape in entry.shapes),
-        )
-        for entry in entries
-    )
-    preflight = preflight_of(choice.policy)
-    return schema.Search(
-        config.policy.strategy,
-        config.search.pick,
-        evaluations,
-        tuple(entries.index(entry) for entry in pareto_front(entries)),
-        chosen,
-        preflight.fits,
-        preflight.binding,
-    )
 
 
 def _accuracy(artifact: Artifact, graphs: Artifact) -> schema.Accuracy:
@@ -172,6 +146,7 @@ def _accuracy(artifact: Artifact, graphs: Artifact) -> schema.Accuracy:
 def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.Cost:
     system = load_system(made.boosted.path)
     whole = teacher.cost(with_head=True)
+    aggregating = aggregator_mb(teacher.head.spec, float(sum(member.spec.features for member in system.members)))
     members = []
     for device, member in zip(config.devices, system.members, strict=True):
         cost, bundle = member.cost(), made.bundles.path / device.name
@@ -185,7 +160,7 @@ def _cost(made: Artifacts, config: BuildConfig, teacher: Transformer) -> schema.
                 sum(path.stat().st_size for path in bundle.glob("member*")) if built else None,
                 0 if device.central else 4 * member.spec.features,
                 0 if device.central else _bytes_of(member.stem.spec.input),
-                int(memory_mb(cost, device.target, device.target.precision) * 1e6),
+                int((memory_mb(cost, device.target, device.target.precision) + aggregating * device.aggregates) * 1e6),
             )
         )
     aggregator = system.aggregator.cost()

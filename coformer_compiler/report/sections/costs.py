@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coformer_compiler.report.blocks import Heading, body_row, device_name, section, share_bar, table_html
 from coformer_compiler.report.markup import Markup, joined
 from coformer_compiler.report.numerals import MINUS, NONE, Scale, bytes_text, medians, percent_text, scale_for, scale_ms
-from coformer_compiler.report.schema import MemberCost, ModelCost, Report, Timing
+from coformer_compiler.report.schema import MemberCost, ModelCost, Prediction, Report, Timing
 
 
 def costs_html(report: Report) -> Markup:
@@ -101,18 +103,19 @@ def _devices(report: Report) -> Markup:
 
 
 def _predictions(report: Report) -> Markup:
-    """Predicted against measured; an error is told only where the prediction is of the machine that was measured."""
+    """Predicted against measured, each member's engine and the whole request, with the error."""
     found = report.predicted_ms
     if found is None:
         return Markup("")
-    measured = report.latency_ms.members
-    scale = scale_ms([*(each.compute for each in found.members), *medians(measured)])
+    measured, whole = report.latency_ms.members, report.latency_ms.aggregated
+    scale = scale_ms([found.total, *(each.compute for each in found.members), *medians([*measured, whole])])
+    word = "estimated" if found.estimated else "predicted"
     headings = (
         Heading("device", class_=""),
-        Heading("computes, predicted", "ms"),
+        Heading(f"computes, {word}", "ms"),
         Heading("on this host", "ms"),
         Heading("error", "%"),
-        Heading("answers, predicted", "ms"),
+        Heading(f"answers, {word}", "ms"),
         Heading("rests on", class_=""),
     )
     rows = []
@@ -120,18 +123,38 @@ def _predictions(report: Report) -> Markup:
         cells = (
             scale.number(each.compute),
             scale.number(timing.median if timing else None),
-            NONE if each.estimated else _error(each.compute, timing),
+            error_text(each.compute, timing, estimated=each.estimated),
             scale.number(each.arrival),
             each.basis,
         )
         rows.append(body_row(device_name(report, n), cells, headings))
+    cells = (
+        "",
+        scale.number(whole.median if whole else None),
+        error_text(found.total, whole, estimated=found.estimated),
+        scale.number(found.total),
+        "the members and the network",
+    )
+    rows.append(body_row("a whole request", cells, headings, "sum"))
+    return table_html(_predictions_caption(found, measured, whole, scale), headings, rows)
+
+
+def _predictions_caption(
+    found: Prediction, measured: Sequence[Timing | None], whole: Timing | None, scale: Scale
+) -> str:
     word = "estimated" if found.estimated else "predicted"
-    told = f"Latency of a request, {word} before anything was built: {scale.quantity(found.total)}."
-    return table_html(told, headings, rows)
+    text = f"Latency of a request, {word} before anything was built: {scale.quantity(found.total)}."
+    if whole is not None:
+        text += f" Measured with all members on this host: {scale.quantity(whole.median)}."
+    if any(each.estimated and timing is not None for each, timing in zip(found.members, measured, strict=True)):
+        text += " In brackets: errors of estimates, which are of the devices as they are described, not of this host."
+    return text
 
 
-def _error(predicted: float | None, timing: Timing | None) -> str:
+def error_text(predicted: float | None, timing: Timing | None, *, estimated: bool) -> str:
+    """How much more was predicted than measured, in per cent with its sign; in brackets for an estimate."""
     if predicted is None or timing is None:
         return NONE
     error = predicted / timing.median - 1
-    return ("+" if error > 0 else MINUS if error < 0 else "") + percent_text(abs(error))
+    text = ("+" if error > 0 else MINUS if error < 0 else "") + percent_text(abs(error))
+    return f"({text})" if estimated else text

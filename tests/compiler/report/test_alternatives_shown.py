@@ -60,8 +60,9 @@ def test_alternatives_that_disagree_are_refused(digits_report, changes, said):
 
 
 def test_alternatives_in_the_terminal(digits_report):
+    assert alternatives(with_alternatives(digits_report, estimated=False))[0] == "alternatives, ms at 2 / 100 Mbit/s:"
     lines = alternatives(with_alternatives(digits_report))
-    assert lines[0] == "alternatives, ms at 2 / 100 Mbit/s:"
+    assert lines[0] == "alternatives, ms, estimated, at 2 / 100 Mbit/s:"
     assert lines[1] == "  2mbps: 4.00 / 3.50; accuracy 91.0 %; attic; 0 to 14.2 Mbit/s"
     assert lines[2].startswith("  100mbps: 90.00 / 2.50; accuracy 98.5 %; attic + ")
     assert lines[2].endswith("; from 14.2 Mbit/s, begun with")

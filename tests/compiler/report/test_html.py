@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 
 from coformer_compiler.report.html import html_from_report
 from coformer_compiler.report.markup import Markup, element, escaped
-from coformer_compiler.report.schema import Device, LinearMatch, Note, Phase, ProfileTiming, Timing, check_report
+from coformer_compiler.report.reading import json_from_value
+from coformer_compiler.report.schema import (
+    Device,
+    LinearMatch,
+    Note,
+    OtherSearch,
+    Phase,
+    ProfileTiming,
+    Timing,
+    check_report,
+    report_from_json,
+)
+from coformer_compiler.report.sections.limits import limits_of
 from coformer_compiler.report.sections.match import place_of
 from coformer_runtime.errors import CoformerError
 
@@ -74,7 +87,7 @@ def test_well_formed(name, request):
     page = html_from_report(report)
     checker = parsed(page)
     assert page.startswith("<!doctype html>\n<html lang=")
-    sections = 7 + (report.search is not None)
+    sections = 8 + (report.search is not None)
     assert checker.seen.count("h1") == 1 and checker.seen.count("section") == sections
     for svg in pictures(page):
         assert svg.get("role") == "img"
@@ -238,6 +251,96 @@ def test_predictions_say_what_they_rest_on(digits_report, big_report, bare_repor
     measured = html_from_report(digits_report)
     assert "Latency of a request, predicted before anything was built: 1.44" in measured and "−1.7" in measured
     assert "before anything was built" not in html_from_report(bare_report)
+
+
+def test_a_whole_request_has_its_error_too(digits_report, big_report):
+    page = html_from_report(digits_report)
+    assert "Measured with all members on this host: 1.52" in page
+    row = next(row for row in re.findall(r"<tr\b.*?</tr>", page) if "a whole request" in row)
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", row) == ["", "1.52", "\u22125.3", "1.44", "the members and the network"]
+    assert "computes, predicted" in page and "In brackets" not in page
+    estimated = html_from_report(with_estimates(digits_report))
+    row = next(row for row in re.findall(r"<tr\b.*?</tr>", estimated) if "a whole request" in row)
+    assert "(\u22125.3)" in row and "computes, estimated" in estimated and "answers, estimated" in estimated
+    assert "In brackets: errors of estimates, which are of the devices as they are described" in estimated
+    row = next(row for row in re.findall(r"<tr\b.*?</tr>", html_from_report(big_report)) if "a whole request" in row)
+    assert row.count("\u2013") == 2
+
+
+def with_estimates(report):
+    """The report with latencies that rest on less than measurements."""
+    members = tuple(dataclasses.replace(each, estimated=True) for each in report.predicted_ms.members)
+    predicted = dataclasses.replace(report.predicted_ms, estimated=True, members=members)
+    search = None if report.search is None else dataclasses.replace(report.search, estimated=True)
+    return dataclasses.replace(report, predicted_ms=predicted, search=search)
+
+
+def test_a_search_that_rests_on_estimates_says_so_in_every_place(digits_report):
+    text = " ".join(parsed(html_from_report(with_estimates(digits_report))).text)
+    found = text[text.index("How the policy was found") : text.index("Which limit binds")]
+    assert "ms estimated, " in found and ", against estimated latency" in found and "T estimated" in found
+    assert "predicted" not in found
+    told = dataclasses.asdict(digits_report.search)
+    del told["estimated"], told["others"]
+    old = report_from_json({**digits_report.to_json(), "search": json_from_value(told)})
+    assert old.search.estimated  # a report that does not tell
+
+
+def test_other_searches_are_drawn_beside_this_one(digits_report):
+    plain = html_from_report(digits_report)
+    assert "best so far" in plain and 'class="legend"' not in plain
+    others = (OtherSearch("random", (2.0, 1.0, 0.5)), OtherSearch("debo", (3.0, 0.4)), OtherSearch("debo", (3.0, 0.3)))
+    search = dataclasses.replace(digits_report.search, others=others)
+    report = dataclasses.replace(digits_report, search=search)
+    page = html_from_report(report)
+    legend = page[page.index('class="legend"') :].partition("</ul>")[0]
+    best = min(each.objective for each in search.evaluations)
+    told = [re.sub("<[^>]*>", "", each) for each in re.findall("<li>.*?</li>", legend)]
+    assert told == [
+        f"debo (this one): {best:.3g} after 30 policies",
+        "random: 0.5 after 3 policies",
+        "debo (2): 0.4 after 2 policies",
+        "debo (3): 0.3 after 2 policies",
+    ]
+    picture = next(each for each in pictures(page) if "Objective" in each.find("title").text)
+    curves = [each.get("class") for each in picture.iter("polyline")]
+    assert curves == ["line d1 dropped", "line d2 dropped", "line d3 dropped", "line all"]
+    assert report_from_json(report.to_json()) == report
+
+
+def limited(report, **limits):
+    """The report with limits of its second device."""
+    devices = list(report.devices)
+    devices[1] = dataclasses.replace(devices[1], **limits)
+    return dataclasses.replace(report, devices=tuple(devices))
+
+
+def test_limits_are_listed_with_what_is_left_the_tightest_first(digits_report):
+    report = limited(digits_report, max_gflop=0.0015, deadline_ms=4.84)
+    found = {(each.name, each.member): each for each in limits_of(report)}
+    assert found["C2, widths", None].parts == (40, 24, 32) and found["C2, widths", None].left == 0
+    assert found["C5, work", 1].used == 1_402_368 and found["C6, memory", 2].limit == 256e6
+    assert found["deadline, predicted", 1].left == pytest.approx(0.75)
+    assert [each.left for each in limits_of(report)] == sorted(each.left for each in limits_of(report))
+    heads = next(each for each in limits_of(report) if each.name.startswith("C3"))
+    assert heads.limit == 6 and sum(heads.parts) == heads.used
+    text = " ".join(parsed(html_from_report(report)).text)
+    assert "Nothing is left of C2 and C3. " in text and "C3, heads (full in 4 of 6 layers)" in text
+    row = next(row for row in re.findall(r"<tr\b.*?</tr>", html_from_report(report)) if "C5, work" in row)
+    assert [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td\b.*?</td>", row)] == [
+        "hall", "6.5", "", "1.40", "1.50\u202fMFLOP", "0.10", "",
+    ]  # fmt: skip
+    assert "Of the devices' own limits C5, work of 'hall' is the tightest: 6.5 % left." in text
+    assert "deadline" not in " ".join(each.name for each in limits_of(digits_report))
+    assert "deadline, estimated" in html_from_report(with_estimates(report))
+    assert "arrivals are estimated" in html_from_report(with_estimates(report))
+
+
+def test_sums_of_heads_do_not_bind_members_that_share_them(digits_report):
+    policy = copy.deepcopy(dict(digits_report.policy))
+    policy["members"][1]["layers"][0]["heads"] = policy["members"][0]["layers"][0]["heads"]
+    names = [each.name[:2] for each in limits_of(dataclasses.replace(digits_report, policy=policy))]
+    assert "C2" in names and "C3" not in names and "C4" in names
 
 
 def test_a_search_is_shown_with_what_was_built(digits_report):
