@@ -19,7 +19,7 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 BINDINGS := tensorrt-bindings==8.6.1 $(addprefix tensorrt-cu12-bindings==,\
 	10.0.1 10.3.0 10.7.0 10.13.3.9 10.16.1.11 11.0.0.114 11.4.0.106)
 
-.PHONY: help demo test test-fast nvidia check format lint types layers native clean
+.PHONY: help demo test test-fast nvidia fuzz check format lint types layers native clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,7 +27,7 @@ help: ## Show what there is
 demo: $(VENV)/installed-demo ## Compile the digits teacher for three devices, run them, print the table
 	$(BIN)/coformerc build examples/digits/digits.toml -o build/digits
 
-test: $(VENV)/installed-dev nvidia ## Run all tests
+test: $(VENV)/installed-dev nvidia fuzz ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: $(VENV)/installed-dev ## Run the tests that take seconds
@@ -38,6 +38,10 @@ check: lint types layers native test ## What CI runs: style, types, layers, nati
 nvidia: $(VENV)/installed-dev ## Get what tests ask of NVIDIA; what cannot be had here is skipped, with a word
 	@test -e $(VENV)/installed-nvidia || $(MAKE) --no-print-directory $(VENV)/installed-nvidia \
 		|| echo "make: not all of NVIDIA's packages can be had here; the tests that need them are skipped" >&2
+
+fuzz: $(VENV)/installed-dev ## Get atheris, for fuzzing led by coverage; where it cannot be had, those tests are skipped, with a word
+	@test -e $(VENV)/installed-fuzz || $(MAKE) --no-print-directory $(VENV)/installed-fuzz \
+		|| echo "make: atheris cannot be had here; the tests that need it are skipped" >&2
 
 format: $(VENV)/installed-dev ## Rewrite the files in the house's format
 	$(BIN)/ruff check --fix-only .
@@ -104,4 +108,10 @@ $(VENV)/installed-nvidia: $(INPUTS) | $(VENV)/installed-dev
 		if $$get --no-deps --target "$$into.part" "$$package"; then mv "$$into.part" "$$into"; else failed=1; fi; \
 	done; \
 	exit "$$failed"
+	@touch $@
+
+# Wheels only: to build it takes clang and minutes. Other Pythons than these have none, and pip then installs nothing.
+$(VENV)/installed-fuzz: $(INPUTS) | $(VENV)/installed-dev
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --retries 1 --timeout 20 --only-binary :all: \
+		--constraint constraints.txt 'atheris; python_version >= "3.11" and python_version < "3.14"'
 	@touch $@
