@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from coformer_compiler.decomposer.constraints import excess
 from coformer_compiler.decomposer.policy import TeacherShape, teacher_shape
+from coformer_compiler.decomposer.rounding import rounded
 from coformer_compiler.decomposer.shapes import MemberShape, feature_widths
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
-from coformer_runtime.errors import CoformerError
 
 SHRINK = 0.95
 
@@ -97,29 +97,6 @@ def shapes_from_shares(
         )
         for n in range(len(devices))
     ]
-
-
-def rounded(
-    total: int, shares: Sequence[float], steps: Sequence[int], constraint: str, what: str, *, overlap: bool
-) -> list[int]:
-    """Multiples of `steps`, at least one each, nearest to `total · share` under a sum of at most `total`."""
-    if sum(steps) > total and not overlap:
-        raise CoformerError(
-            f"{constraint}: {len(shares)} devices need at least {sum(steps)} {what}, the teacher has {total}",
-            "policy",
-            "use fewer devices" if constraint == "C2" else "use fewer devices, or set policy.overlap = true",
-        )
-    exact = [total * share / step for share, step in zip(shares, steps, strict=True)]
-    parts = [max(1, int(number + 1e-9)) for number in exact]
-    rest = sorted(range(len(parts)), key=lambda n: (parts[n] - exact[n], n))
-    for n in rest:  # round up while there is room, the largest remainder first
-        size = sum(part * step for part, step in zip(parts, steps, strict=True)) + steps[n]
-        if exact[n] - parts[n] >= 0.5 - 1e-9 and (size <= total or overlap) and (parts[n] + 1) * steps[n] <= total:
-            parts[n] += 1
-    while not overlap and sum(part * step for part, step in zip(parts, steps, strict=True)) > total:
-        n = max(range(len(parts)), key=lambda n: (parts[n] > 1, parts[n] - exact[n]))
-        parts[n] -= 1
-    return [part * step for part, step in zip(parts, steps, strict=True)]
 
 
 def _smallest(shape: TeacherShape, device: Device) -> MemberShape:

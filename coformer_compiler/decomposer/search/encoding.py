@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from coformer_compiler.decomposer.policy import TeacherShape
+from coformer_compiler.decomposer.rounding import Booleans, Counts, Floats, rounded_many
 from coformer_compiler.decomposer.shapes import MaybeShape, MemberShape
-from coformer_compiler.decomposer.strategies import alignment_of, rounded
+from coformer_compiler.decomposer.strategies import alignment_of
 from coformer_compiler.device import Device
+from coformer_compiler.evaluator.many import Candidates
 
 PER_DEVICE = 6
 STEEPEST = 1.5
@@ -52,22 +54,27 @@ class Encoding:
 
     def decode(self, point: Point, shrink: Sequence[float]) -> tuple[MaybeShape, ...]:
         """Shapes of a point; `shrink` scales each device's shares, to bring it under its own limits."""
-        rows = point.reshape(PER_DEVICE, len(self.devices))
-        steps = [alignment_of(device, self.shape) for device in self.devices]
-        layers = [self._kept(value, device) for value, device in zip(rows[3], self.devices, strict=True)]
-        embed, heads, neurons = (
-            [share * factor for share, factor in zip(stick_breaking(row), shrink, strict=True)] for row in rows[:3]
-        )
-        taking = [n for n, kept in enumerate(layers) if kept]
-        found = rounded(
-            self.shape.embed, [embed[n] for n in taking], [steps[n] for n in taking], "C2", "channels", overlap=False
-        )
-        widths = dict(zip(taking, found, strict=True))
-        head_counts = self._per_layer(heads, rows[4], layers, self.shape.heads, [1] * len(steps), "C3")
-        neuron_counts = self._per_layer(neurons, rows[5], layers, self.shape.neurons, steps, "C4")
-        return tuple(
-            MemberShape(widths[n], head_counts[n], neuron_counts[n]) if n in widths else None
-            for n in range(len(layers))
+        every = np.full((1, len(self.devices)), self.shape.layers)
+        return shapes_of(self.decode_many(point[None], np.asarray([shrink]), every))[0]
+
+    def decode_many(self, points: Floats, shrink: Floats, deepest: Counts) -> Candidates:
+        """Shapes of many points, as arrays.
+
+        Args:
+            points: `(points, dimensions)`.
+            shrink: `(points, devices)`, scales each device's shares.
+            deepest: `(points, devices)`, most layers that each device keeps; one at least, to leave no device out.
+        """
+        rows = points.reshape(len(points), PER_DEVICE, len(self.devices))
+        steps = np.array([alignment_of(device, self.shape) for device in self.devices])
+        kept = self._kept(rows[:, 3], deepest)
+        embed, heads, neurons = (stick_breaking(rows[:, n]) * shrink for n in range(3))
+        taking: Booleans = np.any(kept, axis=-1)
+        widths = rounded_many(np.array(self.shape.embed), embed, steps, "C2", "channels", overlap=False, taking=taking)
+        return Candidates(
+            widths,
+            self._per_layer(heads, rows[:, 4], kept, self.shape.heads, np.ones_like(steps), "C3"),
+            self._per_layer(neurons, rows[:, 5], kept, self.shape.neurons, steps, "C4"),
         )
 
     def point_of_shares(self, shares: Sequence[float]) -> Point:
@@ -75,54 +82,70 @@ class Encoding:
         sticks, count = sticks_of(shares), len(shares)
         return np.asarray([*sticks * 3, *[1.0] * count, *[0.5] * 2 * count])
 
-    def _kept(self, value: float, device: Device) -> list[int]:
-        least = 0 if self.drop and not device.central else 1
-        count = least + round(float(value) * (self.shape.layers - least))
-        if not count:
-            return []
-        ranking = sorted(range(self.shape.layers), key=lambda layer: (-self.influence[layer], layer))
-        kept = set(ranking[:count])
+    def _kept(self, values: Floats, deepest: Counts) -> Booleans:
+        """`(points, devices, layers)`: whether each device keeps each layer."""
+        layers = self.shape.layers
+        least = np.array([0 if self.drop and not device.central else 1 for device in self.devices])
+        count = np.minimum(least + np.rint(values * (layers - least)).astype(np.int64), deepest)
+        ranking = sorted(range(layers), key=lambda layer: (-self.influence[layer], layer))
+        kept: Booleans = np.argsort(ranking) < count[..., None]
         # Of every stage one layer at least; where there are several, a pair: windows, and the same ones moved.
         pair = 1 if len(self.shape.depths) == 1 else 2
         for own in self.shape.stage_layers:
-            kept |= set([layer for layer in ranking if layer in own][:pair])
-        return sorted(kept)
+            kept[..., [layer for layer in ranking if layer in own][:pair]] |= count[..., None] > 0
+        return kept
 
     def _per_layer(
-        self,
-        shares: Sequence[float],
-        tilts: Point,
-        layers: Sequence[Sequence[int]],
-        totals: Sequence[int],
-        steps: Sequence[int],
-        constraint: str,
-    ) -> list[dict[int, int]]:
-        """Counts per device and kept layer; a device that skips a layer leaves its units to the others."""
-        counts: list[dict[int, int]] = [{} for _ in shares]
-        for layer, total in enumerate(totals):
-            keeping = [n for n in range(len(shares)) if layer in layers[n]]
-            if not keeping:
-                continue
-            depth = layer / max(self.shape.layers - 1, 1) - 0.5
-            wanted = [shares[n] * math.exp((2 * float(tilts[n]) - 1) * STEEPEST * depth) for n in keeping]
-            over = 1.0 if self.overlap else max(1.0, sum(wanted))
-            parts = [min(each / over, 1.0) for each in wanted]
-            found = rounded(total, parts, [steps[n] for n in keeping], constraint, "units", overlap=self.overlap)
-            for n, count in zip(keeping, found, strict=True):
-                counts[n][layer] = count
-        return counts
+        self, shares: Floats, tilts: Floats, kept: Booleans, totals: Sequence[int], steps: Counts, constraint: str
+    ) -> Counts:
+        """Counts `(points, devices, layers)`; a device that skips a layer leaves its units to the others."""
+        depth = np.arange(self.shape.layers) / max(self.shape.layers - 1, 1) - 0.5
+        slopes = ((2 * tilts - 1) * STEEPEST)[:, None] * depth[:, None]
+        taking = kept.swapaxes(1, 2)
+        wanted = np.where(taking, shares[:, None] * exponential(slopes), 0.0)
+        if not self.overlap:
+            # One after the other, as they would be added by hand, so that numpy's own order changes no last digit.
+            over = sum((wanted[..., n] for n in range(wanted.shape[-1])), np.zeros(wanted.shape[:-1]))
+            wanted = wanted / np.maximum(1.0, over)[..., None]
+        parts = np.minimum(wanted, 1.0)
+        found = rounded_many(np.array(totals), parts, steps, constraint, "units", overlap=self.overlap, taking=taking)
+        return found.swapaxes(1, 2)
 
 
-def stick_breaking(values: Sequence[float] | Point) -> list[float]:
-    """N shares from N numbers in the unit interval.
+def shapes_of(candidates: Candidates) -> list[tuple[MaybeShape, ...]]:
+    """The inverse of `candidates_of`: the shapes of every candidate's devices."""
+    embed, heads, neurons = (each.tolist() for each in (candidates.embed, candidates.heads, candidates.neurons))
+    return [
+        tuple(
+            MemberShape(
+                width,
+                {layer: count for layer, count in enumerate(own_heads) if count},
+                {layer: count for layer, count in enumerate(own_neurons) if count},
+            )
+            if width
+            else None
+            for width, own_heads, own_neurons in zip(*each, strict=True)
+        )
+        for each in zip(embed, heads, neurons, strict=True)
+    ]
+
+
+def exponential(values: Floats) -> Floats:
+    """Powers of e, by the C library: numpy's own differs in the last digit from machine to machine."""
+    return np.array([math.exp(value) for value in values.ravel().tolist()]).reshape(values.shape)
+
+
+def stick_breaking(values: Sequence[float] | Floats) -> Floats:
+    """N shares from N numbers in the unit interval, `(…, N)`.
 
     With the slack they are uniform on the simplex for uniform numbers.
     """
-    left, shares, count = 1.0, [], len(values)
-    for n, value in enumerate(values):
-        share = left * (1 - (1 - float(value)) ** (1 / (count - n)))
-        shares.append(share)
-        left -= share
+    sticks = np.asarray(values, np.float64)
+    left, shares, count = np.ones(sticks.shape[:-1]), np.empty_like(sticks), sticks.shape[-1]
+    for n in range(count):
+        kept = [(1 - value) ** (1 / (count - n)) for value in sticks[..., n].ravel().tolist()]
+        shares[..., n] = left * (1 - np.reshape(kept, left.shape))
+        left = left - shares[..., n]
     return shares
 
 

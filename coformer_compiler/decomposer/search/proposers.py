@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coformer_compiler.decomposer.constraints import Excess
 from coformer_compiler.decomposer.search.encoding import Point
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.space import Space
@@ -123,7 +122,7 @@ def _proposals(request: Request, points: Sequence[Point]) -> list[Proposal]:
     made = []
     for point in points:
         shapes = request.space.shapes(point)
-        if isinstance(shapes, Excess):
+        if shapes is None:
             point, shapes = request.space.drawn(request.random)
         made.append(Proposal(point, shapes, float("nan")))
     return made

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from coformer_compiler.decomposer.constraints import Excess
 from coformer_compiler.decomposer.search.encoding import Point
 from coformer_compiler.decomposer.search.journal import Entry, Origin, append, open_journal
 from coformer_compiler.decomposer.search.proposers import PROPOSERS, Request, random_policies
@@ -110,10 +109,7 @@ def _proposed(request: Request, starts: Sequence[Point], options: SearchOptions)
     done = len(request.entries)
     if done < len(starts):
         shapes = [(point, request.space.shapes(point)) for point in starts]
-        drawn = [
-            request.space.drawn(request.random) if isinstance(found, Excess) else (point, found)
-            for point, found in shapes
-        ]
+        drawn = [request.space.drawn(request.random) if found is None else (point, found) for point, found in shapes]
         return [Proposal(point, found, float("nan")) for point, found in drawn]
     if done < len(starts) + options.initial:
         return random_policies(request)

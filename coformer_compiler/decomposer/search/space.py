@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,20 +10,34 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from coformer_compiler.decomposer.constraints import Excess, excess
-from coformer_compiler.decomposer.search.encoding import Encoding, Point
-from coformer_compiler.decomposer.shapes import MaybeShape, feature_widths
+from coformer_compiler.decomposer.search.encoding import Encoding, Point, shapes_of
+from coformer_compiler.decomposer.shapes import MaybeShape
 from coformer_compiler.evaluator.latency import Latencies, LatencyModel, Network
-from coformer_compiler.evaluator.many import CostModel, candidates_of, many_aggregator_mb, many_broken
+from coformer_compiler.evaluator.many import (
+    Candidates,
+    CostModel,
+    candidates_of,
+    many_aggregator_mb,
+    many_broken,
+    many_memory_mb,
+)
 from coformer_compiler.model.spec import TransformerSpec
-from coformer_compiler.profiling.table import table_of_shapes
+from coformer_compiler.profiling.table import ShapeTable
 from coformer_runtime.errors import CoformerError
 
 SHRINK, SMALLEST = 0.85, 0.02
 TRIES = 2000
 SAMPLED = 512
 
+LIMITS = {
+    "C5": ("max_gflop", "GFLOP of work per inference"),
+    "C6": ("memory_mb", "MB of memory"),
+    "deadline": ("deadline_ms", "ms until its features arrive"),
+}
+"""Constraint → the device's key that bounds it, and what is bounded in which unit."""
+
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Shapes: TypeAlias = tuple[MaybeShape, ...]
 
 
@@ -52,67 +67,90 @@ class Space:
         self.devices, self.model = encoding.devices, CostModel(teacher, shortcuts=shortcuts)
         self.latency = LatencyModel(teacher, self.devices, network)
 
-    def shapes(self, point: Point) -> Shapes | Excess:
-        """Shapes of a point, shrunk onto C5, C6 and the deadlines; the limit that breaks with next to nothing left."""
-        shrink = [1.0] * len(self.devices)
-        while True:
-            shapes = self.encoding.decode(point, shrink)
-            held = self.fit([shapes])[0]
-            if held.all():
-                return shapes
-            n = int(np.argmin(held))
-            shrink[n] *= SHRINK
-            if shrink[n] < SMALLEST:
-                return self._excess(shapes, n)
+    def shapes(self, point: Point) -> Shapes | None:
+        """Shapes of a point, shrunk onto C5, C6 and the deadlines; None where next to nothing breaks them still."""
+        return self.many_shapes(point[None])[0]
 
-    def many_shapes(self, points: Array) -> list[Shapes | Excess]:
-        """`shapes` of many points `(points, dimensions)`; those that fit as they are cost one look together."""
-        plain = [self.encoding.decode(point, [1.0] * len(self.devices)) for point in points]
-        fits = np.all(self.fit(plain), axis=1)
-        return [found if fit else self.shapes(point) for point, found, fit in zip(points, plain, fits, strict=True)]
+    def many_shapes(self, points: Array) -> list[Shapes | None]:
+        """`shapes` of many points `(points, dimensions)`."""
+        found, held = self.shrunk(points)
+        fits: list[bool] = np.all(held, axis=1).tolist()
+        return [shapes if fit else None for shapes, fit in zip(shapes_of(found), fits, strict=True)]
 
-    def fit(self, shapes: Sequence[Shapes]) -> npt.NDArray[np.bool_]:
+    def shrunk(self, points: Array) -> tuple[Candidates, Flags]:
+        """Policies of points, made smaller until they fit, and whether each member does, `(points, devices)`.
+
+        Shares are scaled down first; where next to nothing is left of them, layers go, all but the most influential.
+        The first device that does not fit gives way, as long as it can.
+        """
+        everyone = (len(points), len(self.devices))
+        shrink, deepest = np.ones(everyone), np.full(everyone, self.encoding.shape.layers)
+        found = self.encoding.decode_many(points, shrink, deepest)
+        held = self.fit_by(found)
+        left = np.flatnonzero(~held.all(1))
+        while len(left):
+            depth = np.minimum(deepest[left], (found.heads[left] > 0).sum(-1))
+            narrower = shrink[left] * SHRINK >= SMALLEST
+            gives = ~held[left] & (narrower | (depth > 1))
+            going = gives.any(1)
+            left, n = left[going], gives[going].argmax(1)
+            wide = narrower[going, n]
+            shrink[left[wide], n[wide]] *= SHRINK
+            deepest[left[~wide], n[~wide]] = depth[going, n][~wide] - 1
+            made = self.encoding.decode_many(points[left], shrink[left], deepest[left])
+            for ours, theirs in ((found.embed, made.embed), (found.heads, made.heads), (found.neurons, made.neurons)):
+                ours[left] = theirs
+            held[left] = self.fit_by(made)
+            left = left[~held[left].all(1)]
+        return found, held
+
+    def fit(self, shapes: Sequence[Shapes]) -> Flags:
         """Whether every member fits its device, `(candidates, devices)`."""
-        found: npt.NDArray[np.bool_] = ~np.any(list(self.broken(shapes).values()), axis=0)
+        return self.fit_by(candidates_of(shapes, self.encoding.shape.layers))
+
+    def fit_by(self, candidates: Candidates) -> Flags:
+        """`fit` of decoded points."""
+        found: Flags = ~np.any(list(self.broken_by(candidates).values()), axis=0)
         return found
 
-    def broken(self, shapes: Sequence[Shapes]) -> dict[str, npt.NDArray[np.bool_]]:
+    def broken(self, shapes: Sequence[Shapes]) -> dict[str, Flags]:
         """Constraint → whether the members break it, `(candidates, devices)`."""
-        candidates = candidates_of(shapes, self.encoding.shape.layers)
-        broken = many_broken(self.model.costs(candidates), self.devices, many_aggregator_mb(self.teacher, candidates))
+        return self.broken_by(candidates_of(shapes, self.encoding.shape.layers))
+
+    def broken_by(self, candidates: Candidates) -> dict[str, Flags]:
+        """`broken` of decoded points."""
+        aggregator = many_aggregator_mb(self.teacher, candidates)
+        broken = many_broken(self.model.costs(candidates), self.devices, aggregator)
         deadlines = np.array([np.inf if d.deadline_ms is None else d.deadline_ms for d in self.devices])
         if np.isfinite(deadlines).any():
-            broken["deadline"] = deadlines < self.latencies(shapes).arrival_ms.T
+            broken["deadline"] = deadlines < self.latencies_by(candidates).arrival_ms.T
         return broken
 
     def latencies(self, shapes: Sequence[Shapes]) -> Latencies:
         """Predicted latencies of many policies."""
-        layers = self.encoding.shape.layers
-        members = zip(*shapes, strict=True)
-        return self.latency.of_tables([table_of_shapes(each, layers, shortcuts=self.shortcuts) for each in members])
+        return self.latencies_by(candidates_of(shapes, self.encoding.shape.layers))
+
+    def latencies_by(self, candidates: Candidates) -> Latencies:
+        """`latencies` of decoded points."""
+        embed, heads, neurons = candidates.embed, candidates.heads, candidates.neurons
+        flags = np.full(len(embed), int(self.shortcuts))
+        tables = [ShapeTable(embed[:, n], heads[:, n], neurons[:, n], flags) for n in range(len(self.devices))]
+        return self.latency.of_tables(tables)
 
     def drawn(self, random: np.random.Generator) -> tuple[Point, Shapes]:
         """A uniform point that fits the devices.
 
         Raises:
-            CoformerError: if none of many does; names the constraint that the last one broke, and by how much.
+            CoformerError: if none of many does; see `infeasible`.
         """
+        tried = []
         for _ in range(TRIES):
             point = random.random(self.encoding.dimensions)
             shapes = self.shapes(point)
-            if not isinstance(shapes, Excess):
+            if shapes is not None:
                 return point, shapes
-            broken = shapes
-        raise self.infeasible(TRIES, broken)
-
-    def infeasible(self, tried: int, broken: Excess) -> CoformerError:
-        """The error for a space in which nothing fits."""
-        return CoformerError(
-            f"none of {tried:,} random policies fits the devices, with members shrunk to next to nothing; "
-            f"{broken.constraint} is short by {broken.needed - broken.limit:,.4g} {broken.unit} of {broken.quantity}",
-            "search",
-            broken.relax,
-        )
+            tried.append(point)
+        raise self.infeasible(self.shrunk(np.stack(tried))[0])
 
     def preflight(self, seed: int, sampled: int = SAMPLED) -> Preflight:
         """Look at random policies before any is scored.
@@ -122,37 +160,85 @@ class Space:
         """
         random = np.random.default_rng([seed, 1_000_003])
         points = random.random((sampled, self.encoding.dimensions))
-        shapes = [self.encoding.decode(point, [1.0] * len(self.devices)) for point in points]
-        broken = self.broken(shapes)
-        fits = ~np.any(list(broken.values()), axis=(0, 2))
+        everyone = (sampled, len(self.devices))
+        deepest = np.full(everyone, self.encoding.shape.layers)
+        broken = self.broken_by(self.encoding.decode_many(points, np.ones(everyone), deepest))
         binding = {
             f"{constraint} of '{device.name}'": float(share)
             for constraint, found in broken.items()
             for device, share in zip(self.devices, found.mean(0), strict=True)
             if share
         }
-        shrunk = int(fits.sum())
-        worst: Excess | None = None
-        for point in points[~fits]:
-            made = self.shapes(point)
-            if isinstance(made, Excess):
-                worst = made
-            else:
-                shrunk += 1
-        if not shrunk and worst is not None:
-            raise self.infeasible(sampled, worst)
-        return Preflight(sampled, float(fits.mean()), shrunk / sampled, dict(sorted(binding.items())))
+        smallest, held = self.shrunk(points)
+        shrunk = held.all(1)
+        if not shrunk.any():
+            raise self.infeasible(smallest)
+        fits = ~np.any(list(broken.values()), axis=(0, 2))
+        return Preflight(sampled, float(fits.mean()), float(shrunk.mean()), dict(sorted(binding.items())))
 
-    def _excess(self, shapes: Shapes, n: int) -> Excess:
-        """The limit of the device that the shapes break."""
-        shape, device = shapes[n], self.devices[n]
-        features = sum(feature_widths(self.teacher, [each for each in shapes if each is not None]))
-        found = (
-            None if shape is None else excess(self.teacher, shape, device, shortcuts=self.shortcuts, features=features)
+    def infeasible(self, smallest: Candidates) -> CoformerError:
+        """The error for a space in which nothing fits.
+
+        Of each device and constraint it tells the least shortfall over the policies, where none of them holds it, and
+        the limits with which the policy that is nearest to holding everything would.
+
+        Args:
+            smallest: policies, shrunk to next to nothing; each breaks something.
+        """
+        over = self._over(smallest)
+        taking = smallest.embed > 0
+        short = {
+            (key, n): float(each[taking[:, n], n].min())
+            for key, each in over.items()
+            for n in range(len(self.devices))
+            if taking[:, n].any() and (each[taking[:, n], n] > 0).all()
+        }
+        limits = self._limits()
+        nearest = int(np.argmin(sum((each.clip(0) / limits[key]).sum(1) for key, each in over.items())))
+        needed = {
+            (key, n): float(limits[key][n] + each[nearest, n])
+            for key, each in over.items()
+            for n in range(len(self.devices))
+            if each[nearest, n] > 0
+        }
+        # Where each limit is held by some policy, but not all of them by one, the nearest one's shortfalls are told.
+        short = short or {(key, n): value - float(limits[key][n]) for (key, n), value in needed.items()}
+        told = [
+            f"{key} of '{self.devices[n].name}' by {value:,.4g} {LIMITS[key][1]}"
+            for (key, n), value in sorted(short.items(), key=lambda item: item[0][1])
+        ]
+        relax = [
+            f"{LIMITS[key][0]} of '{self.devices[n].name}' to {rounded_up(value)}"
+            for (key, n), value in sorted(needed.items(), key=lambda item: item[0][1])
+        ]
+        rate = "; a faster network relaxes deadlines too" if any(key == "deadline" for key, _ in needed) else ""
+        return CoformerError(
+            f"none of {len(taking):,} random policies fits the devices, with members shrunk to next to nothing; "
+            f"short are {', '.join(told)}",
+            "search",
+            f"raise {', '.join(relax)}{rate}",
         )
-        if found is not None:
-            return found
-        assert device.deadline_ms is not None
-        arrival = float(self.latencies([shapes]).arrival_ms[n, 0])
-        relax = f"raise deadline_ms of '{device.name}', or the network's rate"
-        return Excess("deadline", "time until its features arrive", arrival, device.deadline_ms, "ms", relax)
+
+    def _limits(self) -> dict[str, Array]:
+        """Constraint → the devices' limits, infinite where there is none."""
+        return {
+            key: np.array([np.inf if (limit := getattr(d, name)) is None else limit for d in self.devices])
+            for key, (name, _) in LIMITS.items()
+        }
+
+    def _over(self, candidates: Candidates) -> dict[str, Array]:
+        """Constraint → how far each member is over its limit, in the limit's unit; negative where it holds it."""
+        costs = self.model.costs(candidates)
+        needed = {
+            "C5": costs.flops / 1e9,
+            "C6": many_memory_mb(costs, self.devices, many_aggregator_mb(self.teacher, candidates)),
+            "deadline": self.latencies_by(candidates).arrival_ms.T,
+        }
+        takes_part, limits = candidates.embed > 0, self._limits()
+        return {key: np.where(takes_part, each - limits[key], -np.inf) for key, each in needed.items()}
+
+
+def rounded_up(value: float) -> str:
+    """A number of four digits that is not below `value`."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.ceil(value / unit) * unit:.10g}"

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coformer_compiler.decomposer.constraints import Excess
 from coformer_compiler.decomposer.search.encoding import Point
 from coformer_compiler.decomposer.search.features import Features, features_of
 from coformer_compiler.decomposer.search.space import Shapes, Space
@@ -162,7 +161,7 @@ def mutations(parents: Array, count: int, random: np.random.Generator) -> Array:
 
 def _fitting(space: Space, points: Array) -> list[tuple[Point, Shapes]]:
     pairs = zip(points, space.many_shapes(points), strict=True)
-    return [(point, shapes) for point, shapes in pairs if not isinstance(shapes, Excess)]
+    return [(point, shapes) for point, shapes in pairs if shapes is not None]
 
 
 def skopt_parts() -> tuple[Any, Any]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coformer_compiler.decomposer.policy import TeacherShape
-from coformer_compiler.decomposer.search.encoding import Encoding, stick_breaking, sticks_of
+from coformer_compiler.decomposer.search.encoding import Encoding, shapes_of, stick_breaking, sticks_of
+from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.strategies import alignment_of
 from coformer_compiler.device import Device
+from coformer_runtime.errors import CoformerError
 from coformer_targets import load_target
 
 SHAPE = TeacherShape(6, 96, (6,) * 6, (384,) * 6)
@@ -82,3 +90,90 @@ def test_a_tilt_moves_units_over_the_depth() -> None:
     neurons = list(code.decode(point, [1.0])[0].neurons.values())
     assert neurons == sorted(neurons)
     assert neurons[-1] > 2 * neurons[0]
+
+
+def by_hand(code: Encoding, point: np.ndarray, shrink: Sequence[float]) -> list[MemberShape | None]:
+    """One point after the other, device by device and layer by layer, as the encoding is told in words."""
+    count, shape = len(code.devices), code.shape
+    rows = point.reshape(6, count).tolist()
+    steps = [alignment_of(device, shape) for device in code.devices]
+
+    def shares(values: list[float]) -> list[float]:
+        left, found = 1.0, []
+        for n, value in enumerate(values):
+            found.append(left * (1 - (1 - value) ** (1 / (count - n))))
+            left -= found[-1]
+        return [share * factor for share, factor in zip(found, shrink, strict=True)]
+
+    ranking = sorted(range(shape.layers), key=lambda layer: (-code.influence[layer], layer))
+    layers: list[set[int]] = []
+    for value, device in zip(rows[3], code.devices, strict=True):
+        least = 0 if code.drop and not device.central else 1
+        kept = set(ranking[: least + round(value * (shape.layers - least))])
+        for own in shape.stage_layers if kept else ():
+            kept |= set([layer for layer in ranking if layer in own][: 1 if len(shape.depths) == 1 else 2])
+        layers.append(kept)
+    embed, heads, neurons = (shares(row) for row in rows[:3])
+    taking = [n for n in range(count) if layers[n]]
+    found = parts_by_hand(shape.embed, [embed[n] for n in taking], [steps[n] for n in taking], overlap=False)
+    units: list[list[dict[int, int]]] = []
+    for parts, tilts, totals, step in (
+        (heads, rows[4], shape.heads, [1] * count),
+        (neurons, rows[5], shape.neurons, steps),
+    ):
+        counts: list[dict[int, int]] = [{} for _ in range(count)]
+        for layer, total in enumerate(totals):
+            keeping = [n for n in taking if layer in layers[n]]
+            depth = layer / max(shape.layers - 1, 1) - 0.5
+            wanted = [parts[n] * math.exp((2 * tilts[n] - 1) * 1.5 * depth) for n in keeping]
+            over = 1.0 if code.overlap else max(1.0, functools.reduce(operator.add, wanted, 0.0))
+            own = [min(each / over, 1.0) for each in wanted]
+            dealt = parts_by_hand(total, own, [step[n] for n in keeping], overlap=code.overlap)
+            for n, units_of in zip(keeping, dealt, strict=True):
+                counts[n][layer] = units_of
+        units.append(counts)
+    widths = dict(zip(taking, found, strict=True))
+    return [MemberShape(widths[n], units[0][n], units[1][n]) if n in widths else None for n in range(count)]
+
+
+def parts_by_hand(total: int, shares: Sequence[float], steps: Sequence[int], *, overlap: bool) -> list[int]:
+    """Largest remainder over multiples of the steps, one at least."""
+    exact = [total * share / step for share, step in zip(shares, steps, strict=True)]
+    parts = [max(1, int(number + 1e-9)) for number in exact]
+    for n in sorted(range(len(parts)), key=lambda n: (parts[n] - exact[n], n)):
+        size = sum(part * step for part, step in zip(parts, steps, strict=True)) + steps[n]
+        if exact[n] - parts[n] >= 0.5 - 1e-9 and (size <= total or overlap) and (parts[n] + 1) * steps[n] <= total:
+            parts[n] += 1
+    while not overlap and sum(part * step for part, step in zip(parts, steps, strict=True)) > total:
+        parts[max(range(len(parts)), key=lambda n: (parts[n] > 1, parts[n] - exact[n]))] -= 1
+    return [part * step for part, step in zip(parts, steps, strict=True)]
+
+
+STAGED = TeacherShape(6, 32, (2, 2, 4, 4, 8, 8), (64, 64, 128, 128, 256, 256), (2, 2, 2), (32, 64, 128))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, STAGED], ids=["one stage", "three stages"])
+@pytest.mark.parametrize(("overlap", "drop"), [(False, True), (True, True), (False, False)])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_many_points_decode_to_what_each_does_by_hand(
+    shape: TeacherShape, overlap: bool, drop: bool, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, 2 if shape is STAGED else 4))
+    code = Encoding(shape, devices(count), INFLUENCE, overlap, drop)
+    # Round numbers among them, so that remainders are equal now and then.
+    numbers = st.one_of(st.floats(0, 1), st.integers(0, 12).map(lambda n: n / 12))
+    rows = data.draw(st.lists(st.lists(numbers, min_size=7 * count, max_size=7 * count), min_size=1, max_size=5))
+    points, shrink = np.array(rows)[:, count:], 0.02 + 0.98 * np.array(rows)[:, :count]
+    found = shapes_of(code.decode_many(points, shrink, np.full((len(rows), count), shape.layers)))
+    assert [list(each) for each in found] == [by_hand(code, *row) for row in zip(points, shrink.tolist(), strict=True)]
+    assert found[0] == code.decode(points[0], shrink[0].tolist())
+
+
+def test_more_devices_than_units_are_refused() -> None:
+    few = TeacherShape(2, 96, (2, 2), (384, 384))
+    code = Encoding(few, devices(3), (0.5, 0.1), False, drop=False)
+    with pytest.raises(CoformerError) as caught:
+        code.decode(code.point_of_shares([1 / 3] * 3), [1.0] * 3)
+    assert caught.value.what == "C3: 3 devices need at least 3 units, the teacher has 2"
+    assert caught.value.mend == "use fewer devices, or set policy.overlap = true"

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coformer_compiler.decomposer.constraints import Excess
 from coformer_compiler.decomposer.picks import check_pick
 from coformer_compiler.decomposer.policy import teacher_shape
 from coformer_compiler.decomposer.search.encoding import Encoding
@@ -22,6 +21,7 @@ from coformer_compiler.decomposer.search.proposers import PROPOSERS
 from coformer_compiler.decomposer.search.search import SearchOptions, best_of, search
 from coformer_compiler.decomposer.search.space import Shapes, Space
 from coformer_compiler.decomposer.search.surrogate import mutations, pool_around
+from coformer_compiler.decomposer.shapes import MemberShape, member_cost
 from coformer_compiler.decomposer.strategies import SEARCHES
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.latency import Latency, Network
@@ -197,14 +197,14 @@ def test_members_shrink_onto_limits_and_deadlines() -> None:
     free, tight = space_of(devices(3)), space_of(devices(3, max_gflop=2e-4))
     point = free.encoding.point_of_shares([1 / 3] * 3)
     roomy, narrow = free.shapes(point), tight.shapes(point)
-    assert not isinstance(roomy, Excess) and not isinstance(narrow, Excess)
+    assert roomy is not None and narrow is not None
     large, small = roomy[2], narrow[2]
     assert small is not None and large is not None and small.embed < large.embed
     found = free.latencies([free.encoding.decode(point, [1.0] * 3)])
     deadline = float(found.arrival_ms[2, 0] - 0.03 * found.compute_ms[2, 0])
     hurried = space_of(devices(3, deadline_ms=deadline))
     shapes = hurried.shapes(point)
-    assert not isinstance(shapes, Excess)
+    assert shapes is not None
     assert hurried.latencies([shapes]).arrival_ms[2, 0] <= deadline
 
 
@@ -216,16 +216,52 @@ def test_the_preflight_counts_what_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("changes", "short", "mend"),
     [
-        ({"memory_mb": 1.0}, r"C6 is short by .* MB of memory: raise memory_mb of '2'"),
-        ({"deadline_ms": 0.001}, r"deadline is short by .* ms of time .*: raise deadline_ms of '2'"),
+        ({"memory_mb": 1.0}, r"C6 of '2' by (\S+) MB of memory", "memory_mb of '2' to "),
+        ({"max_gflop": 1e-7}, r"C5 of '2' by (\S+) GFLOP of work per inference", "max_gflop of '2' to "),
+        ({"deadline_ms": 0.001}, r"deadline of '2' by (\S+) ms until its features arrive", "deadline_ms of '2' to "),
     ],
 )
-def test_devices_that_nothing_fits_are_named(changes: dict[str, float], text: str) -> None:
+def test_devices_that_nothing_fits_are_named(changes: dict[str, float], short: str, mend: str) -> None:
     with pytest.raises(CoformerError) as caught:
-        space_of(devices(3, **changes), drop=False).preflight(0, 16)
-    assert re.search(text, f"{caught.value.what}: {caught.value.mend}")
+        space_of(devices(3, **changes), drop=False).preflight(0, 64)
+    told = caught.value
+    assert told.where == "search" and "none of 64 random policies fits the devices" in told.what
+    (key, limit), by = next(iter(changes.items())), re.search(short, told.what)
+    assert by is not None and f"{mend}" in told.mend
+    enough = float(re.search(rf"{key} of '2' to ([\d.e-]+)", told.mend).group(1))  # type: ignore[union-attr]
+    assert enough == pytest.approx(limit + float(by.group(1)), rel=2e-3), "the least of the sample, rounded up"
+    assert space_of(devices(3, **{key: enough}), drop=False).preflight(0, 64).fits_shrunk > 0
+    with pytest.raises(CoformerError):
+        space_of(devices(3, **{key: limit + 0.99 * (enough - limit)}), drop=False).preflight(0, 64)
+
+
+def test_all_that_nothing_fits_is_named_with_limits_that_do_together() -> None:
+    tight = tuple(
+        replace(each, **change)
+        for each, change in zip(
+            devices(3), ({"memory_mb": 60.0, "max_gflop": 1e-7}, {}, {"deadline_ms": 1e-3}), strict=True
+        )
+    )
+    with pytest.raises(CoformerError) as caught:
+        space_of(tight, drop=False).preflight(0, 32)
+    told = re.findall(r"(C5|C6|deadline) of '(\d)' by", caught.value.what)
+    assert told == [("C5", "0"), ("C6", "0"), ("deadline", "2")]
+    assert "a faster network relaxes deadlines too" in caught.value.mend
+    relaxed = list(tight)
+    for key, name, value in re.findall(r"(\w+) of '(\d)' to ([\d.e-]+)", caught.value.mend):
+        relaxed[int(name)] = replace(relaxed[int(name)], **{key: float(value)})
+    assert space_of(tuple(relaxed), drop=False).preflight(0, 32).fits_shrunk > 0
+
+
+def test_members_lose_layers_where_narrower_is_not_enough() -> None:
+    point = space_of(devices(3)).encoding.point_of_shares([1 / 3] * 3)
+    smallest = {n: MemberShape(8, dict.fromkeys(range(n), 1), dict.fromkeys(range(n), 8)) for n in (1, 2)}
+    least, most = (member_cost(SPEC, smallest[n], shortcuts=True).flops / 1e9 for n in (1, 2))
+    shapes = space_of(devices(3, max_gflop=(least + most) / 2), drop=False).shapes(point)
+    assert shapes is not None and shapes[2] is not None
+    assert (shapes[2].embed, set(shapes[2].heads)) == (8, {0}), "the most influential layer stays"
 
 
 def test_features_do_not_know_which_device_has_which_member() -> None:
