@@ -2,9 +2,10 @@
 
 Usage: python benchmarks/service/fuzz_guided.py central|worker [--seconds 60] [--corpus DIR]
 
-Needs atheris (`pip install 'coformer-compiler[fuzz]', or `make fuzz``; CPython 3.11 to 3.13). Starts from tests/runtime/corpus, which the tests
-replay without atheris; new inputs go into DIR, a temporary one by default. Ends with atheris' own report, and with
-an exit code other than 0 and the input in a file beside it where a node crashed, hung, or told too much.
+Needs atheris (`make fuzz`, or `pip install 'coformer-compiler[fuzz]'`; CPython 3.11 to 3.13). Starts from
+tests/runtime/corpus, which the tests replay without atheris; new inputs go into DIR, a temporary one by default. Ends
+with atheris' own report, and with an exit code other than 0 and the input in a file beside it where a node crashed,
+hung, or told too much.
 """
 
 from __future__ import annotations

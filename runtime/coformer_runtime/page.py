@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 from .errors import CoformerError
 from .failures import report
-from .security import Security, parse_address
+from .security import Security, is_loopback, parse_address
 
 PATIENCE_S = 2.0  # for all of a request and its answer, however the caller doles them out
 CALLERS = 16  # at a time; one more takes the place of the one who has been there for longest
@@ -159,7 +159,7 @@ class OperatorPort:
     """Serves these paths on threads of its own. A context manager.
 
     Args:
-        listen: HOST:PORT; loopback unless `insecure`, since it is plain HTTP.
+        listen: HOST:PORT; loopback unless `insecure`, since it is plain HTTP: certificates do not open it further.
         insecure: allow other addresses.
         metrics: the text for Prometheus.
         status: the JSON values; None: neither those nor the page.
@@ -175,7 +175,16 @@ class OperatorPort:
         metrics: Callable[[], str],
         status: Optional[Callable[[], Dict[str, Any]]] = None,
     ) -> None:
-        host, port = parse_address(listen, Security(insecure), "--metrics")
+        host, port = parse_address(listen, Security(insecure=True), "--metrics")
+        if not insecure and not is_loopback(host):
+            raise CoformerError(
+                "'{}' can be reached from other machines, and plain HTTP tells anyone there how the cluster is".format(
+                    listen
+                ),
+                "--metrics",
+                "use a loopback address such as 127.0.0.1 and lead there by a proxy that speaks TLS, or an SSH tunnel; "
+                "or pass --insecure, in place of --tls, on a network that you trust",
+            )
         answers: Dict[str, Tuple[str, Callable[[], str]]] = {
             "/metrics": ("text/plain; version=0.0.4; charset=utf-8", metrics),
         }

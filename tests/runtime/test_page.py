@@ -10,6 +10,7 @@ from typing import Iterator, List, Tuple
 import pytest
 
 from coformer_runtime import page
+from coformer_runtime.errors import CoformerError
 from coformer_runtime.page import CALLERS, POLICY, OperatorPort
 from tests.runtime.nodes import settled
 from tests.runtime.proxy import half_open
@@ -107,3 +108,18 @@ def test_pages_may_not_load_from_elsewhere() -> None:
         answer = urllib.request.urlopen("http://{}/metrics".format(port.address), timeout=5)
         assert answer.headers["Content-Security-Policy"] == POLICY
         answer.close()
+
+
+def test_only_insecure_opens_it_to_other_machines() -> None:
+    """Certificates protect the nodes' own ports, not plain HTTP."""
+    with pytest.raises(CoformerError) as caught:
+        OperatorPort("0.0.0.0:0", False, str)
+    assert str(caught.value) == (
+        "--metrics: '0.0.0.0:0' can be reached from other machines, and plain HTTP tells anyone there how the cluster "
+        "is; use a loopback address such as 127.0.0.1 and lead there by a proxy that speaks TLS, or an SSH tunnel; or "
+        "pass --insecure, in place of --tls, on a network that you trust"
+    )
+    with OperatorPort("0.0.0.0:0", True, lambda: "figures") as port:
+        assert scrape(port.address.replace("0.0.0.0", "127.0.0.1"))[0] == "figures"
+    with pytest.raises(CoformerError, match="--metrics: 'here' is not an address; write HOST:PORT"):
+        OperatorPort("here", False, str)
