@@ -10,14 +10,16 @@ from .errors import CoformerError
 from .security import Security, add_port, parse_address, token_checks
 from .wire import MAX_FRAME_BYTES
 
-CHANNEL_OPTIONS: List[Tuple[str, int]] = [
+BOTH_SIDES: List[Tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
     ("grpc.keepalive_time_ms", 20000),
     ("grpc.keepalive_timeout_ms", 5000),
-    ("grpc.enable_http_proxy", 0),
+    # Where the library has this one it is what counts for a ping that is not answered, and it is a minute by default.
+    ("grpc.http2.ping_timeout_ms", 5000),
 ]
-SERVER_OPTIONS: List[Tuple[str, int]] = CHANNEL_OPTIONS[:4] + [
+CHANNEL_OPTIONS = BOTH_SIDES + [("grpc.enable_http_proxy", 0)]
+SERVER_OPTIONS = BOTH_SIDES + [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10000),
     ("grpc.server_handshake_timeout_ms", 5000),

@@ -23,22 +23,32 @@ from coformer_runtime.front import open_front
 from coformer_runtime.oip import SERVICE, messages
 from tests.runtime import bundles
 from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
-from tests.runtime.proxy import FAULTS, PASS, Proxy, half_open
+from tests.runtime.proxy import BLACK_HOLE, FAULTS, PASS, Proxy, half_open
 
 DEADLINE_MS = 200
 SLACK_S = 1.0  # for a busy machine; benchmarks/service/chaos.py measures how much is taken
+
+
+@pytest.mark.slow
+def test_silent_board_is_noticed_without_a_request(cluster_dirs: List[str]) -> None:
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, Proxy(desk) as proxy, gathering(
+        cluster_dirs[0], [hall, "desk=" + proxy.address]
+    ) as central:
+        settled(lambda: central.missing() == {})
+        time.sleep(1)  # until nothing of the greeting is under way
+        proxy.set(BLACK_HOLE)
+        began = time.monotonic()
+        settled(lambda: list(central.missing()) == ["desk"], 40)
+        assert 15 < time.monotonic() - began < 35, "a ping every 20 s, 5 s for its answer; the rest is a busy machine"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("min_members", [None, 2])
 def test_bad_network(cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch, fault: str, min_members: Any) -> None:
     monkeypatch.setattr(breaker, "OPEN_S", 0.3)
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        Proxy(desk, delay_s=3.0) as proxy,
-        gathering(cluster_dirs[0], [hall, "desk=" + proxy.address], True, DEADLINE_MS, min_members) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, Proxy(
+        desk, delay_s=3.0
+    ) as proxy, gathering(cluster_dirs[0], [hall, "desk=" + proxy.address], True, DEADLINE_MS, min_members) as central:
         settled(lambda: central.missing() == {})
         settled(lambda: central.answer(PIXELS).members == bundles.DEVICES)
         proxy.set(fault)
@@ -93,11 +103,9 @@ def test_junk_half_open_and_crowds(cluster_dirs: List[str]) -> None:
     """While hundreds of connections say nothing or nonsense, and a crowd asks, each gets its own answer or a status."""
     random = np.random.default_rng(3)
     inputs = [random.integers(0, 256, PIXELS.shape, dtype=np.uint8) for _ in range(150)]
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk], deadline_ms=10000) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk], deadline_ms=10000
+    ) as central:
         server, address = open_front(central, "127.0.0.1:0")
         nonsense = (b"", b"GET / HTTP/1.1\r\n", b"\xff" * 999)
         junk = [half_open(to, 30, said) for to in (address, hall) for said in nonsense]
@@ -143,11 +151,9 @@ EDITS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255), st.integers
 @pytest.fixture(scope="module")
 def open_site(cluster_dirs: List[str]) -> Any:
     """A channel to a central node, one to a worker, and the frames of a good conversation."""
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk]) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk]
+    ) as central:
         server, address = open_front(central, "127.0.0.1:0")
         with grpc.insecure_channel(address) as front, grpc.insecure_channel(hall) as edge:
             manifest = open_bundle(cluster_dirs[0]).manifest
