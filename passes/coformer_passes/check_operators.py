@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from coformer_passes.operator_rules import CHECKS, KNOW_SHAPES, unknown_shape, unknown_type
 from coformer_passes.rewriting import array_of, name_of, static_shape
 from coformer_runtime.errors import CoformerError
 from coformer_targets import OperatorRule, OperatorTable, Target, operator_table
@@ -43,10 +44,12 @@ def check_operators(model: ir.Model, target: Target) -> bool:
         Trilu: give the mask as an initializer: with static shapes the pass fold_constants does
 
     Checked per node: the domain, the operator, the element types, the rank of the first input, what must be an
-    initializer, attribute values, outputs in use, and that every shape is static. All violations are listed at once.
+    initializer, attribute values, outputs in use, the table's further rules (coformer_passes.operator_rules), and that
+    every shape is static. A type or a shape that a rule needs and that is not known is a violation too. All violations
+    are listed at once.
 
     Why: the parser's own message comes on the board, after the bundle has been shipped, and names the first node only.
-    TensorRT: the table of the target's exact version. ONNX Runtime has no table: its session is the proof.
+    TensorRT: the table of the target's version. ONNX Runtime has no table: its session is the proof.
     Source: the tables of coformer_targets, each with its own.
 
     Raises:
@@ -112,6 +115,8 @@ def _problems(node: ir.Node, table: OperatorTable) -> Iterator[tuple[str, str]]:
     yield from _type_problems(node, rule, table)
     for output in node.outputs:
         yield from _bad(output, table)
+        if _is_lost(node, output):
+            yield f"the type or shape of '{output.name}' is not known", KNOW_SHAPES
     for index in rule.initializer:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and array_of(value) is None:
@@ -120,7 +125,9 @@ def _problems(node: ir.Node, table: OperatorTable) -> Iterator[tuple[str, str]]:
                 rule.cure or "make it constant: with static shapes the pass fold_constants does",
             )
     first = node.inputs[0] if node.inputs else None
-    if rule.ranks and first is not None and first.shape is not None and len(first.shape) not in rule.ranks:
+    if rule.ranks and first is not None and first.shape is None:
+        yield unknown_shape(0, first)
+    elif rule.ranks and first is not None and first.shape is not None and len(first.shape) not in rule.ranks:
         allowed = " or ".join(str(rank) for rank in rule.ranks)
         yield f"input 0 has rank {len(first.shape)}, {allowed} is allowed", rule.cure or "reshape its input first"
     for name, values in (rule.attributes or {}).items():
@@ -131,19 +138,32 @@ def _problems(node: ir.Node, table: OperatorTable) -> Iterator[tuple[str, str]]:
         output.uses() or output.is_graph_output() for output in node.outputs[rule.outputs :]
     ):
         yield f"output {rule.outputs} is read: {rule.rule}", rule.cure or "remove what reads it"
+    for check in rule.checks:
+        for problem, cure in CHECKS[check](node):
+            yield f"{problem}: {rule.rule}", cure
 
 
 def _type_problems(node: ir.Node, rule: OperatorRule, table: OperatorTable) -> Iterator[tuple[str, str]]:
     indices = rule.data if rule.data is not None else range(len(node.inputs))
     for index in indices:
         value = node.inputs[index] if index < len(node.inputs) else None
-        if value is None or value.dtype is None:
+        if value is None:
+            continue
+        if value.dtype is None:
+            yield unknown_type(index, value)
             continue
         found = _type_name(value.dtype)
         if table.aliases.get(found, found) not in rule.types:
             reason = f": {rule.rule}" if rule.rule else ""
             allowed = f"input {index} is {found}, {', '.join(rule.types)} are allowed{reason}"
             yield allowed, rule.cure or f"cast it to {rule.types[0]} first"
+
+
+def _is_lost(node: ir.Node, output: ir.Value) -> bool:
+    """Whether an output that is read has no known type or shape, and the inputs do: where the knowledge is lost."""
+    if not (output.uses() or output.is_graph_output()) or (output.dtype is not None and output.shape is not None):
+        return False
+    return all(value is None or (value.dtype is not None and value.shape is not None) for value in node.inputs)
 
 
 def _bad(value: ir.Value, table: OperatorTable) -> Iterator[tuple[str, str]]:

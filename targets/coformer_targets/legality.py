@@ -1,18 +1,17 @@
 """Operator legality: which ONNX operators an engine version takes, of which types, with what restrictions.
 
 One TOML file per engine version in `operators/`, named `<engine>-<version>.toml`; the first lines of each say what
-its keys mean and where the facts come from. ONNX Runtime has none: that a session loads is the proof there.
+its keys mean and where the facts come from. `table_versions.py` says which table a version goes by. ONNX Runtime has
+none: that a session loads is the proof there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from coformer_runtime.errors import CoformerError
-from coformer_targets.nearest import suggestion
+from coformer_targets.table_versions import FOLDER, table_name
 from coformer_targets.target import Target
 from coformer_targets.toml import read_toml
 
@@ -28,6 +27,7 @@ class OperatorRule:
         ranks: the ranks that the first input may have, () for any.
         attributes: attribute → the values that it may have.
         outputs: how many outputs may be in use, None for all.
+        checks: further rules that the node is held to, by their names in coformer_passes.operator_rules.
         rule: the restriction in words.
         cure: what to do about a node that breaks the rule.
     """
@@ -38,6 +38,7 @@ class OperatorRule:
     ranks: tuple[int, ...] = ()
     attributes: Mapping[str, tuple[str, ...]] | None = None
     outputs: int | None = None
+    checks: tuple[str, ...] = ()
     rule: str = ""
     cure: str = ""
 
@@ -48,7 +49,7 @@ class OperatorTable:
 
     Attributes:
         engine: "tensorrt" or "tensorrt-rtx".
-        version: the exact version, "8.2.1".
+        version: the version that it was read at, "8.2.1"; it stands for all of 8.2.
         opset: the opset that its parser was written for.
         source: where the table comes from.
         exact: whether operators and importers were read at this very version.
@@ -80,21 +81,15 @@ def operator_table(target: Target) -> OperatorTable | None:
     """The table of the target's engine version, None for an engine that needs none.
 
     Raises:
-        CoformerError: there is no table for that version of the engine.
+        CoformerError: there is no table of that major.minor of the engine.
     """
     return operator_table_of(target.engine, target.engine_version, f"target '{target.name}'")
 
 
 def operator_table_of(engine: str, version: str, where: str) -> OperatorTable | None:
     """The table of an engine's version; `where` names it in errors. See `operator_table`."""
-    if engine == "onnxruntime":
-        return None
-    folder = Path(__file__).parent / "operators"
-    name = f"{engine}-{version}"
-    known = sorted(path.stem for path in folder.glob("*.toml"))
-    if name not in known:
-        raise CoformerError(f"there is no operator table '{name}'", where, suggestion(name, known, noun="table"))
-    return _table_from_content(read_toml(folder / f"{name}.toml", f"operator table {name}"))
+    name = table_name(engine, version, where)
+    return None if name is None else _table_from_content(read_toml(FOLDER / f"{name}.toml", f"operator table {name}"))
 
 
 def _table_from_content(content: dict[str, Any]) -> OperatorTable:
@@ -120,6 +115,7 @@ def _rule_from_content(entry: dict[str, Any]) -> OperatorRule:
         ranks=tuple(entry.get("ranks", ())),
         attributes={name: tuple(values) for name, values in entry.get("attributes", {}).items()},
         outputs=entry.get("outputs"),
+        checks=tuple(entry.get("checks", ())),
         rule=entry.get("rule", ""),
         cure=entry.get("cure", ""),
     )

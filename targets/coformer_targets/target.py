@@ -19,6 +19,7 @@ from typing import Any
 
 from coformer_runtime.errors import CoformerError
 from coformer_targets.nearest import suggestion
+from coformer_targets.table_versions import table_name
 from coformer_targets.toml import read_toml
 
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -36,7 +37,8 @@ class Target:
         name: the name a user gives, also the file's stem.
         title: the device in words.
         engine: "onnxruntime", "tensorrt" or "tensorrt-rtx".
-        engine_version: the version that the device runs; for TensorRT it decides which operators are legal.
+        engine_version: the version that the device runs; for TensorRT it decides which operators are legal, by the
+            table of its major.minor.
         cuda: version of CUDA, None where there is none.
         jetpack: version of NVIDIA's JetPack, as `NAME@jpX.Y` gives it; None for other systems.
         jetpacks: all that the device runs.
@@ -109,7 +111,8 @@ def load_target_file(path: str | Path) -> Target:
     """The target that a TOML file describes; its name is the key `name`, or else the file's stem.
 
     Raises:
-        CoformerError: the file is missing or no TOML, has an unknown key, lacks one, or has a refused value.
+        CoformerError: the file is missing or no TOML, has an unknown key, lacks one, or has a refused value, or
+            names a version of TensorRT that there is no operator table of.
     """
     path = Path(path)
     return _load(path, f"target file {path.name}", path.stem, None)
@@ -155,6 +158,7 @@ def _load(path: Path, where: str, name: str, variant: str | None) -> Target:
     _check(content, where, _KEYS, required=())
     content = _under_jetpack(content, where, variant)
     _check(content, where, _KEYS, required=[key for key in _KEYS if key not in _OPTIONAL])
+    table_name(content["engine"], content["engine_version"], where)  # else it would be refused after the training
     return _target_from_content(content, where)
 
 

@@ -12,6 +12,7 @@ from coformer_targets import (
     Target,
     load_target,
     load_target_file,
+    operator_table,
     strongly_typed,
     target_names,
     target_variants,
@@ -111,9 +112,28 @@ def test_a_file_takes_what_its_jetpack_brings_and_goes_before_it(write) -> None:
     own = orin.replace('jetpack = "6.2"', 'jetpack = "6.0"\nengine_version = "8.6.1"', 1)
     target = load_target_file(write(own))
     assert (target.engine_version, target.cuda, target.opset) == ("8.6.1", "12.2", 17)
+    table = operator_table(target)
+    assert table is not None and table.version == "8.6.2"  # one table for all of 8.6
     assert _message(write(orin.replace('jetpack = "6.2"', 'jetpack = "6.9"', 1))) == (
         "target file mine.toml: there is no JetPack '6.9'; known JetPacks: 4.6, 5.1, 6.0, 6.2, 7.0, 7.2"
     )
+
+
+def test_a_tensorrt_without_an_operator_table_is_refused_when_its_target_is_read(write) -> None:
+    """Not only when a graph is lowered for it, which is after the training."""
+    orin = (DEVICES / "jetson-orin-nano.toml").read_text(encoding="utf-8")
+    own = orin.replace('jetpack = "6.2"', 'jetpack = "6.2"\nengine_version = "9.3.0"', 1)
+    assert _message(write(own)) == (
+        "target file mine.toml, engine_version: which operators TensorRT 9.3.0 takes is not known; take one of "
+        "8.2, 8.4, 8.5, 8.6, 10.1, 10.3, 10.7, 10.13, 10.16, 11.1: any patch of them will do"
+    )
+    ada = (DEVICES / "rtx-ada.toml").read_text(encoding="utf-8")
+    assert 'engine_version = "1.7.1"' in ada
+    assert _message(write(ada.replace('engine_version = "1.7.1"', 'engine_version = "2.0.0"', 1))) == (
+        "target file mine.toml, engine_version: which operators TensorRT-RTX 2.0.0 takes is not known; take one of "
+        "1.7: any patch of them will do"
+    )
+    assert load_target_file(write(CPU.replace("1.32.0", "99.1", 1))).engine_version == "99.1"
 
 
 def test_a_precision_is_chosen_from_those_that_there_are() -> None:
