@@ -37,8 +37,8 @@ def lower_opset(model: ir.Model, target: Target) -> bool:
         mean = ReduceMean<axes = [-1], keepdims = 1>(x)   a, b = Split<axis = 2>(y, sizes)
 
     Each node is compared with the schema of its operator at the lower opset: number of inputs, attributes and
-    types. What changed only in types needs nothing; what changed in form has a rule below; the rest is refused, all
-    of it at once.
+    types. What changed only in types needs nothing; what changed in form has a rule below; a newer attribute that holds
+    its default is dropped; the rest is refused, all of it at once.
 
     Why: a parser of 2021 reads opset 13; newer forms of an operator are misread or refused.
     TensorRT: 8.2 (opset 13), 8.4 to 8.6 (17), 10 (20 and on); ONNX Runtime as its version says.
@@ -76,6 +76,7 @@ def _lower_nodes(model: ir.Model, opset: int, target: Target) -> None:
             continue
         if node.op_type in _RULES:
             _RULES[node.op_type](node, old)
+        _drop_defaults(node, new, old)
         problem = _misfit(node, old)
         if problem:
             problems.append(f"'{name_of(node)}' ({node.op_type}: {problem})")
@@ -154,7 +155,6 @@ def _axes_to_attribute(node: ir.Node, schema: OpSchema) -> None:
         node.attributes.add(ir.AttrInt64s("axes", [int(axis) for axis in axes]))
         node.replace_input_with(1, None)
         node.resize_inputs(1)
-    _drop_default(node, "noop_with_empty_axes", 0)
 
 
 def _sizes_of_split(node: ir.Node, schema: OpSchema) -> None:
@@ -194,17 +194,23 @@ def _axes_of_pad(node: ir.Node, schema: OpSchema) -> None:
     node.resize_inputs(3)
 
 
-def _drop_default(node: ir.Node, name: str, default: int | str) -> None:
-    """Remove an attribute that holds the only behaviour that the older operator had."""
-    attribute = node.attributes.get(name)
-    if attribute is not None and attribute.value == default:
-        del node.attributes[name]
+def _drop_defaults(node: ir.Node, new: OpSchema, old: OpSchema) -> None:
+    """Remove newer attributes that hold their default: the only behaviour that the older operator had."""
+    from onnx import helper
+
+    for name, attribute in list(node.attributes.items()):
+        if name in old.attributes or name not in new.attributes:
+            continue
+        default = new.attributes[name].default_value
+        if default.name and _plain(helper.get_attribute_value(default)) == _plain(attribute.value):
+            del node.attributes[name]
 
 
-def _plain_scatter(node: ir.Node, schema: OpSchema) -> None:
-    """`reduction` came with opset 16."""
-    if "reduction" not in schema.attributes:
-        _drop_default(node, "reduction", "none")
+def _plain(value: object) -> object:
+    """A value of an attribute in the form that onnx and onnx_ir have in common."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _plain_reshape(node: ir.Node, schema: OpSchema) -> None:
@@ -214,7 +220,12 @@ def _plain_reshape(node: ir.Node, schema: OpSchema) -> None:
     shape = array_of(node.inputs[1])
     if shape is not None and (shape != 0).all():
         node.attributes.pop("allowzero", None)
-    _drop_default(node, "allowzero", 0)
+
+
+def _plain_pool(node: ir.Node, schema: OpSchema) -> None:
+    """`dilations` came with opset 18 (LpPool) and 19 (AveragePool); their default has no value in the schema: ones."""
+    if "dilations" not in schema.attributes and all(each == 1 for each in node.attributes.get_ints("dilations", [])):
+        node.attributes.pop("dilations", None)
 
 
 def _plain_cast(node: ir.Node, schema: OpSchema) -> None:
@@ -225,7 +236,9 @@ def _plain_cast(node: ir.Node, schema: OpSchema) -> None:
 
 
 _RULES: dict[str, Callable[[ir.Node, OpSchema], None]] = {
+    "AveragePool": _plain_pool,
     "Cast": _plain_cast,
+    "LpPool": _plain_pool,
     "Pad": _axes_of_pad,
     "ReduceL1": _axes_to_attribute,
     "ReduceL2": _axes_to_attribute,
@@ -237,7 +250,5 @@ _RULES: dict[str, Callable[[ir.Node, OpSchema], None]] = {
     "ReduceProd": _axes_to_attribute,
     "ReduceSumSquare": _axes_to_attribute,
     "Reshape": _plain_reshape,
-    "ScatterElements": _plain_scatter,
-    "ScatterND": _plain_scatter,
     "Split": _sizes_of_split,
 }

@@ -84,6 +84,58 @@ def test_defaults_of_newer_attributes_are_dropped(parse, outputs, nano) -> None:
     np.testing.assert_array_equal(outputs(model, x=X)[0], X.reshape(1, 24))
 
 
+@pytest.mark.parametrize(
+    ("text", "opset", "arrays"),
+    [
+        (
+            'g (float[1,1,4,6] x) => (float[1,1,8,12] y) { y = Resize<mode = "linear", antialias = 0, '
+            'keep_aspect_ratio_policy = "stretch">(x, , s) }',
+            18,
+            {"s": np.array([1, 1, 2, 2], np.float32)},
+        ),
+        (
+            "g (float[1,1,4,6] x) => (float[1,1,2,3] y) "
+            "{ y = AveragePool<kernel_shape = [2,2], strides = [2,2], dilations = [1,1]>(x) }",
+            19,
+            {},
+        ),
+        (
+            "g (float[1,1,4,6] x) => (float[1,1,3,5] y) { y = LpPool<kernel_shape = [2,2], dilations = [1,1]>(x) }",
+            18,
+            {},
+        ),
+        (
+            'g (float[1,1,4,6] x) => (float[1,1,4,6] y) { y = ScatterND<reduction = "none">(x, i, u) }',
+            18,
+            {"i": np.zeros((1, 3), np.int64), "u": np.ones((1, 6), np.float32)},
+        ),
+        (
+            "g (float[1,1,4,6] x) => (float[1,1,4,6] y) { y = BatchNormalization<training_mode = 0>(x, n, n, n, n) }",
+            18,
+            {"n": np.ones(1, np.float32)},
+        ),
+        ("g (float[1,1,4,6] x) => (int64[4] y) { y = Shape<start = 0>(x) }", 18, {}),
+    ],
+)
+def test_a_newer_attribute_that_holds_its_default_is_dropped(parse, outputs, nano, text, opset, arrays) -> None:
+    model = parse(text, arrays, opset=opset)
+    x = X.reshape(1, 1, 4, 6)
+    before = outputs(model, x=x)[0]
+    assert lower_opset(model, nano) and model.graph.opset_imports[""] == 13
+    np.testing.assert_allclose(outputs(model, x=x)[0], before, rtol=1e-6)
+
+
+def test_a_reshape_to_zeros_keeps_what_it_means_by_them(parse, nano) -> None:
+    """`allowzero = 1` is no default, and speaks of a zero here."""
+    text = "g (float[0,4] x) => (float[0,2] y) { y = Reshape<allowzero = 1>(x, shape) }"
+    with pytest.raises(CoformerError, match=r"'y' \(Reshape: attribute allowzero\)"):
+        lower_opset(parse(text, {"shape": np.array([0, 2])}), nano)
+    model = parse(
+        "g (float[2,4] x) => (float[2,4] y) { y = Reshape<allowzero = 0>(x, shape) }", {"shape": np.array([0, 4])}
+    )
+    assert lower_opset(model, nano) and not model.graph.node(0).attributes
+
+
 def test_metadata_goes_below_ir_10(parse, nano, cpu) -> None:
     model = parse("g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     model.graph.node(0).metadata_props["block"] = "layers.0"
@@ -125,6 +177,10 @@ def test_all_that_cannot_be_lowered_is_listed(parse, nano) -> None:
         ("g (float[1,4] x, int64[1] axes) => (float[?,?] y) { y = ReduceMean(x, axes) }", "'y' (ReduceMean: 2 inputs)"),
         ("g (float[1,4] x) => (int64[1] y) { y = Shape<start = 1>(x) }", "'y' (Shape: attribute start)"),
         ("g (int16[1,4] x) => (int16[1,4] y) { y = Add(x, x) }", "'y' (Add: type int16)"),
+        (
+            "g (float[1,1,8,8] x) => (float[?,?,?,?] y) { y = AveragePool<kernel_shape=[2,2], dilations=[2,2]>(x) }",
+            "'y' (AveragePool: attribute dilations)",
+        ),
     ],
 )
 def test_a_form_that_the_older_operator_lacks(parse, nano, text, problem) -> None:
