@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coformer_passes.graph_files import random_inputs, read_graph, save_graph
+import onnx_ir as ir
+
+from coformer_passes.graph_files import read_graph, save_graph
 from coformer_passes.quantise_gently import legalise_int8
+from coformer_passes.random_inputs import integer_limits, random_inputs
 from coformer_passes.runner import PassRecord, legalise
 from coformer_runtime.errors import CoformerError
 from coformer_targets import engine_from_onnx, load_target, load_target_file, with_precision
@@ -27,7 +30,8 @@ def legalize_graph(
     """Lower a graph file, prove it on random inputs in ONNX Runtime, and write it.
 
     Raises:
-        CoformerError: the file is at fault, or the target takes some of its nodes in no form; all of them are named.
+        CoformerError: the file is at fault, or the target takes some of its nodes in no form; all of them are named. Or
+            the legal graph cannot be written where it should be.
         CheckFailed: a pass changed what the graph computes.
     """
     if (target_name is None) == (target_file is None):
@@ -39,7 +43,7 @@ def legalize_graph(
     records: list[PassRecord] = []
     lower = legalise_int8 if target.precision == "int8" else legalise
     legal = lower(model, target, random_inputs(model), record=records.append)
-    save_graph(legal, out)
+    _save(legal, out)
     engine = engine_from_onnx(target, out)
     return {
         "graph": str(path),
@@ -53,9 +57,21 @@ def legalize_graph(
             "before": dict(sorted(Counter(node.op_type for node in model.graph).items())),
             "after": dict(sorted(Counter(node.op_type for node in legal.graph).items())),
         },
+        "drawn_below": integer_limits(model),
         "passes": [asdict(record) for record in records],
         "bytes": engine.graph_bytes,
     }
+
+
+def _save(model: ir.Model, out: Path) -> None:
+    try:
+        save_graph(model, out)
+    except OSError as error:
+        raise CoformerError(
+            f"cannot be written ({error.strerror or error})",
+            f"graph {out}",
+            "give a path in a folder that you may write to, with room for the graph",
+        ) from error
 
 
 def shapes_from(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -81,4 +97,7 @@ def legalize_text(found: Mapping[str, Any]) -> str:
         f"  nodes    {before} → {after}",
         f"  passes   {', '.join(changing) or 'none had to change anything'}",
     ]
+    drawn = [f"{name} from 0 to {limit - 1}" for name, limit in sorted(found["drawn_below"].items())]
+    if drawn:
+        lines.append(f"  integers {', '.join(drawn)}")
     return "\n".join(lines)

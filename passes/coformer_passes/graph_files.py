@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -15,8 +15,6 @@ from coformer_runtime.errors import CoformerError
 
 if TYPE_CHECKING:
     import onnx
-
-    from coformer_passes.numerics import Feeds
 
 HIGHEST_OPSET = 24
 INLINE_BYTES = 1_500_000_000
@@ -31,11 +29,13 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
         shapes: graph input → the shape that its dynamic axes get.
 
     Raises:
-        CoformerError: the file is missing, truncated or no ONNX; it says a shape that its data lacks; its nodes form a
-            cycle, or read what nothing makes; its opset is too new; operators of another domain; dynamic inputs.
+        CoformerError: the file is missing, truncated or no ONNX; it says a shape that its data lacks; its data lies
+            outside of its folder; its nodes form a cycle, or read what nothing makes; its opset is too new; operators
+            of another domain; dynamic inputs.
     """
     where = f"graph {path.name}"
     proto = _read_proto(path, where)
+    _refuse(_data_elsewhere(proto), where, "export it with its data in a file beside it, or within the graph")
     _refuse(_wrong_data(proto, path.parent), where, "its file is damaged: export it again")
     opset = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=0)
     if not 0 < opset <= HIGHEST_OPSET:
@@ -53,28 +53,10 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
         "export it with ONNX's own operators, or with the functions that define these",
     )
     _refuse(_loose_ends(proto.graph), where, "its file is damaged: export it again")
-    model = ir.external_data.load_to_model(ir.load(path))
+    model = _held_in_memory(ir.load(path))
     _sort(model, where)
     _give_shapes(model, shapes or {}, where)
     return model
-
-
-def random_inputs(model: ir.Model, *, cases: int = 2, seed: int = 0) -> list[Feeds]:
-    """Inputs of the graph's own shapes and types: normal floats, bytes from 0 to 255, other integers 0 or 1."""
-    import numpy as np
-
-    random = np.random.default_rng(seed)
-    feeds: list[Feeds] = []
-    for _ in range(cases):
-        case = {}
-        for value in model.graph.inputs:
-            shape, dtype = static_shape(value), np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-            numbers = np.asarray(random.standard_normal(shape or ()))
-            if np.issubdtype(dtype, np.integer):
-                numbers = np.asarray(random.integers(0, 256 if dtype == np.uint8 else 2, shape or ()))
-            case[str(value.name)] = (numbers > 0 if dtype == np.bool_ else numbers).astype(dtype)
-        feeds.append(case)
-    return feeds
 
 
 def save_graph(model: ir.Model, path: Path, *, inline_bytes: int = INLINE_BYTES) -> None:
@@ -116,49 +98,98 @@ def _refuse(problems: Iterable[str], where: str, mend: str) -> None:
 
 
 def _wrong_data(proto: onnx.ModelProto, folder: Path) -> Iterable[str]:
-    """Initializers whose data is not as long as their shape says."""
-    from onnx import TensorProto, helper
+    """Initializers and constants, of subgraphs too, whose data is not as long as their shape says."""
+    from onnx import TensorProto
 
-    for tensor in proto.graph.initializer:
+    for what, tensor in _tensors(proto):
         if tensor.data_type == TensorProto.STRING:
             continue
-        said = math.prod(tensor.dims)
-        shape = "[" + ",".join(map(str, tensor.dims)) + "]"
-        if tensor.data_location == TensorProto.EXTERNAL:
-            yield from _wrong_external_data(tensor, folder, shape)
-        elif tensor.HasField("raw_data"):
-            bits = said * ir.DataType(tensor.data_type).bitwidth
-            if len(tensor.raw_data) != -(-bits // 8):
-                yield (
-                    f"initializer '{tensor.name}' says the shape {shape}, {-(-bits // 8)} bytes, "
-                    f"and holds {len(tensor.raw_data)} bytes"
-                )
-        elif ir.DataType(tensor.data_type).bitwidth >= 8:
-            field = helper.tensor_dtype_to_field(tensor.data_type)
-            parts = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
-            held = len(getattr(tensor, field)) // parts
-            if held != said:
-                yield f"initializer '{tensor.name}' says the shape {shape}, {said} numbers, and holds {held} numbers"
+        problem = (
+            _wrong_external_data(tensor, folder)
+            if tensor.data_location == TensorProto.EXTERNAL
+            else _wrong_inner_data(tensor)
+        )
+        if problem:
+            yield f"{what} says the shape [{','.join(map(str, tensor.dims))}], {problem}"
 
 
-def _wrong_external_data(tensor: onnx.TensorProto, folder: Path, shape: str) -> Iterable[str]:
+def _wrong_inner_data(tensor: onnx.TensorProto) -> str | None:
+    from onnx import TensorProto, helper
+
+    said, bits = math.prod(tensor.dims), ir.DataType(tensor.data_type).bitwidth
+    if tensor.HasField("raw_data"):
+        needed, held = -(-said * bits // 8), len(tensor.raw_data)
+        return None if held == needed else f"{needed} bytes, and holds {held} bytes"
+    if bits < 8:
+        return None
+    parts = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
+    held = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))) // parts
+    return None if held == said else f"{said} numbers, and holds {held} numbers"
+
+
+def _wrong_external_data(tensor: onnx.TensorProto, folder: Path) -> str | None:
     entries = {each.key: each.value for each in tensor.external_data}
     needed = -(-math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8)
-    data = folder / entries.get("location", "")
-    held = data.stat().st_size - int(entries.get("offset", 0)) if data.is_file() else 0
-    if held < needed:
-        yield (
-            f"initializer '{tensor.name}' says the shape {shape}, {needed} bytes, and '{data.name}' holds "
-            f"{max(held, 0)} bytes of it"
-        )
+    for key in ("offset", "length"):
+        if not entries.get(key, "0").isdecimal():
+            return f"{needed} bytes, and the {key} '{entries[key]}' in its file"
+    data, length = folder / entries.get("location", ""), int(entries.get("length", needed))
+    held = min(length, data.stat().st_size - int(entries.get("offset", 0))) if data.is_file() else 0
+    return None if held >= needed else f"{needed} bytes, and '{data.name}' holds {max(held, 0)} bytes of it"
+
+
+def _data_elsewhere(proto: onnx.ModelProto) -> Iterable[str]:
+    """Tensors whose data is said to lie outside of the graph's folder: a graph may name any file of the machine."""
+    from onnx import TensorProto
+
+    for what, tensor in _tensors(proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            location = next((each.value for each in tensor.external_data if each.key == "location"), "")
+            path = PurePosixPath(location.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or PureWindowsPath(location).drive:
+                yield f"{what} has its data in '{location}', outside of the graph's folder"
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterable[tuple[str, onnx.TensorProto]]:
+    """Every tensor of the model, of subgraphs and functions too, and what to call it."""
+    for graph in _graphs(proto.graph):
+        for tensor in graph.initializer:
+            yield f"initializer '{tensor.name}'", tensor
+        for sparse in graph.sparse_initializer:
+            yield f"initializer '{sparse.values.name}'", sparse.values
+    for node in (*_all_nodes(proto.graph), *(node for each in proto.functions for node in each.node)):
+        name = node.name or next(iter(node.output), "")
+        for attribute in node.attribute:
+            what = f"constant '{name}'" if node.op_type == "Constant" else f"attribute '{attribute.name}' of '{name}'"
+            if attribute.HasField("t"):
+                yield what, attribute.t
+            if attribute.HasField("sparse_tensor"):
+                yield what, attribute.sparse_tensor.values
+            for tensor in attribute.tensors:
+                yield what, tensor
+
+
+def _held_in_memory(model: ir.Model) -> ir.Model:
+    """The model without references to files: in initializers, and in attributes, which onnx_ir leaves as they are."""
+    for node in model.graph.all_nodes():
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                (tensor,) = ir.external_data.convert_tensors_from_external([attribute.value])
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+    return ir.external_data.load_to_model(model)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterable[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _graphs(inner)
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
+    for each in _graphs(graph):
+        yield from each.node
 
 
 def _loose_ends(graph: onnx.GraphProto) -> Iterable[str]:

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from coformer_passes.graph_files import INLINE_BYTES, random_inputs, read_graph, save_graph
+from coformer_passes.graph_files import INLINE_BYTES, read_graph, save_graph
+from coformer_runtime.errors import CoformerError
 from coformer_targets import engine_from_onnx, load_target
 
 WEIGHT = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -52,23 +53,60 @@ def test_a_graph_is_written_whole_or_not_at_all(parse, tmp_path: Path, monkeypat
     assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["member.onnx"]
 
 
-def test_random_inputs_have_the_graphs_shapes_and_types(parse) -> None:
-    text = "g (float[2,3] a, uint8[2,3] b, int64[2] c, bool[3] d, float16[1] e) => (float[2,3] y) { y = Relu(a) }"
-    first, second = random_inputs(parse(text))
-    assert {name: (array.shape, array.dtype.name) for name, array in first.items()} == {
-        "a": ((2, 3), "float32"),
-        "b": ((2, 3), "uint8"),
-        "c": ((2,), "int64"),
-        "d": ((3,), "bool"),
-        "e": ((1,), "float16"),
-    }
-    assert set(first["c"].tolist()) <= {0, 1} and (first["a"] != second["a"]).any()
-    again = random_inputs(parse(text))[0]
-    assert all((again[name] == first[name]).all() for name in first)
-
-
 def test_a_graph_whose_functions_define_its_operators_is_read(tmp_path: Path) -> None:
     text = """<ir_version: 10, opset_import: ["": 20, "mine": 1]> g (float[4] x) => (float[4] y) { y = mine.twice(x) }
     <domain: "mine", opset_import: ["": 20]> twice (a) => (b) { b = Add(a, a) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "functions.onnx")
     assert len(read_graph(tmp_path / "functions.onnx").functions) == 1
+
+
+def test_a_constant_node_in_a_file_beside_the_graph_is_read(tmp_path: Path) -> None:
+    """onnx_ir leaves tensors of attributes where they are, and ONNX Runtime would look for them in its own folder."""
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]> g (float[4] x) => (float[4] y) {
+        c = Constant<value = float[4] {1, 2, 3, 4}>() y = Add(x, c) }""")
+    proto.graph.node[0].attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.arange(1, 5, dtype=np.float32)))
+    onnx.save(proto, tmp_path / "c.onnx", save_as_external_data=True, size_threshold=0, convert_attribute=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    tensor = read_graph(tmp_path / "c.onnx").graph.node(0).attributes["value"].as_tensor()
+    assert not isinstance(tensor, ir.ExternalTensor) and tensor.numpy().tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("location", ["../x.data", "/etc/passwd", "a/../../x.data", r"C:\x.data", r"..\x.data"])
+def test_data_outside_of_the_graphs_folder_is_refused(tmp_path: Path, location: str) -> None:
+    path = tmp_path / "inner" / "g.onnx"
+    path.parent.mkdir()
+    (tmp_path / "x.data").write_bytes(WEIGHT.tobytes())
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {GRAPH}')
+    tensor = proto.graph.initializer.add(name="w", dims=[64, 64], data_type=1, data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(CoformerError) as caught:
+        read_graph(path)
+    assert str(caught.value) == (
+        f"graph g.onnx: initializer 'w' has its data in '{location}', outside of the graph's folder; "
+        "export it with its data in a file beside it, or within the graph"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ({"offset": "-1"}, "16384 bytes, and the offset '-1' in its file"),
+        ({"length": "many"}, "16384 bytes, and the length 'many' in its file"),
+        ({"length": "100"}, "16384 bytes, and 'w.data' holds 100 bytes of it"),
+        ({"offset": "16000"}, "16384 bytes, and 'w.data' holds 384 bytes of it"),
+        ({"location": "no.data"}, "16384 bytes, and 'no.data' holds 0 bytes of it"),
+    ],
+)
+def test_data_that_is_not_all_in_its_file(tmp_path: Path, entries: dict[str, str], problem: str) -> None:
+    (tmp_path / "w.data").write_bytes(WEIGHT.tobytes())
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {GRAPH}')
+    tensor = proto.graph.initializer.add(name="w", dims=[64, 64], data_type=1, data_location=1)
+    for key, value in {"location": "w.data", **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "g.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(CoformerError) as caught:
+        read_graph(tmp_path / "g.onnx")
+    assert str(caught.value) == (
+        f"graph g.onnx: initializer 'w' says the shape [64,64], {problem}; its file is damaged: export it again"
+    )

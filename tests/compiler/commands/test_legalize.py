@@ -189,6 +189,29 @@ def test_a_shape_that_its_data_lacks(legalize, tmp_path) -> None:
     )
 
 
+def test_a_constant_that_is_short(legalize, tmp_path) -> None:
+    """In a node, and in a branch, as well as among the initializers."""
+    graph = _write(
+        tmp_path / "short.onnx",
+        """<ir_version: 10, opset_import: ["": 18]> g (bool c, float[4] x) => (float[4] y) {
+        k = Constant<value = float[4] {1, 2, 3, 4}>()  z = Add(x, k)
+        y = If (c) <then_branch = t () => (float[4] a) <float[4] w = {1, 2, 3, 4}> { a = Add(z, w) },
+                    else_branch = e () => (float[4] b) { b = Relu(z) }> }""",
+    )
+    proto = onnx.load(graph)
+    constant = proto.graph.node[0].attribute[0].t
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, np.float32)))
+    constant.dims[:] = [4]
+    branch = next(each.g for each in proto.graph.node[2].attribute if each.name == "then_branch")
+    del branch.initializer[0].float_data[-1:]
+    onnx.save(proto, graph)
+    assert _message(legalize, graph) == (
+        "error: graph short.onnx: constant 'k' says the shape [4], 16 bytes, and holds 12 bytes; "
+        "initializer 'w' says the shape [4], 4 numbers, and holds 3 numbers; "
+        "its file is damaged: export it again\n"
+    )
+
+
 def test_external_data_that_is_cut(legalize, tmp_path) -> None:
     graph = _write(tmp_path / "outside.onnx", NORM, ARRAYS)
     onnx.save(onnx.load(graph), graph, save_as_external_data=True, location="weights.bin", size_threshold=100)
@@ -210,3 +233,32 @@ def test_an_opset_of_the_future(legalize, tmp_path) -> None:
 def test_an_unknown_jetpack(legalize, tmp_path) -> None:
     graph = _write(tmp_path / "norm.onnx", NORM, ARRAYS)
     assert "there is no 'jp9.9' of jetson-nano" in _message(legalize, graph, target="jetson-nano@jp9.9")
+
+
+def test_a_path_that_cannot_be_written(tmp_path, capsys) -> None:
+    """Whatever keeps it: no such device, a file where a folder should be, a folder where the file should be."""
+    graph = _write(tmp_path / "norm.onnx", NORM, ARRAYS)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inner").write_bytes(b"")
+    for out, reason in (
+        (Path("/proc/x/out.onnx"), "No such file or directory"),
+        (graph / "out.onnx", "File exists"),
+        (tmp_path / "folder", "Is a directory"),
+    ):
+        code = main(["legalize", str(graph), "--target", "cpu", "-o", str(out)])
+        assert (code, capsys.readouterr().err) == (
+            2,
+            f"error: graph {out}: cannot be written ({reason}); "
+            "give a path in a folder that you may write to, with room for the graph\n",
+        )
+
+
+def test_integers_that_select_rows_are_drawn_from_all_of_them(legalize, tmp_path) -> None:
+    """What tells row 1 from row 7 would go unseen with ids of 0 and 1 alone; it is said which were drawn."""
+    text = """<ir_version: 10, opset_import: ["": 18]> g (int64[1,5] ids, int64[2] n) => (float[1,5,4] y, float[2] z)
+    { y = Gather(t, ids) z = Cast<to = 1>(n) }"""
+    graph = _write(tmp_path / "ids.onnx", text, {"t": RANDOM.standard_normal((23, 4)).astype(np.float32)})
+    code, out, _ = legalize(graph)
+    assert code == 0 and out.rstrip().endswith("integers ids from 0 to 22, n from 0 to 7")
+    code, out, _ = legalize(graph, "--json")
+    assert json.loads(out)["drawn_below"] == {"ids": 23, "n": 8}
