@@ -119,6 +119,7 @@ def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
         imported = import_teacher(store, config.model)
         teacher = load_teacher(imported)
         use_fitting_threads(teacher.cost(with_head=True).flops)
+        require_feasible(teacher.spec, config)
         data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
         statistics = calibrate(store, imported, teacher, data, config.policy.importance)
         policy = decompose_teacher(store, (imported, statistics), teacher, data, config)

@@ -82,6 +82,8 @@ def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:
         shapes_by_strategy(
             options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
         )
+    elif config.policy.strategy in SEARCHES:
+        _space(teacher, (0.0,) * len(teacher.layers), config).require_possible()
 
 
 def decompose_teacher(
@@ -221,8 +223,11 @@ def counted_loss(section: PolicySection) -> Loss:
 
 def search_space(teacher: TransformerSpec, statistics: Statistics, config: BuildConfig) -> Space:
     """The space that a configuration's search looks at."""
+    return _space(teacher, tuple(float(value) for value in statistics.influence), config)
+
+
+def _space(teacher: TransformerSpec, influence: tuple[float, ...], config: BuildConfig) -> Space:
     section = config.policy
-    influence = tuple(float(value) for value in statistics.influence)
     encoding = Encoding(teacher_shape(teacher), config.devices, influence, section.overlap, config.search.drop)
     return Space(encoding, teacher, network_of(config), shortcuts=section.basis != "global")
 

@@ -23,6 +23,8 @@ from coformer_compiler.device import Device
 from coformer_compiler.evaluator.many import Candidates
 
 PER_DEVICE = 6
+LAYERS = 3
+"""Which of them is the number of layers."""
 STEEPEST = 1.5
 """Largest tilt: e^1.5, about 4.5 times the share in the last layer that there is in the first."""
 
@@ -67,7 +69,7 @@ class Encoding:
         """
         rows = points.reshape(len(points), PER_DEVICE, len(self.devices))
         steps = np.array([alignment_of(device, self.shape) for device in self.devices])
-        kept = self._kept(rows[:, 3], deepest)
+        kept = self._kept(rows[:, LAYERS], deepest)
         embed, heads, neurons = (stick_breaking(rows[:, n]) * shrink for n in range(3))
         taking: Booleans = np.any(kept, axis=-1)
         widths = rounded_many(np.array(self.shape.embed), embed, steps, "C2", "channels", overlap=False, taking=taking)

@@ -80,6 +80,35 @@ def open_journal(path: Path, origin: Origin, stops: Sequence[int]) -> list[Entry
     return entries
 
 
+def spent_seconds(path: Path) -> float:
+    """What a journal's search has taken so far, over all interruptions; 0 where nobody kept it.
+
+    Raises:
+        CoformerError: if the file beside the journal holds something else.
+    """
+    beside = _spent(path)
+    if not beside.exists():
+        return 0.0
+    try:
+        return float(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CoformerError(
+            "holds no seconds", f"search's spent time {beside}", "delete it: the time budget begins anew"
+        ) from error
+
+
+def keep_spent(path: Path, seconds: float) -> None:
+    """Write down what the search has taken; the file beside the journal appears whole."""
+    beside = _spent(path)
+    fresh = beside.with_name(beside.name + ".new")
+    fresh.write_text(f"{seconds!r}\n", encoding="utf-8")
+    fresh.replace(beside)
+
+
+def _spent(path: Path) -> Path:
+    return path.with_name(path.name + ".spent")
+
+
 def append(path: Path, entries: Sequence[Entry]) -> None:
     """Add lines and make sure that they are on disk."""
     with path.open("a", encoding="utf-8") as file:

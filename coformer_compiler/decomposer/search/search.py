@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from coformer_compiler.decomposer.search.encoding import Point
-from coformer_compiler.decomposer.search.journal import Entry, Origin, append, open_journal
+from coformer_compiler.decomposer.search.journal import Entry, Origin, append, keep_spent, open_journal, spent_seconds
 from coformer_compiler.decomposer.search.proposers import PROPOSERS, Request, random_policies
 from coformer_compiler.decomposer.search.space import Shapes, Space
 from coformer_compiler.decomposer.search.surrogate import Proposal
@@ -31,7 +31,7 @@ class SearchOptions:
         strategy: a name in `PROPOSERS`.
         seed: of all draws.
         batch: policies that are proposed, then evaluated, at a time.
-        seconds: no further policies are proposed after this long; None for no limit.
+        seconds: no further policies are proposed after this long, interruptions not counted; None for no limit.
     """
 
     iterations: int
@@ -63,7 +63,7 @@ def search(
         options: budget, strategy, seed.
         journal: where evaluations are kept; its folder exists.
         origin: what the journal belongs to.
-        progress: shows the best objective so far and the expected gain.
+        progress: shows the best objective so far, the expected gain (see `Proposal`), and what is left of the time.
 
     Raises:
         CoformerError: if no point of the space fits the devices, or the journal is another search's.
@@ -73,10 +73,11 @@ def search(
     stops = _stops(len(starts), options)
     # A batch that a kill cut short is proposed again as a whole, so that a resumed search goes the same way.
     entries = open_journal(journal, origin, (0, *stops))
+    before = spent_seconds(journal) if entries else 0.0
     with progress.stage(f"{options.strategy} search", total=total, done=len(entries), unit="candidate") as stage:
         for stop in (stop for stop in stops if stop > len(entries)):
-            late = options.seconds is not None and time.monotonic() - began > options.seconds
-            if late and len(entries) >= len(starts):
+            left = math.inf if options.seconds is None else options.seconds - before - (time.monotonic() - began)
+            if left < 0 and len(entries) >= len(starts):
                 break
             random = np.random.default_rng([options.seed, len(entries)])
             request = Request(space, entries, stop - len(entries), delta_per_ms, random)
@@ -87,8 +88,10 @@ def search(
                 for proposal, found in zip(proposals, scores, strict=True)
             ]
             append(journal, fresh)
+            spent = before + time.monotonic() - began
+            keep_spent(journal, spent)
             entries += fresh
-            stage.advance(len(fresh), figures=_figures(entries, proposals))
+            stage.advance(len(fresh), figures=_figures(entries, proposals, options, spent))
     return entries
 
 
@@ -116,8 +119,14 @@ def _proposed(request: Request, starts: Sequence[Point], options: SearchOptions)
     return PROPOSERS[options.strategy](request)
 
 
-def _figures(entries: Sequence[Entry], proposals: Sequence[Proposal]) -> dict[str, float]:
+def _figures(
+    entries: Sequence[Entry], proposals: Sequence[Proposal], options: SearchOptions, spent: float
+) -> dict[str, float]:
     best = best_of(entries).score
+    found = {"best objective": best.objective, "loss": best.loss, "ms": best.latency.total_ms}
     gains = [proposal.gain for proposal in proposals if not math.isnan(proposal.gain)]
-    gain = {"expected gain %": 100 * max(gains)} if gains else {}
-    return {"best objective": best.objective, "loss": best.loss, "ms": best.latency.total_ms, **gain}
+    if gains:
+        found["expected gain in log loss"] = max(gains)
+    if options.seconds is not None:
+        found["budget left, s"] = round(max(0.0, options.seconds - spent))
+    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from coformer_compiler.decomposer.search.encoding import Encoding, Point, shapes_of
+from coformer_compiler.decomposer.search.encoding import LAYERS, Encoding, Point, shapes_of
 from coformer_compiler.decomposer.shapes import MaybeShape
 from coformer_compiler.evaluator.latency import Latencies, LatencyModel, Network
 from coformer_compiler.evaluator.many import (
@@ -141,7 +141,7 @@ class Space:
         """A uniform point that fits the devices.
 
         Raises:
-            CoformerError: if none of many does; see `infeasible`.
+            CoformerError: if none of many does; says what to relax and by how much.
         """
         tried = []
         for _ in range(TRIES):
@@ -150,7 +150,7 @@ class Space:
             if shapes is not None:
                 return point, shapes
             tried.append(point)
-        raise self.infeasible(self.shrunk(np.stack(tried))[0])
+        raise self._infeasible(self.shrunk(np.stack(tried))[0])
 
     def preflight(self, seed: int, sampled: int = SAMPLED) -> Preflight:
         """Look at random policies before any is scored.
@@ -172,11 +172,34 @@ class Space:
         smallest, held = self.shrunk(points)
         shrunk = held.all(1)
         if not shrunk.any():
-            raise self.infeasible(smallest)
+            raise self._infeasible(smallest)
         fits = ~np.any(list(broken.values()), axis=(0, 2))
         return Preflight(sampled, float(fits.mean()), float(shrunk.mean()), dict(sorted(binding.items())))
 
-    def infeasible(self, smallest: Candidates) -> CoformerError:
+    def require_possible(self) -> None:
+        """Refuse devices that not even the smallest member fits, each beside the central one alone.
+
+        Nothing of it hangs on the layers' influence. Where devices may be left out, the central one has to fit.
+
+        Raises:
+            CoformerError: naming every such device and limit, with what to relax and by how much at least.
+        """
+        count = len(self.devices)
+        central = next(n for n, device in enumerate(self.devices) if device.central)
+        deepest = np.eye(count, dtype=np.int64)
+        deepest[:, central] = 1
+        points = np.zeros((count, self.encoding.dimensions))
+        points.reshape(count, -1, count)[:, LAYERS] = 1.0
+        smallest = self.encoding.decode_many(points, np.zeros((count, count)), deepest)
+        over = self._over(smallest)
+        named = [central] if self.encoding.drop else range(count)
+        short = {(key, n): float(each[n, n]) for n in named for key, each in over.items() if each[n, n] > 0}
+        if short:
+            limits = self._limits()
+            needed = {(key, n): limits[key][n] + value for (key, n), value in short.items()}
+            raise self._short("not even the smallest member fits", short, needed)
+
+    def _infeasible(self, smallest: Candidates) -> CoformerError:
         """The error for a space in which nothing fits.
 
         Of each device and constraint it tells the least shortfall over the policies, where none of them holds it, and
@@ -185,39 +208,36 @@ class Space:
         Args:
             smallest: policies, shrunk to next to nothing; each breaks something.
         """
-        over = self._over(smallest)
-        taking = smallest.embed > 0
+        over, limits, taking = self._over(smallest), self._limits(), smallest.embed > 0
+        devices = range(len(self.devices))
         short = {
             (key, n): float(each[taking[:, n], n].min())
+            for n in devices
             for key, each in over.items()
-            for n in range(len(self.devices))
             if taking[:, n].any() and (each[taking[:, n], n] > 0).all()
         }
-        limits = self._limits()
         nearest = int(np.argmin(sum((each.clip(0) / limits[key]).sum(1) for key, each in over.items())))
-        needed = {
-            (key, n): float(limits[key][n] + each[nearest, n])
-            for key, each in over.items()
-            for n in range(len(self.devices))
-            if each[nearest, n] > 0
-        }
+        broken = {(key, n): each[nearest, n] for n in devices for key, each in over.items() if each[nearest, n] > 0}
+        needed = {(key, n): limits[key][n] + value for (key, n), value in broken.items()}
         # Where each limit is held by some policy, but not all of them by one, the nearest one's shortfalls are told.
-        short = short or {(key, n): value - float(limits[key][n]) for (key, n), value in needed.items()}
+        return self._short(
+            f"none of {len(taking):,} random policies fits the devices, with members shrunk to next to nothing",
+            short or broken,
+            needed,
+        )
+
+    def _short(
+        self, what: str, short: Mapping[tuple[str, int], float], needed: Mapping[tuple[str, int], float]
+    ) -> CoformerError:
+        """An error; `short` and `needed` by constraint and number of the device, in the limit's unit."""
         told = [
-            f"{key} of '{self.devices[n].name}' by {value:,.4g} {LIMITS[key][1]}"
-            for (key, n), value in sorted(short.items(), key=lambda item: item[0][1])
+            f"{key} of '{self.devices[n].name}' by {value:,.4g} {LIMITS[key][1]}" for (key, n), value in short.items()
         ]
         relax = [
-            f"{LIMITS[key][0]} of '{self.devices[n].name}' to {rounded_up(value)}"
-            for (key, n), value in sorted(needed.items(), key=lambda item: item[0][1])
+            f"{LIMITS[key][0]} of '{self.devices[n].name}' to {rounded_up(value)}" for (key, n), value in needed.items()
         ]
         rate = "; a faster network relaxes deadlines too" if any(key == "deadline" for key, _ in needed) else ""
-        return CoformerError(
-            f"none of {len(taking):,} random policies fits the devices, with members shrunk to next to nothing; "
-            f"short are {', '.join(told)}",
-            "search",
-            f"raise {', '.join(relax)}{rate}",
-        )
+        return CoformerError(f"{what}; short are {', '.join(told)}", "search", f"raise {', '.join(relax)}{rate}")
 
     def _limits(self) -> dict[str, Array]:
         """Constraint → the devices' limits, infinite where there is none."""

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from coformer_compiler.decomposer.picks import check_pick
 from coformer_compiler.decomposer.policy import teacher_shape
+from coformer_compiler.decomposer.search import search as searching
 from coformer_compiler.decomposer.search.encoding import Encoding
 from coformer_compiler.decomposer.search.features import features_of
 from coformer_compiler.decomposer.search.front import pareto_front, picked
-from coformer_compiler.decomposer.search.journal import Entry, Origin, read_journal
+from coformer_compiler.decomposer.search.journal import Entry, Origin, read_journal, spent_seconds
 from coformer_compiler.decomposer.search.proposers import PROPOSERS
 from coformer_compiler.decomposer.search.search import SearchOptions, best_of, search
 from coformer_compiler.decomposer.search.space import Shapes, Space
-from coformer_compiler.decomposer.search.surrogate import mutations, pool_around
+from coformer_compiler.decomposer.search.surrogate import _Model, mutations, pool_around
 from coformer_compiler.decomposer.shapes import MemberShape, member_cost
 from coformer_compiler.decomposer.strategies import SEARCHES
 from coformer_compiler.device import Device
 from coformer_compiler.evaluator.latency import Latency, Network
 from coformer_compiler.evaluator.many import candidates_of
 from coformer_compiler.evaluator.score import Score
-from coformer_compiler.progress import SilentProgress
+from coformer_compiler.progress import RichProgress, SilentProgress
 from coformer_runtime.errors import CoformerError
 from coformer_targets import load_target
 from tests.compiler.tiny import tiny_spec
@@ -141,6 +145,94 @@ def test_time_ends_a_search_behind_its_starts(tmp_path: Path) -> None:
         space, lambda many: [score(s) for s in many], 0.0, starts, options, tmp_path / "j", ORIGIN, SilentProgress()
     )
     assert len(entries) == 2
+
+
+def test_an_interruption_does_not_begin_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(searching.time, "monotonic", lambda: clock[0])
+    space, journal = space_of(devices(3)), tmp_path / "j"
+
+    def begun(seconds: float | None, killed_at: int = 1000) -> list[Entry]:
+        def slow(many: Sequence[Shapes]) -> list[Score]:
+            if len(read_journal(journal)) == killed_at:
+                raise KeyboardInterrupt
+            clock[0] += 10.0
+            return [score(shapes) for shapes in many]
+
+        start = space.encoding.point_of_shares([1 / 3] * 3)
+        options = SearchOptions(1000, 4, "random", 0, seconds=seconds)
+        return search(space, slow, 0.0, [start], options, journal, ORIGIN, SilentProgress())
+
+    with pytest.raises(KeyboardInterrupt):
+        begun(55.0, killed_at=3)
+    clock[0] += 3600.0  # which nobody counts
+    assert spent_seconds(journal) == 30.0
+    assert len(begun(55.0)) == 6, "the sixth one was begun after 50 s"
+    assert spent_seconds(journal) == 60.0
+    assert len(begun(55.0)) == 6
+    assert len(begun(75.0)) == 8, "a larger budget goes on from what is spent"
+    (tmp_path / "j.spent").write_text("a while")
+    with pytest.raises(CoformerError) as caught:
+        begun(75.0)
+    assert caught.value.what == "holds no seconds" and caught.value.where.endswith("j.spent")
+    assert caught.value.mend == "delete it: the time budget begins anew"
+
+
+def test_a_search_shows_how_it_goes(tmp_path: Path) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200, color_system=None)
+    space = space_of(devices(3))
+    start = space.encoding.point_of_shares([1 / 3] * 3)
+    with RichProgress(console) as progress:
+        entries = search(
+            space,
+            lambda many: [score(shapes) for shapes in many],
+            DELTA_PER_MS,
+            [start],
+            SearchOptions(6, 4, "debo", 0, seconds=3600.0),
+            tmp_path / "journal",
+            ORIGIN,
+            progress,
+        )
+    best = best_of(entries).score
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).replace("\r", "\n").splitlines()
+    line = next(each for each in reversed(shown) if "debo search" in each)
+    assert "7/7 candidates" in line and "left 0:00:00" in line
+    figures = f"best objective {best.objective:.4g}, loss {best.loss:.4g}, ms {best.latency.total_ms:.4g}"
+    found = re.search(rf"{figures}, budget left, s (\d+), expected gain in log loss (\S+)", line)
+    assert found is not None, line
+    assert 3000 < int(found.group(1)) <= 3600 and float(found.group(2)) >= 0
+
+
+def test_the_expected_gain_is_of_the_log_loss_under_what_the_latency_leaves() -> None:
+    """Where the process is sure, the gain is how far its guess is under the goal, in logarithms."""
+    random = np.random.default_rng(0)
+    x = random.random((60, 2))
+    logs = np.log(0.2 + x[:, 0])
+    model = _Model(x, logs)
+    seen, guess = x[:5], model.mean(x[:5])
+    np.testing.assert_allclose(model.gains(seen, np.exp(guess + 0.7)), 0.7, atol=0.02)
+    assert model.gains(seen, np.exp(guess - 0.7)).max() < 1e-3
+    assert model.gains(seen, np.full(5, -0.1)).tolist() == [0.0] * 5, "no loss is small enough"
+
+
+def test_only_the_central_device_has_to_fit_where_others_may_be_left_out() -> None:
+    last, first = (
+        devices(3, memory_mb=1.0),
+        tuple(replace(d, memory_mb=1.0 if d.central else 500.0) for d in devices(3)),
+    )
+    space_of(last).require_possible()
+    with pytest.raises(
+        CoformerError, match=r"not even the smallest member fits; short are C6 of '2' by \S+ MB"
+    ) as told:
+        space_of(last, drop=False).require_possible()
+    enough = float(re.search(r"^raise memory_mb of '2' to ([\d.]+)$", told.value.mend).group(1))  # type: ignore[union-attr]
+    space_of(devices(3, memory_mb=enough), drop=False).require_possible()
+    with pytest.raises(CoformerError, match="short are C6 of '0'"):
+        space_of(first).require_possible()
+    late = devices(3, deadline_ms=0.01)
+    with pytest.raises(CoformerError, match=r"short are deadline of '2' by .* ms until its features arrive"):
+        space_of(late, drop=False).require_possible()
 
 
 def test_nothing_beats_the_front(tmp_path: Path) -> None:
