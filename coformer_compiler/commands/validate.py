@@ -30,11 +30,12 @@ from coformer_compiler.stages.lower import (
     verify_graph,
 )
 from coformer_compiler.stages.measure import HOST_ENGINE
+from coformer_compiler.stages.rounded_graph import opened_graph
 from coformer_runtime.alternatives import INDEX_NAME, index_digest, open_held
 from coformer_runtime.bundle import Bundle, open_bundle
 from coformer_runtime.cluster import LocalCluster
 from coformer_runtime.decoder import Decoder
-from coformer_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from coformer_runtime.engines import Engine
 from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.fitting import fit
 from coformer_runtime.golden import check_golden, load_golden
@@ -257,12 +258,12 @@ def _check_profiles(bundle: Bundle) -> None:
 
 
 def _check_decoders(bundle: Bundle) -> None:
-    """The same vectors, taken token by token as a generation takes them, with sessions and all."""
+    """The same vectors in the graphs' own precision, token by token as a generation takes them, sessions and all."""
     generation, manifest = bundle.manifest.generation, bundle.manifest
     assert generation is not None
 
-    def opened(path: str | None) -> OnnxRuntimeEngine | None:
-        return None if path is None else OnnxRuntimeEngine(bundle.file(path), 1)
+    def opened(path: str | None) -> Engine | None:
+        return None if path is None else opened_graph(Path(bundle.file(path)), manifest.engine.precision)
 
     source = None if generation.source is None else generation.source.graph
     step, prefill, read = (opened(each) for each in (generation.step, generation.prefill, source))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -149,22 +150,24 @@ def _embedded(graph: GraphWriter, stem: TokenStem, ids: ir.Value, places: ir.Val
 
 def _places(graph: GraphWriter, numbers: ir.Value, length: int) -> Places:
     tokens = shape_of(numbers)[1]
-    place = graph.op("Cast", "places.number", [numbers], (1, tokens), {"to": int(ir.DataType.FLOAT)})
     one = graph.weight("places.one", torch.tensor(1.0))
     rows, columns = (1, 1, length, tokens), (1, 1, tokens, length)
 
-    def reshaped(name: str, shape: tuple[int, ...]) -> ir.Value:
-        return graph.op("Reshape", name, [place, graph.shape(f"{name}.shape", shape)], shape)
+    def less(name: str, every: str, by: str, across: tuple[int, ...], own: tuple[int, ...]) -> ir.Value:
+        """Every place less the tokens' own, as float: integers until then, which halves beyond 2,048 do not hold."""
+        shape = tuple(max(sizes) for sizes in zip(across, own, strict=True))
+        placed = graph.op("Reshape", by, [numbers, graph.shape(f"{by}.shape", own)], own, dtype=ir.DataType.INT32)
+        places = graph.int32(every, np.arange(length).reshape(across))
+        whole = graph.op("Sub", f"{name}.whole", [places, placed], shape, dtype=ir.DataType.INT32)
+        return graph.op("Cast", name, [whole], shape, {"to": int(ir.DataType.FLOAT)})
 
-    down = graph.weight("places.down", torch.arange(length).float().view(1, 1, length, 1))
-    apart = graph.op("Sub", "places.apart", [down, reshaped("places.across", (1, 1, 1, tokens))], rows)
+    apart = less("places.apart", "places.down", "places.across", (1, 1, length, 1), (1, 1, 1, tokens))
     away = graph.op("Abs", "places.away", [apart], rows)
     written = graph.op("Relu", "places.written", [graph.op("Sub", "places.near", [one, away], rows)], rows)
     axes = graph.shape("places.axes", [3])
     taken = graph.op("ReduceSum", "places.taken", [written, axes], (1, 1, length, 1), {"keepdims": 1})
     kept = graph.op("Sub", "places.kept", [one, taken], (1, 1, length, 1))
-    across = graph.weight("places.all", torch.arange(length).float().view(1, 1, 1, length))
-    later = graph.op("Sub", "places.later", [across, reshaped("places.own", (1, 1, tokens, 1))], columns)
+    later = less("places.later", "places.all", "places.own", (1, 1, 1, length), (1, 1, tokens, 1))
     behind = graph.op("Relu", "places.behind", [later], columns)
     masked = graph.weight("places.far", torch.tensor(MASKED))
     unseen = graph.op("Mul", "places.unseen", [graph.op("Min", "places.any", [behind, one], columns), masked], columns)

@@ -53,8 +53,8 @@ class GraphWriter:
         """A 1-D int64 initializer, as Reshape, Slice and the like take it."""
         return self.tape.initializer(ir.Tensor(np.asarray(numbers, np.int64), name=name))
 
-    def int32(self, name: str, numbers: Sequence[int]) -> ir.Value:
-        """A 1-D int32 initializer, to compute with."""
+    def int32(self, name: str, numbers: Sequence[int] | np.ndarray) -> ir.Value:
+        """An int32 initializer, to compute with."""
         return self.tape.initializer(ir.Tensor(np.asarray(numbers, np.int32), name=name))
 
     def op(

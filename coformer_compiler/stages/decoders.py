@@ -23,6 +23,7 @@ from coformer_compiler.model.decode import (
 )
 from coformer_compiler.model.spec import TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import FEATURES_NAME, Transformer
+from coformer_compiler.stages.rounded_graph import opened_graph
 from coformer_passes.graph_files import save_graph
 from coformer_passes.one_weights_file import WeightsFile
 from coformer_passes.runner import legalise
@@ -68,7 +69,7 @@ def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.
         CheckFailed: a graph gives other features than torch does for the whole text.
     """
     (place / "decoder").mkdir()
-    # Half precision would round places beyond 2,048; int8 has no gain on single rows.
+    # Integers have no gain on single rows.
     target = with_precision(target, "float32") if target.precision == "int8" else target
     texts = member.texts.spec
     assert isinstance(texts, TokenStemSpec)
@@ -89,33 +90,38 @@ def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.
             write(lower_decoder(member, "prefill", chunk), {**empty, **first}, PREFILL)
         else:
             write(lower_source(member, "source"), {name: inputs[:1, : texts.before]}, SOURCE)
-    _prove(place, member, inputs[:1], empty, tolerance)
+    prove_decoders(place, member, inputs[:1], empty, tolerance, target.precision)
     if target.engine == "tensorrt-rtx":
         for path in sorted((place / "decoder").glob("*.onnx")):
             write_plans(path, path.parent, (target.sm or 0,))
 
 
-def _prove(place: Path, member: Transformer, inputs: np.ndarray, caches: Feeds, tolerance: float) -> None:
-    """Run the graphs from empty caches on: a prompt, or a text that is read, then token by token."""
+@torch.no_grad()
+def prove_decoders(
+    place: Path, member: Transformer, inputs: np.ndarray, caches: Feeds, tolerance: float, precision: str
+) -> None:
+    """Run the graphs, in their own precision, from empty caches on: a prompt or a text that is read, then tokens."""
     texts = member.texts.spec
     assert isinstance(texts, TokenStemSpec)
     name, words, read, done = texts.input.name, inputs[:, texts.before :], dict[str, np.ndarray](), 0
     if member.bridge is None:
         chunk = min(CHUNK, texts.length)
         done = min(chunk, texts.length - 1)
-        found = _outputs(place / PREFILL, {**caches, **_tokens(name, words[:, :done], 0, chunk, texts)})
+        with opened_graph(place / PREFILL, precision) as prefill:
+            found = prefill.run({**caches, **_tokens(name, words[:, :done], 0, chunk, texts)})
         _compare(found[FEATURES_NAME], member, inputs, words[:, :done], tolerance, place / PREFILL)
         caches = {cache: found[cache + NEXT] for cache in caches}
     else:
-        read = _outputs(place / SOURCE, {name: inputs[:, : texts.before]})
+        with opened_graph(place / SOURCE, precision) as source:
+            read = source.run({name: inputs[:, : texts.before]})
         # An answer may be short; any words behind it will do.
         others = np.random.default_rng(0).integers(0, texts.pad, words.shape, np.int32)
         words = np.where(words == texts.pad, others, words)
-    for now in range(done, min(done + CHECKED, texts.length)):
-        feeds = {**caches, **read, **_tokens(name, words[:, now : now + 1], now, 1, texts)}
-        found = _outputs(place / STEP, feeds)
-        caches = {cache: found[cache + NEXT] for cache in caches}
-        _compare(found[FEATURES_NAME], member, inputs, words[:, : now + 1], tolerance, place / STEP)
+    with opened_graph(place / STEP, precision) as step:
+        for now in range(done, min(done + CHECKED, texts.length)):
+            found = step.run({**caches, **read, **_tokens(name, words[:, now : now + 1], now, 1, texts)})
+            caches = {cache: found[cache + NEXT] for cache in caches}
+            _compare(found[FEATURES_NAME], member, inputs, words[:, : now + 1], tolerance, place / STEP)
 
 
 def _tokens(name: str, ids: np.ndarray, first: int, size: int, stem: TokenStemSpec) -> Feeds:
@@ -125,17 +131,6 @@ def _tokens(name: str, ids: np.ndarray, first: int, size: int, stem: TokenStemSp
     places = np.full((1, size), stem.length, np.int32)
     words[:, :count], places[0, :count] = ids, np.arange(first, first + count)
     return {name: words, PLACES: places}
-
-
-def _outputs(path: Path, feeds: Feeds) -> Feeds:
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
-    except Exception as error:  # the library's exceptions share no other base
-        raise CheckFailed(f"ONNX Runtime does not run it ({error})", f"graph {path}", "build again") from error
 
 
 def _compare(

@@ -5,9 +5,10 @@ A row is a small model of the family with random weights; a column is a check of
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ import onnx_ir as ir
 import torch
 
 from coformer_compiler.frontends import ModelSource, import_model
+from coformer_compiler.model.decode import PLACES, cache_shapes, lower_decoder, lower_source, source_shapes
 from coformer_compiler.model.transformer import Selection, Transformer
+from coformer_compiler.stages.rounded_graph import opened_graph
 from coformer_passes.pipeline import PIPELINES
 from coformer_passes.runner import legalise
 from coformer_targets import load_target, with_precision
@@ -127,7 +130,7 @@ def check_legal(make: Callable[[], Transformer], folder: Path) -> None:
 
 
 def check_old_runtime(make: Callable[[], Transformer], folder: Path) -> None:
-    """The graph for a Jetson Nano in onnx 1.8.1 and ONNX Runtime 1.10 under Python 3.6."""
+    """The graphs for a Jetson Nano in onnx 1.8.1 and ONNX Runtime 1.10 under Python 3.6."""
     from tests.passes.old_onnx import old_outputs, old_python
 
     old_python()
@@ -137,6 +140,16 @@ def check_old_runtime(make: Callable[[], Transformer], folder: Path) -> None:
         wide = inputs.to(torch.float32 if inputs.dtype == torch.uint8 else torch.int32)
         found = old_outputs(graph, **{name: wide.numpy()})["features"]
         assert relative(found, half.sent(inputs).numpy()) < TOLERANCE
+    for part, (model, feeds) in decoder_graphs(half).items():
+        path, plain = folder / f"{part}.onnx", folder / "plain.onnx"
+        ir.save(model, plain)
+        ir.save(legalise(model, load_target("jetson-nano"), [feeds]), path)
+        with opened_graph(plain, "float32") as engine:
+            wanted = engine.run(feeds)
+        answers = old_outputs(path, **feeds)
+        assert {each: relative(answers[each], wanted[each]) < TOLERANCE for each in wanted} == dict.fromkeys(
+            answers, True
+        )
 
 
 def check_rtx_parser(make: Callable[[], Transformer], folder: Path) -> None:
@@ -148,14 +161,16 @@ def check_rtx_parser(make: Callable[[], Transformer], folder: Path) -> None:
     if not rtx_is_installed():
         pytest.skip("tensorrt_rtx is not installed")
     half, path = sliced(make(), 2), folder / "member.onnx"
-    for name in RTX:
-        for precision in ("float32", "float16"):
-            target, graph = with_precision(load_target(name), precision), half.lower("member")
-            for each in PIPELINES[target.engine]:  # numbers are compared elsewhere, on members of more than 12 channels
-                each(graph, target)
-            ir.save(graph, path)
-            assert parser_problems(path) == (), f"{name}, {precision}"
+    parts = {"member": half.lower("member"), **{part: graph for part, (graph, _) in decoder_graphs(half).items()}}
+    for name, precision, part in itertools.product(RTX, ("float32", "float16"), parts):
+        target, graph = with_precision(load_target(name), precision), parts[part].clone()
+        for each in PIPELINES[target.engine]:  # numbers are compared elsewhere, on members of more than 12 channels
+            each(graph, target)
+        ir.save(graph, path)
+        assert parser_problems(path) == (), f"{name}, {precision}, {part}"
 
+
+PASSED, NOT_RUN = "✓", "–"
 
 CHECKS: dict[str, Callable[[Callable[[], Transformer], Path], None]] = {
     "import": check_import,
@@ -168,11 +183,41 @@ CHECKS: dict[str, Callable[[Callable[[], Transformer], Path], None]] = {
 }
 
 
-def table() -> str:
-    """The table as `docs/families.md` prints it."""
+def table(outcomes: Mapping[tuple[str, str], str]) -> str:
+    """The table as `docs/families.md` prints it, with how each check of a family ended: `PASSED`, or nothing."""
     rows = [["family", "models", *CHECKS], ["---"] * (2 + len(CHECKS))]
-    rows += [[name, family.models, *["✓"] * len(CHECKS)] for name, family in FAMILIES.items()]
+    rows += [
+        [name, family.models, *(outcomes.get((name, check), NOT_RUN) for check in CHECKS)]
+        for name, family in FAMILIES.items()
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def outcomes_in(printed: str) -> dict[tuple[str, str], str]:
+    """The inverse of `table`."""
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines())
+    return {(row[0], check): cell for row in rows for check, cell in zip(head[2:], row[2:], strict=True)}
+
+
+def decoder_graphs(model: Transformer) -> dict[str, tuple[ir.Model, dict[str, np.ndarray]]]:
+    """The graphs that a device which writes texts opens in place of the whole one, with inputs for each."""
+    if model.spec.pool.kind != "causal":
+        return {}
+    random, texts = np.random.default_rng(0), model.texts.spec
+    known = {**cache_shapes(model), **source_shapes(model)}
+    held = {name: random.normal(size=shape).astype(np.float32) for name, shape in known.items()}
+
+    def tokens(count: int) -> dict[str, np.ndarray]:
+        words = random.integers(0, texts.pad, (1, count), np.int32)
+        return {texts.input.name: words, PLACES: np.arange(2, 2 + count, dtype=np.int32)[None]}
+
+    made = {"step": (lower_decoder(model, "step", 1), {**held, **tokens(1)})}
+    if model.bridge is None:
+        made["prefill"] = (lower_decoder(model, "prefill", 4), {**held, **tokens(4)})
+    else:
+        inputs = random_inputs(model.spec, 1).numpy()[:, : texts.before]
+        made["source"] = (lower_source(model, "source"), {model.stem.spec.input.name: inputs})
+    return made
 
 
 def sliced(model: Transformer, step: int) -> Transformer:

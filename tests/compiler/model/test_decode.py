@@ -11,6 +11,9 @@ import torch
 
 from coformer_compiler.model.decode import NEXT, PLACES, cache_shapes, lower_decoder
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.stages.rounded_graph import opened_graph
+from coformer_passes.runner import legalise
+from coformer_targets import load_target, with_precision
 from tests.compiler.tiny import random_model, tiny_decoder
 
 LENGTH, WORDS = 9, 23
@@ -60,6 +63,25 @@ def test_a_text_in_pieces(chunk: int, model: Transformer, tmp_path: Path) -> Non
         found = outputs(tmp_path / "step.onnx", {**caches, **feeds(words[place : place + 1], place, 1)})
         caches = {name: found[name + NEXT] for name in caches}
         np.testing.assert_allclose(found["features"], sent(model, words[: place + 1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [2047, 2049, 2055])
+def test_places_that_halves_do_not_hold(place: int, tmp_path: Path) -> None:
+    """Behind 2,048 half precision has every second number only, behind 4,096 every fourth: one row is written."""
+    target = with_precision(load_target("jetson-orin-nano"), "float16")
+    model = random_model(tiny_decoder(length=2100, words=WORDS), seed=5)
+    random = np.random.default_rng(0)
+    caches = {n: random.normal(size=s).astype(np.float32) for n, s in cache_shapes(model).items()}
+    given = {**caches, "ids": np.array([[3]], np.int32), PLACES: np.array([[place]], np.int32)}
+    ir.save(legalise(lower_decoder(model, "step", 1), target, [given]), tmp_path / "step.onnx")
+    ir.save(lower_decoder(model, "step", 1), tmp_path / "plain.onnx")
+    wanted = outputs(tmp_path / "plain.onnx", given)
+    with opened_graph(tmp_path / "step.onnx", "float16") as graph:
+        found = graph.run(given)
+    np.testing.assert_allclose(found["features"], wanted["features"], atol=0.02)
+    for name, before in caches.items():
+        written = (np.abs(found[name + NEXT] - before) > 0.01).any((0, 1, 3))
+        assert np.flatnonzero(written).tolist() == [place]
 
 
 def test_padding_writes_nothing(model: Transformer, tmp_path: Path) -> None:
