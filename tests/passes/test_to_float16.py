@@ -13,7 +13,7 @@ from coformer_passes.numerics import computes_in_halves, relative_difference, wi
 from coformer_passes.pipeline import TOLERANCES
 from coformer_passes.runner import PassRecord, legalise
 from coformer_passes.to_float16 import islands_of, to_float16, write_halves
-from coformer_runtime.errors import CoformerError
+from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_targets import Target, load_target, with_precision
 
 TARGETS = ("jetson-nano", "jetson-xavier-nx", "jetson-orin-nano@jp6.0", "jetson-orin-nano", "rtx-ada")
@@ -71,6 +71,133 @@ def test_outliers_break_a_graph_without_islands_and_not_one_with_them(
     assert difference(lambda graph: set()) > 0.05
     assert difference(islands_of) < 1e-2
     assert computes_in_halves(legalise(model, half, {"pixels": pixels}))
+
+
+FUSING = ("jetson-orin-nano@jp6.0", "jetson-orin-nano", "jetson-agx-orin@jp7.2", "tensorrt-t4", "rtx-ada")
+APART = ("jetson-nano", "jetson-tx2", "jetson-xavier-nx", "jetson-orin-nano@jp5.1")
+ATTENTION = """g (float[1,2,6,{dim}] q, float[1,2,{dim},6] k, float[1,2,6,{dim}] v{more}) => (float[1,2,6,{dim}] y)
+    {{ s = MatMul(q, k) {between} w = Softmax<axis = {axis}>({last}) {behind} y = MatMul({weights}, v) }}"""
+MASK = np.triu(np.full((6, 6), -np.inf, np.float32), 1)
+
+
+def _attention(
+    parse: Callable[..., ir.Model],
+    *,
+    dim: int = 16,
+    between: str = "",
+    last: str = "s",
+    more: str = "",
+    axis: int = -1,
+    behind: str = "",
+    weights: str = "w",
+    arrays: dict[str, np.ndarray] | None = None,
+) -> ir.Model:
+    text = ATTENTION.format(dim=dim, between=between, last=last, more=more, axis=axis, behind=behind, weights=weights)
+    model = parse(text, arrays, opset=13, ir_version=7)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    return model
+
+
+@pytest.mark.parametrize("name", FUSING)
+@pytest.mark.parametrize(
+    ("between", "last", "more", "arrays"),
+    [
+        ("", "s", "", {}),
+        ("m = Add(s, mask)", "m", "", {"mask": MASK}),
+        ("b = Add(s, bias) m = Add(mask, b)", "m", "", {"mask": MASK, "bias": np.full((1, 6, 6), 0.5, np.float32)}),
+        ("m = Where(c, s, low)", "m", ", bool[6,6] c", {"low": np.array(-np.inf, np.float32)}),
+        ("d = Div(s, four) m = Add(d, mask)", "m", ", float[1,1,6,6] mask", {"four": np.array(4, np.float32)}),
+    ],
+)
+def test_attention_that_the_engine_fuses_has_no_cast_within(parse, name, between, last, more, arrays) -> None:
+    model = _attention(parse, between=between, last=last, more=more, arrays=arrays)
+    target = with_precision(load_target(name), "float16")
+    assert to_float16(model, target)
+    inner = [node for node in model.graph if node.name in ("s", "b", "d", "m", "w", "y")]
+    assert {node.outputs[0].dtype for node in inner} == {ir.DataType.FLOAT16}
+    for node in inner:
+        assert not any(value.producer() is not None and value.producer().op_type == "Cast" and
+                       value.producer().inputs[0].dtype == ir.DataType.FLOAT16 for value in node.inputs)  # fmt: skip
+    assert not to_float16(model, target)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_other_boards_keep_the_island(parse, name) -> None:
+    """SM 7.2 and below never fuse, and Orin not under TensorRT 8.5."""
+    model = _attention(parse, between="m = Add(s, mask)", last="m", arrays={"mask": MASK})
+    assert to_float16(model, with_precision(load_target(name), "float16"))
+    types = _types(model)
+    assert types["w"] == "FLOAT" and types["s"] == types["m"] == types["y"] == "FLOAT16"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dim": 8}, {"dim": 20}, {"dim": 264}, {"axis": 2}, {"behind": "r = Relu(w)", "weights": "r"},
+        {"between": "e = Exp(s)", "last": "e"}, {"between": "r = Relu(s)", "last": "r"},
+        {"between": "m = Mul(s, big)", "last": "m", "arrays": {"big": np.array(1e6, np.float32)}},
+    ],
+)  # fmt: skip
+def test_what_the_engine_does_not_fuse_keeps_the_island(parse, changes) -> None:
+    model = _attention(parse, **changes)
+    assert to_float16(model, with_precision(load_target("jetson-orin-nano"), "float16"))
+    assert _types(model)["w"] == "FLOAT"
+
+
+def test_a_softmax_without_attention_keeps_the_island(parse) -> None:
+    model = parse("g (float[1,4,16] x) => (float[1,4,16] y) { s = MatMul(x, w) p = Softmax(s) y = MatMul(p, w) }",
+                  {"w": np.eye(16, dtype=np.float32)})  # fmt: skip
+    assert to_float16(model, with_precision(load_target("rtx-ada"), "float16"))
+    assert {node.op_type: node.outputs[0].dtype.name for node in model.graph}["Softmax"] == "FLOAT"
+
+
+@pytest.mark.parametrize("name", ["jetson-orin-nano", "rtx-ada"])
+@pytest.mark.parametrize("outliers", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_fused_attention_stays_within_one_percent(transformer, name, outliers, qk_norm) -> None:
+    """With massive activations, too, and with every value between rounded to halves."""
+    model = transformer(layers=3, heads=2, head_dim=16, qk_norm=qk_norm)
+    model = _with_outliers(model) if outliers else model
+    golden = {"pixels": np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8)}
+    records: list[PassRecord] = []
+    legal = legalise(model, with_precision(load_target(name), "float16"), golden, record=records.append)
+    (record,) = (each for each in records if each.name == "to_float16")
+    assert record.difference is not None and record.difference < 1e-2
+    softmaxes = [node for node in legal.graph if node.op_type == "Softmax"]
+    assert len(softmaxes) == 3
+    for node in softmaxes:
+        assert node.outputs[0].dtype == ir.DataType.FLOAT16
+        assert node.inputs[0].producer().op_type == "MatMul"
+        assert [use.node.op_type for use in node.outputs[0].uses()] == ["MatMul"]
+
+
+def test_long_attention_loses_nothing_to_the_island(parse, outputs) -> None:
+    """4,096 tokens of nearly equal weight: the case where a sum of halves would be worst."""
+    text = """g (float[1,1,8,16] q, float[1,1,16,4096] k, float[1,1,4096,16] v) => (float[1,1,8,16] y)
+        { s = MatMul(q, k) w = Softmax(s) y = MatMul(w, v) }"""
+    random = np.random.default_rng(0)
+    feed = {name: random.standard_normal(shape).astype(np.float32) * 0.1
+            for name, shape in (("q", (1, 1, 8, 16)), ("k", (1, 1, 16, 4096)), ("v", (1, 1, 4096, 16)))}  # fmt: skip
+    feed["v"] += 1.0
+    expected, found = {"y": outputs(parse(text), **feed)[0]}, []
+    for name in ("jetson-nano", "jetson-orin-nano"):
+        model = parse(text)
+        assert to_float16(model, with_precision(load_target(name), "float16"))
+        found.append(relative_difference([expected], [{"y": outputs(with_rounding(model), **feed)[0]}])[0])
+    assert max(found) < 1e-2 and found[1] == pytest.approx(found[0])
+
+
+def test_a_score_beyond_the_halves_is_seen_by_the_runner(parse) -> None:
+    """It would be lost with the island as well: the scores are halves in front of it."""
+    model = _attention(parse)
+    golden = [{"q": np.full((1, 2, 6, 16), 100, np.float32), "v": np.ones((1, 2, 6, 16), np.float32),
+               "k": np.linspace(90, 100, 192, dtype=np.float32).reshape(1, 2, 16, 6)}]  # fmt: skip
+    for name in ("jetson-orin-nano", "jetson-nano"):
+        with pytest.raises(
+            CheckFailed, match=r"^to_float16: output 'y' differs by inf of its magnitude, 1e-02 is allowed"
+        ):
+            legalise(model, with_precision(load_target(name), "float16"), golden)
 
 
 def test_float32_needs_nothing_and_a_second_run_changes_nothing(parse, half) -> None:
