@@ -30,12 +30,14 @@ from coformer_compiler.stages.alternatives import (
 )
 from coformer_compiler.stages.boost import boost_members
 from coformer_compiler.stages.calibrate import calibrate
+from coformer_compiler.stages.deadlines import require_in_time
 from coformer_compiler.stages.decompose import (
     JOURNAL,
     Choice,
     decompose_teacher,
     journal_of,
     network_of,
+    notes_of,
     policy_of,
     policy_options,
     preflight_of,
@@ -46,6 +48,7 @@ from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 from coformer_compiler.stages.lower import lower_members, require_builders
 from coformer_compiler.stages.measure import measure
 from coformer_compiler.stages.pack import pack_bundles
+from coformer_compiler.stages.searched import shrunk_notes
 from coformer_compiler.stages.shape_profiles import check_profiles, check_room
 from coformer_compiler.stages.summarise import Artifacts, report_from_artifacts
 from coformer_compiler.stages.targets import label_with_teacher
@@ -103,13 +106,15 @@ def plan(config: BuildConfig, out: Path, progress: Progress) -> dict[str, bool]:
 class Searched(NamedTuple):
     """All that was evaluated, how much of the space fits, and whether latencies rest on less than measurements.
 
-    `alternatives` are the policies for `network.bandwidths`, where such are given.
+    `alternatives` are the policies for `network.bandwidths`, where such are given; `notes` say what gave way for the
+    one that was picked.
     """
 
     entries: list[Entry]
     preflight: Preflight
     estimated: bool
     alternatives: Alternatives | None
+    notes: tuple[str, ...]
 
 
 def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
@@ -131,7 +136,8 @@ def search_only(config: BuildConfig, out: Path, progress: Progress) -> Searched:
     if config.network.bandwidths:
         recosting = recosting_of(entries, teacher.spec, config)
         told = alternatives_of(recosting, config.search.pick, config.network.bandwidths)
-    return Searched(entries, preflight_of(policy), estimated, told)
+    notes = (*notes_of(policy), *shrunk_notes(Choice(config, policy), statistics, teacher.spec))
+    return Searched(entries, preflight_of(policy), estimated, told, notes)
 
 
 class _Base(NamedTuple):
@@ -190,6 +196,7 @@ def _lay_base(store: Store, config: BuildConfig) -> _Base:
     use_fitting_threads(teacher.cost(with_head=True).flops)
     check_profiles(teacher.spec, config.profiles)
     require_feasible(teacher.spec, config)
+    require_in_time(teacher.spec, config)
     data = label_with_teacher(store, imported, teacher, load_build_data(config, imported, teacher))
     return _Base(config, imported, calibrate(store, imported, teacher, data, config.policy.importance), teacher, data)
 

@@ -27,7 +27,7 @@ def add_building(commands: Any) -> None:
         commands, "search", _search, "search for a policy, and print the front of loss, latency and energy"
     )
     _add_configuration(search)
-    search.set_defaults(steps=None)
+    search.set_defaults(steps=None, searching=True)
     search.add_argument("--journal", type=Path, metavar="FILE", help="an earlier search's journal to go on from")
 
 
@@ -126,6 +126,7 @@ def _configured(options: argparse.Namespace) -> tuple[BuildConfig, Path]:
         options.pick,
         getattr(options, "journal", None),
         () if options.bandwidths is None else bandwidths_from_text(options.bandwidths),
+        getattr(options, "searching", False),
     )
     config = read_config(options.config, overrides)
     stem = options.config.stem if options.config else config.model.name.partition(":")[2]

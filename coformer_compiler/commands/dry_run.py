@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coformer_compiler.artifact import NotCached, Store
+from coformer_compiler.commands.search_plan import search_plan
 from coformer_compiler.compile import plan
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.decomposer.constraints import check_policy
@@ -26,26 +27,61 @@ from coformer_compiler.evaluator.latency import LatencyModel
 from coformer_compiler.frontends import import_model
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.progress import SilentProgress
+from coformer_compiler.stages.deadlines import check_deadlines
 from coformer_compiler.stages.decompose import network_of, policy_options
 from coformer_compiler.stages.import_teacher import import_teacher, load_teacher
 from coformer_compiler.stages.shape_profiles import check_profiles, check_room, memory_of_profiles
-
-SEARCH_STARTS_FROM = "proportional"
 
 
 def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
     """JSON values; nothing is written. Costs are those of the widest kind of member that the options allow.
 
+    Of a search it tells what is looked at in place of one policy's members and latency.
+
     Raises:
         CoformerError: if the model cannot be imported, or no policy fits the devices.
     """
     teacher = _teacher_spec(config, out)
+    check_profiles(teacher, config.profiles)
+    searches = config.policy.strategy in SEARCHES
+    return {
+        "strategy": config.policy.strategy,
+        "teacher": _teacher_json(teacher),
+        **(_searched(teacher, config) if searches else _chosen(teacher, config)),
+        "stages": {
+            stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
+        },
+    }
+
+
+def _teacher_json(teacher: TransformerSpec) -> dict[str, Any]:
+    whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
+    return {
+        "layers": full.layers,
+        "embed": full.embed,
+        "heads": list(full.heads),
+        "neurons": list(full.neurons),
+        "flops": whole.flops,
+        "params": whole.params,
+    }
+
+
+def _searched(teacher: TransformerSpec, config: BuildConfig) -> dict[str, Any]:
+    """What a search would look at; its policy is known when it is done."""
+    notes = (
+        ["a policy for each bandwidth is picked from what the search evaluates"] if config.network.bandwidths else []
+    )
+    return {"members": [], "latency": None, "latency_at": [], "notes": notes, "search": search_plan(teacher, config)}
+
+
+def _chosen(teacher: TransformerSpec, config: BuildConfig) -> dict[str, Any]:
+    """The policy by a fixed strategy, or of a file: members, their costs, and the latency of a request."""
     shapes, notes = _shapes(config, teacher)
     shortcuts = policy_options(config.policy).shortcuts
-    whole, full = cost_of_spec(teacher, with_head=True), teacher_shape(teacher)
+    whole = cost_of_spec(teacher, with_head=True)
     members = []
     kept = list(zip(*kept_of(config.devices, shapes), strict=True))
-    check_profiles(teacher, config.profiles)
+    check_deadlines(teacher, config, shapes, shortcuts=shortcuts)
     check_room(teacher, kept, config.profiles, shortcuts=shortcuts)
     features = sum(feature_widths(teacher, [shape for _, shape in kept]))
     for device, shape in kept:
@@ -72,24 +108,13 @@ def dry_run(config: BuildConfig, out: Path) -> dict[str, Any]:
         "latency": predicted_json(
             LatencyModel(teacher, config.devices, network_of(config)), shapes, shortcuts=shortcuts
         ),
-        "teacher": {
-            "layers": full.layers,
-            "embed": full.embed,
-            "heads": list(full.heads),
-            "neurons": list(full.neurons),
-            "flops": whole.flops,
-            "params": whole.params,
-        },
         "latency_at": [
             {"mbps": mbps, "total_ms": _total_ms(teacher, config, mbps, shapes, shortcuts=shortcuts)}
             for mbps in config.network.bandwidths
         ],
-        "strategy": config.policy.strategy,
         "members": members,
         "notes": list(notes),
-        "stages": {
-            stage: "cached" if cached else "to build" for stage, cached in plan(config, out, SilentProgress()).items()
-        },
+        "search": None,
     }
 
 
@@ -120,15 +145,10 @@ def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MaybeSh
     """Shapes in the order of the devices, and what had to give way."""
     options = policy_options(config.policy)
     if options.file is None:
-        searched = options.strategy in SEARCHES
-        strategy = SEARCH_STARTS_FROM if searched else options.strategy
         found = shapes_by_strategy(
-            strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
+            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
         )
-        notes = [f"shown are the shapes by '{strategy}', which the search starts from"] if searched else []
-        if config.network.bandwidths:
-            notes.append("a policy for each bandwidth is picked from what the search evaluates")
-        return list(found.members), (*found.notes, *notes)
+        return list(found.members), found.notes
     policy = read_policy(options.file)
     check_policy(
         policy,

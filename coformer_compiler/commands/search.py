@@ -29,20 +29,26 @@ def search_config(config: BuildConfig, out: Path, progress: Progress) -> dict[st
             "policy.strategy",
             f"choose one of {', '.join(SEARCHES)} (--strategy)",
         )
-    entries, preflight, estimated, told = search_only(config, out, progress)
+    entries, preflight, estimated, told, notes = search_only(config, out, progress)
     chosen = picked(entries, config.search.pick)
     names = [device.name for device in config.devices]
-    front = [_row(entry, names) | {"picked": entry is chosen} for entry in pareto_front(entries)]
+    numbered = {id(entry): number for number, entry in enumerate(entries, 1)}
+    front = [
+        {"number": numbered[id(entry)], **_row(entry, names), "picked": entry is chosen}
+        for entry in pareto_front(entries)
+    ]
     found = {
         "strategy": config.policy.strategy,
+        "in_place_of": config.replaced,
         "evaluated": len(entries),
         "feasible_share": preflight.fits,
         "feasible_share_shrunk": preflight.fits_shrunk,
         "binding": preflight.binding,
         "pick": config.search.pick,
-        "picked": _row(chosen, names),
+        "picked": {"number": numbered[id(chosen)], **_row(chosen, names)},
         "front": front,
         "estimated": estimated,
+        "notes": list(notes),
         "policy": str(out / "policy.json"),
         "journal": str(out / "journal.jsonl"),
     }
@@ -86,24 +92,39 @@ def alternatives_text(told: dict[str, Any], estimated: bool) -> list[str]:
 
 
 def search_text(found: dict[str, Any]) -> str:
-    """The front as a table, the picked policy marked."""
+    """The front as a table, the picked policy marked, and what gave way for that one."""
     lines = [
-        f"{found['strategy']}: {found['evaluated']} policies; {found['feasible_share']:.0%} of the space fits as drawn",
+        f"{found['strategy']}: {found['evaluated']} policies; {found['feasible_share']:.0%} of the space fits as "
+        f"drawn, {found['feasible_share_shrunk']:.0%} after shrinking",
         *(f"  {share:.0%} break {constraint}" for constraint, share in found["binding"].items()),
+    ]
+    if found["in_place_of"] is not None:
+        lines.append(
+            f"The configuration's strategy '{found['in_place_of']}' evaluates nothing, so '{found['strategy']}' "
+            f"searched; `coformerc build --strategy {found['strategy']}` builds what it picked."
+        )
+    latency = "ms, est." if found["estimated"] else "ms"
+    lines += [
         "",
-        f"  {'loss':>8} {'ms, est.' if found['estimated'] else 'ms':>9} {'mJ, est.':>9}  members",
+        "beaten by none in loss, latency and energy at once, the fastest first:",
+        f"  {'number':>6} {'objective':>9} {'loss, nats':>10} {latency:>9} {'mJ, est.':>9}  layers x embed",
     ]
     rows = found["front"] if any(row["picked"] for row in found["front"]) else [*found["front"], found["picked"]]
     for row in rows:
         members = ", ".join(f"{m['device']} {m['layers']} x {m['embed']}" for m in row["members"])
         mark = ">" if row.get("picked", True) else " "
-        lines.append(f"{mark} {row['loss']:8.4f} {row['latency_ms']:9.3f} {row['energy_mj']:9.1f}  {members}")
+        lines.append(
+            f"{mark} {row['number']:6} {row['objective']:9.4f} {row['loss']:10.4f} {row['latency_ms']:9.3f} "
+            f"{row['energy_mj']:9.1f}  {members}"
+        )
     if "alternatives" in found:
         lines += alternatives_text(found["alternatives"], found["estimated"])
-    return "\n".join([*lines, "", f"> picked ({found['pick']}): {found['policy']}"])
+    notes = [f"note: {note}" for note in found["notes"]]
+    return "\n".join([*lines, "", f"> picked ({found['pick']}): {found['policy']}", *notes])
 
 
 def _row(entry: Entry, devices: list[str]) -> dict[str, Any]:
+    kept = [(name, shape) for name, shape in zip(devices, entry.shapes, strict=True) if shape is not None]
     return {
         "objective": entry.score.objective,
         "loss": entry.score.loss,
@@ -117,8 +138,11 @@ def _row(entry: Entry, devices: list[str]) -> dict[str, Any]:
                 "embed": shape.embed,
                 "heads": list(shape.heads.values()),
                 "neurons": list(shape.neurons.values()),
+                "compute_ms": compute,
+                "arrival_ms": arrival,
             }
-            for name, shape in zip(devices, entry.shapes, strict=True)
-            if shape is not None
+            for (name, shape), compute, arrival in zip(
+                kept, entry.score.latency.compute_ms, entry.score.latency.arrival_ms, strict=True
+            )
         ],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,19 @@ def predictor_text(found: dict[str, Any]) -> str:
 
 
 def plan_text(found: dict[str, Any], out: Path) -> str:
-    """What `dry_run` found: shapes, costs, stages, notes."""
+    """What `dry_run` found: shapes and costs, or what a search would look at; stages, notes."""
+    parts = _search_plan_text(found) if found["search"] is not None else _policy_plan_text(found)
+    missing = sum(state != "cached" for state in found["stages"].values())
+    total = len(found["stages"])
+    parts += [
+        "",
+        f"stages in {out}: {missing} of {total} to build" if missing else f"stages in {out}: all {total} cached",
+        table_text(("", ""), [(f"{GAP}{stage}", state) for stage, state in found["stages"].items()]).lstrip("\n"),
+    ]
+    return "\n".join([*parts, *(f"note: {note}" for note in found["notes"])])
+
+
+def _policy_plan_text(found: dict[str, Any]) -> list[str]:
     teacher, members = found["teacher"], found["members"]
     names = [member["device"] + (" (central)" if member["central"] else "") for member in members]
     shapes = [
@@ -138,9 +150,7 @@ def plan_text(found: dict[str, Any], out: Path) -> str:
         for name, member in zip(names, members, strict=True)
     ]
     units = (f"{flops.unit} FLOPs".strip(), "% teacher", f"{params.unit} params".strip())
-    missing = sum(state != "cached" for state in found["stages"].values())
-    total = len(found["stages"])
-    parts = [
+    return [
         f"policy by strategy '{found['strategy']}'",
         table_text(("", "layers", "embed", "heads", "neurons"), shapes, right=(1, 2, 3, 4)),
         "",
@@ -148,11 +158,54 @@ def plan_text(found: dict[str, Any], out: Path) -> str:
         "",
         latency_text(names, found["latency"]),
         *[f"{GAP}at {each['mbps']:g} Mbit/s: {each['total_ms']:.3g} ms" for each in found["latency_at"]],
-        "",
-        f"stages in {out}: {missing} of {total} to build" if missing else f"stages in {out}: all {total} cached",
-        table_text(("", ""), [(f"{GAP}{stage}", state) for stage, state in found["stages"].items()]).lstrip("\n"),
     ]
-    return "\n".join([*parts, *(f"note: {note}" for note in found["notes"])])
+
+
+def _search_plan_text(found: dict[str, Any]) -> list[str]:
+    """Budget, how much of the space fits, and per device the range of what would be looked at, with its limits."""
+    plan, teacher = found["search"], found["teacher"]
+    word = "estimated" if plan["estimated"] else "predicted"
+    flops = scale_for([teacher["flops"], *(most for each in plan["devices"] for most in (each["flops"] or ())[1:])])
+    rows: list[tuple[object, ...]] = [
+        ("teacher", teacher["layers"], teacher["embed"], flops.number(teacher["flops"]), "", "", "")
+    ]
+    for each in plan["devices"]:
+        work = None if each["max_gflop"] is None else flops.number(1e9 * each["max_gflop"])
+        deadline = None if each["deadline_ms"] is None else f"{each['deadline_ms']:.3g}"
+        rows.append(
+            (
+                each["device"] + (" (central)" if each["central"] else ""),
+                _span(each["layers"]),
+                _span(each["embed"]),
+                _span(each["flops"], flops.number, work),
+                _span(each["memory_mb"], "{:,.0f}".format, f"{each['memory_limit_mb']:,.0f}"),
+                _span(each["arrival_ms"], "{:.3g}".format, deadline),
+                f"{percent_text(each['left_out_share'], 0)} %",
+            )
+        )
+    time = f", at most {plan['minutes']:g} minutes" if plan["minutes"] is not None else ""
+    heads = ("", "layers", "embed", f"{flops.unit} FLOPs".strip(), "MB of", "ms, est." if plan["estimated"] else "ms")
+    return [
+        f"search by strategy '{found['strategy']}': {plan['iterations']} policies, {plan['initial']} of them at random",
+        f"beside {' and '.join(map(repr, plan['starts']))}{time}",
+        f"of {plan['sampled']} random policies {plan['feasible_share']:.0%} fit as drawn, "
+        f"{plan['feasible_share_shrunk']:.0%} after shrinking",
+        *(f"{GAP}{share:.0%} break {constraint}" for constraint, share in plan["binding"].items()),
+        "",
+        "what those have that fit, and their limits:",
+        table_text((*heads, "left out"), rows, right=(1, 2, 3, 4, 5, 6)),
+        "",
+        f"latency of a request, {word}: {_span(plan['latency_ms'], '{:.3g}'.format)} ms",
+    ]
+
+
+def _span(values: Sequence[Any] | None, text: Callable[[Any], str] = str, limit: str | None = None) -> str:
+    """From the least to the most, and what there may be."""
+    if values is None:
+        return "-"
+    least, most = (text(value) for value in values)
+    told = least if least == most else f"{least}-{most}"
+    return told if limit is None else f"{told} of {limit}"
 
 
 def inspect_text(found: dict[str, Any], path: Path) -> str:

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from coformer_compiler.config.paths import absolute, absolute_source
+from coformer_compiler.config.sections import PolicySection
+from coformer_compiler.decomposer.strategies import STRATEGIES
+
+DEFAULT_SEARCH = "debo"
+FIXED = (*STRATEGIES, "file")
+"""Strategies that propose one policy."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says over, or in place of, a file; of `targets`, texts are names and paths are files."""
+    """What the command line says over, or in place of, a file; of `targets`, texts are names and paths are files.
+
+    With `searching`, a strategy of the file that evaluates nothing gives way to `DEFAULT_SEARCH`.
+    """
 
     model: str | None = None
     checkpoint: Path | None = None
@@ -27,6 +36,7 @@ class Overrides:
     pick: str | None = None
     journal: Path | None = None
     bandwidths: tuple[float, ...] = ()
+    searching: bool = False
 
 
 def merged_content(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
@@ -48,6 +58,9 @@ def merged_content(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         data["source"] = absolute_source(given.data, Path.cwd())
     if given.strategy is not None:
         policy["strategy"] = given.strategy
+    elif replaced_strategy(content, given) is not None:
+        policy["strategy"] = DEFAULT_SEARCH
+        policy.pop("file", None)
     search = dict(merged.get("search", {}))
     if given.pick is not None:
         search["pick"] = given.pick
@@ -72,6 +85,12 @@ def merged_content(content: dict[str, Any], given: Overrides) -> dict[str, Any]:
         if value:
             merged[key] = value
     return merged
+
+
+def replaced_strategy(content: dict[str, Any], given: Overrides) -> str | None:
+    """The strategy of a configuration file, or the default one, that gives way to a search; None where none does."""
+    strategy = content.get("policy", {}).get("strategy", PolicySection.model_fields["strategy"].default)
+    return strategy if given.searching and given.strategy is None and strategy in FIXED else None
 
 
 def _devices_of_targets(targets: Sequence[str | Path]) -> list[dict[str, Any]]:

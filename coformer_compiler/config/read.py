@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.config.bandwidths import checked_bandwidths
 from coformer_compiler.config.devices import read_devices
-from coformer_compiler.config.overrides import Overrides, merged_content
+from coformer_compiler.config.overrides import Overrides, merged_content, replaced_strategy
 from coformer_compiler.config.paths import absolute, absolute_source
 from coformer_compiler.config.sections import (
     ConfigSection,
@@ -36,7 +36,10 @@ from coformer_targets.toml import read_toml
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """A checked configuration with targets loaded and paths absolute."""
+    """A checked configuration with targets loaded and paths absolute.
+
+    `replaced` is the strategy of the file that gave way to the policy's, see `Overrides.searching`.
+    """
 
     title: str
     seed: int
@@ -48,6 +51,7 @@ class BuildConfig:
     devices: tuple[Device, ...]
     booster: BoosterOptions
     profiles: ProfilesSection
+    replaced: str | None = None
 
     def with_members(self, names: Sequence[str]) -> BuildConfig:
         """Without the devices that a policy leaves out."""
@@ -87,7 +91,7 @@ def read_config(path: Path | None, overrides: Overrides) -> BuildConfig:
         checked = ConfigSection.model_validate(merged)
     except ValidationError as error:
         raise config_error(error, where, merged) from error
-    return _build_config(checked, folder, where)
+    return replace(_build_config(checked, folder, where), replaced=replaced_strategy(content, overrides))
 
 
 def _refuse_values_for_tables(content: dict[str, Any], where: str) -> None:

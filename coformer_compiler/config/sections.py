@@ -130,7 +130,7 @@ class DeviceSection(_Section):
         default=None, description="what its engine computes in; the file's `precision`, or else the target's first"
     )
     deadline_ms: float | None = Field(
-        default=None, gt=0, description="when its features have to be at the central device; for searches"
+        default=None, gt=0, description="when its features have to be at the central device, as latencies are predicted"
     )
     standby: bool = Field(default=False, description="this device can aggregate where the central one has died")
     central: bool = Field(default=False, description="this device aggregates; the fastest where none says so")

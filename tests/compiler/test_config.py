@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -19,7 +19,11 @@ from coformer_compiler.config import (
     bandwidths_from_text,
     read_config,
 )
+from coformer_compiler.config.sections import SearchSection
+from coformer_compiler.decomposer.picks import PICKS, UNDER
+from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES
 from coformer_runtime.errors import CoformerError
+from coformer_targets.toml import read_toml
 from tests.end_to_end.tiny import ROOT, TINY
 
 NO_OVERRIDES = Overrides()
@@ -425,3 +429,36 @@ def test_a_strategy_that_does_not_search_has_one_policy_for_every_bandwidth(writ
     told = refusal(write(), Overrides(bandwidths=(2.0, 100.0)))
     assert "the strategy 'proportional' gives one policy, whatever the bandwidth" in told
     assert "choose one that searches: debo, debo-paper, optuna-gp, random (--strategy)" in told
+
+
+def test_a_search_takes_debo_where_the_file_names_no_search(write) -> None:
+    searching = Overrides(searching=True)
+    found = read_config(write(), searching)
+    assert (found.policy.strategy, found.replaced) == ("debo", "proportional")
+    of_file = write(("[booster]", '[policy]\nstrategy = "file"\nfile = "mine.json"\n\n[booster]'))
+    found = read_config(of_file, searching)
+    assert (found.policy.strategy, found.policy.file, found.replaced) == ("debo", None, "file")
+    bandwidths = replace(searching, bandwidths=(2.0, 100.0))
+    assert read_config(write(), bandwidths).network.bandwidths == [2.0, 100.0]
+    named = read_config(write(), replace(searching, strategy="uniform"))
+    assert (named.policy.strategy, named.replaced) == ("uniform", None)
+    own = read_config(write(("[booster]", '[policy]\nstrategy = "random"\n\n[booster]')), searching)
+    assert (own.policy.strategy, own.replaced) == ("random", None)
+    assert read_config(write(), NO_OVERRIDES).policy.strategy == "proportional"
+    unknown = write(("[booster]", '[policy]\nstrategy = "debbo"\n\n[booster]'))
+    assert "unknown strategy 'debbo'" in refusal(unknown, searching)
+
+
+def test_the_user_guide_tells_every_strategy_and_pick_and_its_cluster_is_used(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
+    policies = guide[guide.index("## Policies") : guide.index("### A network that changes")]
+    for name in (*STRATEGIES, *SEARCHES, "file"):
+        assert f"\n| `{name}` | " in policies
+    for name in (*PICKS, UNDER):
+        assert f"`{name}" in policies
+    # With one job, or one candidate at a time, nothing leaves this machine (evaluator/recipe.py).
+    (example,) = re.findall(r"```toml\n(\[search\].*?)```", policies, re.DOTALL)
+    (tmp_path / "search.toml").write_text(example)
+    section = SearchSection.model_validate(read_toml(tmp_path / "search.toml", "the guide")["search"])
+    assert section.batch > 1 and section.jobs > 1
+    assert "register_ray()\n" in policies

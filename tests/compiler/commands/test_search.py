@@ -52,8 +52,16 @@ def test_a_search_leaves_policy_journal_and_what_a_build_needs(config: Path, tmp
     assert [stage for stage, cached in stages.items() if cached] == ["import", "calibrate", "decompose"]
 
     table = coformerc("search", config, "-o", out).out
-    assert table.startswith("random: 5 policies; 100% of the space fits as drawn")
-    assert "ms, est." in table
+    assert table.startswith(
+        "random: 5 policies; 100% of the space fits as drawn, 100% after shrinking\n\nbeaten by none"
+    )
+    heads = "  number objective loss, nats  ms, est.  mJ, est.  layers x embed"
+    assert heads in table.splitlines() and "in_place_of" in found and found["in_place_of"] is None
+    marked = [line for line in table.splitlines() if line.startswith(">")]
+    assert len(marked) == 2 and marked[0].split()[1] == str(found["picked"]["number"])
+    assert [row["number"] for row in found["front"] if row["picked"]] in ([], [found["picked"]["number"]])
+    first = found["front"][0]
+    assert max(m["arrival_ms"] for m in first["members"]) <= first["latency_ms"]
     elsewhere = tmp_path / "elsewhere"
     again = coformerc("search", config, "-o", elsewhere, "--journal", out / "journal.jsonl", "--json")
     assert json.loads(again.out)["picked"] == found["picked"]
@@ -67,6 +75,25 @@ def test_a_journal_of_another_model_is_refused(config: Path, tmp_path: Path) -> 
     outcome = coformerc("search", other, "-o", tmp_path / "new", "--journal", tmp_path / "out" / "journal.jsonl")
     assert outcome.code != 0
     assert "its evaluations are of another model" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_configuration_without_a_search_is_searched_by_debo(config: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.toml"
+    limited = TINY.replace("memory_mb = 512", "memory_mb = 512\nmax_gflop = 1e-5")
+    plain.write_text(limited + '[policy]\nbasis = "per-norm"\n[search]\niterations = 3\nsamples = 32\n')
+    outcome = coformerc("search", plain, "-o", tmp_path / "out", "--bandwidths", "1,1000")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("debo: 5 policies; ")
+    assert (
+        "strategy 'proportional' evaluates nothing, so 'debo' searched; `coformerc build --strategy debo`"
+        in outcome.out
+    )
+    assert "break C5 of 'attic'" in outcome.out and "\nnote: 'attic' " in outcome.out
+    found = json.loads(coformerc("search", plain, "-o", tmp_path / "out", "--json").out)
+    assert (found["strategy"], found["in_place_of"]) == ("debo", "proportional")
+    attic = [m for m in found["picked"]["members"] if m["device"] == "attic"]
+    assert found["notes"] == ["'attic' was shrunk until C5 held" if attic else found["notes"][0]]
 
 
 def test_a_strategy_that_evaluates_nothing_is_refused(config: Path, tmp_path: Path) -> None:
