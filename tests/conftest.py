@@ -1,7 +1,5 @@
 """What all tests share: repeatable property tests, and no more threads than the machine has cores."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

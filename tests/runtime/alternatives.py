@@ -102,7 +102,7 @@ def _aggregator_graph(devices: Sequence[int], places: Sequence[int]) -> bytes:
     names = ["features_{}".format(place) for place in places]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, bundles.WIDTHS[device]])
-        for name, device in zip(names, devices, strict=True)
+        for name, device in zip(names, devices)
     ]
     nodes = [
         helper.make_node("Concat", names, ["joined"], axis=1),

@@ -114,7 +114,7 @@ def aggregator_graph(members: Sequence[int]) -> bytes:
     names = ["features_{}".format(member) for member in members]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTHS[member]])
-        for name, member in zip(names, members, strict=True)
+        for name, member in zip(names, members)
     ]
     nodes = [
         helper.make_node("Concat", names, ["joined"], axis=1),

@@ -265,7 +265,7 @@ def test_a_crowd_over_sockets(text_dirs: List[str], min_members: Optional[int]) 
         crowd = [texts(1 + number % 3, seed=number, longest=4 + number % 9) for number in range(24)]
         with ThreadPoolExecutor(12) as pool:
             asked = [pool.submit(client.infer, each, None, "id {}".format(n)) for n, each in enumerate(crowd)]
-            for each, answer in zip(crowd, (future.result(30) for future in asked), strict=True):
+            for each, answer in zip(crowd, (future.result(30) for future in asked)):
                 np.testing.assert_allclose(answer.logits, answer_of(members, each), rtol=1e-4, atol=1e-4)
                 assert answer.degraded is (min_members is not None)
         told = exposition(central.observed.families(central))

@@ -78,11 +78,9 @@ def test_a_worker_that_got_no_input_is_missing(cluster_dirs: List[str]) -> None:
     with broadcasting(cluster_dirs, 2, 1500) as (address, workers), BroadcastClient(address, workers[:1]) as client:
         answer = client.infer(PIXELS)
     assert answer.members == ("attic", "hall") and answer.missing["desk"].startswith("late: no answer within")
-    with (
-        broadcasting(cluster_dirs, None, 1500) as (address, workers),
-        BroadcastClient(address, workers[:1]) as client,
-        pytest.raises(CheckFailed, match=r"all 3 members are needed; missing: desk \(late: no answer within"),
-    ):
+    with broadcasting(cluster_dirs, None, 1500) as (address, workers), BroadcastClient(
+        address, workers[:1]
+    ) as client, pytest.raises(CheckFailed, match=r"all 3 members are needed; missing: desk \(late: no answer within"):
         client.infer(PIXELS)
 
 
@@ -102,9 +100,8 @@ def test_the_deadline_counts_from_the_first_arrival(cluster_dirs: List[str]) -> 
 
 def test_refusals_are_told(cluster_dirs: List[str]) -> None:
     with broadcasting(cluster_dirs, takes=False) as (address, workers):
-        with (
-            BroadcastClient(address, workers) as client,
-            pytest.raises(CoformerError, match="inputs are forwarded by this node, not sent by clients"),
+        with BroadcastClient(address, workers) as client, pytest.raises(
+            CoformerError, match="inputs are forwarded by this node, not sent by clients"
         ):
             client.infer(PIXELS)
         assert submit(workers[0], b"junk").startswith("INVALID_ARGUMENT: device edge: malformed frame: 4 bytes")

@@ -27,11 +27,9 @@ def unanswered(central: Central) -> Unanswered:
 
 
 def test_answer_of_all_members(cluster_dirs: List[str]) -> None:
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk]) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk]
+    ) as central:
         for pixels in (bundles.golden_pixels()[case : case + 1] for case in range(bundles.CASES)):
             answer = central.answer(pixels)
             np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, pixels), rtol=1e-4, atol=1e-4)
@@ -75,11 +73,9 @@ def test_worker_down_then_up(cluster_dirs: List[str]) -> None:
 
 def test_worker_of_another_build(cluster_dirs: List[str], tmp_path: Path) -> None:
     other = bundles.make_bundle(tmp_path, 2, build="d" * 64)
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(other) as desk,
-        gathering(cluster_dirs[0], [hall, desk], wait=False) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(other) as desk, gathering(
+        cluster_dirs[0], [hall, desk], wait=False
+    ) as central:
         settled(lambda: "another build" in str(central.missing()) and "hall" not in central.missing())
         error = unanswered(central)
     assert ("desk (another build: {} serves 'desk' of build dddddddddddd..., this cluster is build bbbbbbbbbbbb...)"
@@ -87,22 +83,17 @@ def test_worker_of_another_build(cluster_dirs: List[str], tmp_path: Path) -> Non
 
 
 def test_wrong_member(cluster_dirs: List[str]) -> None:
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], ["desk=" + hall, "hall=" + desk], wait=False) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], ["desk=" + hall, "hall=" + desk], wait=False
+    ) as central:
         settled(lambda: str(central.missing()).count("another member") == 2)
         assert "another member: {} serves 'hall', not 'desk'".format(hall) in unanswered(central).what
 
 
 def test_own_member_and_a_second_one_are_refused(cluster_dirs: List[str]) -> None:
-    with (
-        serving(cluster_dirs[0]) as attic,
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[1]) as again,
-        gathering(cluster_dirs[0], [hall, again, attic], wait=False) as central,
-    ):
+    with serving(cluster_dirs[0]) as attic, serving(cluster_dirs[1]) as hall, serving(
+        cluster_dirs[1]
+    ) as again, gathering(cluster_dirs[0], [hall, again, attic], wait=False) as central:
         settled(lambda: "already" in str(central.missing()) and "itself" in str(central.missing()))
         what = unanswered(central).what
     assert "{} serves 'attic', which is this node itself".format(attic) in what
@@ -172,11 +163,9 @@ def test_breaker_spares_a_slow_member_and_lets_it_back(
         return infer(self, frame, waited_s)
 
     monkeypatch.setattr(exchange.Exchange, "_run", run)
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk], deadline_ms=100, min_members=2) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk], deadline_ms=100, min_members=2
+    ) as central:
         settled(lambda: len(central.missing()) == 0)
         for _ in range(3):
             assert central.answer(PIXELS).missing["desk"].startswith("late: ")
@@ -195,11 +184,9 @@ def test_breaker_spares_a_slow_member_and_lets_it_back(
 
 
 def test_callers_in_a_hurry_open_no_breaker(cluster_dirs: List[str]) -> None:
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk]) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk]
+    ) as central:
         for _ in range(20):
             with contextlib.suppress(Unanswered):
                 central.answer(PIXELS, budget_s=0.0)

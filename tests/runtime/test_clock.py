@@ -37,11 +37,9 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_while_the_clock_jumps(cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
     jump(monkeypatch)
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk], deadline_ms=10_000) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk], deadline_ms=10_000
+    ) as central:
         server, address = open_front(central, "127.0.0.1:0")
         with Client(address) as client:
             for _ in range(10):

@@ -65,13 +65,11 @@ def test_goes_on_with_min_members(cluster_dirs: List[str]) -> None:
 def test_concurrent_clients_get_their_own_answers(cluster_dirs: List[str]) -> None:
     random = np.random.default_rng(3)
     inputs = [random.integers(0, 256, PIXELS.shape, dtype=np.uint8) for _ in range(200)]
-    with (
-        LocalCluster(cluster_dirs, deadline_ms=5000) as cluster,
-        cluster.client() as client,
-        ThreadPoolExecutor(12) as pool,
-    ):
+    with LocalCluster(cluster_dirs, deadline_ms=5000) as cluster, cluster.client() as client, ThreadPoolExecutor(
+        12
+    ) as pool:
         answers = list(pool.map(client.infer, inputs))
-    for pixels, answer in zip(inputs, answers, strict=True):
+    for pixels, answer in zip(inputs, answers):
         np.testing.assert_allclose(answer.logits, bundles.answer_of(EVERYONE, pixels), rtol=1e-4, atol=1e-4)
 
 

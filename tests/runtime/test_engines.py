@@ -54,9 +54,8 @@ def test_closed_engine(bundle_dir: Path) -> None:
 
 
 def test_failure_of_the_library_is_told(bundle_dir: Path) -> None:
-    with (
-        open_member(open_bundle(str(bundle_dir)), 1) as engine,
-        pytest.raises(CheckFailed, match="ONNX Runtime failed"),
+    with open_member(open_bundle(str(bundle_dir)), 1) as engine, pytest.raises(
+        CheckFailed, match="ONNX Runtime failed"
     ):
         engine.run({"pixels": np.zeros((1, 1, 9, 9), np.uint8)})
 

@@ -21,11 +21,9 @@ from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving, settled
 
 @pytest.fixture(scope="module")
 def address(cluster_dirs: List[str]) -> Iterator[str]:
-    with (
-        serving(cluster_dirs[1]) as hall,
-        serving(cluster_dirs[2]) as desk,
-        gathering(cluster_dirs[0], [hall, desk]) as central,
-    ):
+    with serving(cluster_dirs[1]) as hall, serving(cluster_dirs[2]) as desk, gathering(
+        cluster_dirs[0], [hall, desk]
+    ) as central:
         server, address = open_front(central, "127.0.0.1:0")
         yield address
         server.stop(0).wait()

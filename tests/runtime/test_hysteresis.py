@@ -1,6 +1,5 @@
 """Ranges of rates: a place moves for what is clear and lasts, and never flaps."""
 
-from itertools import pairwise
 from typing import List, Tuple
 
 import pytest
@@ -55,7 +54,7 @@ def test_no_two_changes_are_near_to_each_other(start: int, steps: List[Tuple[flo
         if place != before:
             changes.append(now)
         before = place
-    assert all(later - earlier >= DWELL_S for earlier, later in pairwise(changes))
+    assert all(later - earlier >= DWELL_S for earlier, later in zip(changes, changes[1:]))
 
 
 @given(st.integers(0, 2), STEPS, st.floats(0.1, 1000.0))

@@ -1,14 +1,19 @@
-"""Any mix of Python 3.6, 3.8, 3.10, 3.12 and 3.13 at the two ends, each with the versions in runtime/constraints."""
+"""Python 3.6, 3.8, 3.10, 3.12 and 3.13, each with the versions in runtime/constraints.
+
+The runtime's own tests under each, and any mix of them at the two ends.
+"""
 
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,7 +29,7 @@ from coformer_runtime.security import read_security
 from tests.runtime import alternatives, bundles
 from tests.runtime.boards import FUTURE, NANO, ORIN, THOR, XAVIER, make_bundle, make_site
 from tests.runtime.boards import environment as board_environment
-from tests.runtime.interpreters import VERSIONS, environment, interpreter
+from tests.runtime.interpreters import ROOT, TEST_PACKAGES, VERSIONS, environment, interpreter
 from tests.runtime.nodes import EVERYONE, PIXELS, settled
 from tests.runtime.packs import make_pack
 from tests.runtime.shipping.conftest import Shipped, shipped
@@ -34,7 +39,15 @@ from tests.runtime.text_bundles import answer_of, make_text_cluster, texts
 __all__ = ["shipped"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.interpreters]
-CHECKS = Path(__file__).with_name("portable_checks.py")
+HERE = Path(__file__).parent
+CHECKS = HERE / "portable_checks.py"
+
+
+def base_of(version: str) -> str:
+    base = interpreter(version)
+    if base is None:
+        pytest.skip("no Python {} on this machine, neither under pyenv nor on PATH".format(version))
+    return base
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +57,7 @@ def python() -> Callable[[str], str]:
 
     def provide(version: str) -> str:
         if version not in made:
-            base = interpreter(version)
-            if base is None:
-                pytest.skip("no Python {} on this machine, neither under pyenv nor on PATH".format(version))
-            made[version] = environment(version, base)
+            made[version] = environment(version, base_of(version))
         return made[version]
 
     return provide
@@ -62,6 +72,49 @@ def run(command: List[str], env: Optional[Dict[str, str]] = None) -> str:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, check=False)
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     return done.stdout.decode("utf-8")
+
+
+OF_THE_COMPILER = re.compile(r"^(?:from|import) (?:benchmarks|coformer_(?:compiler|passes|targets))\b", re.MULTILINE)
+LEFT_OUT = {
+    "test_stock_client": "it brings a client of its own, for this Python",
+    "test_tensorrt_types": "it runs mypy",
+}
+AT_LEAST = 600
+# pytest 7.0, the last for Python 3.6, puts empty modules in the place of packages that are not imported yet.
+RUN_TESTS = "import sys, pytest, tests.runtime.fakes; sys.exit(pytest.main(sys.argv[1:]))"
+
+
+def portable_modules() -> List[Path]:
+    """The test modules beside this one that import neither the compiler nor benchmarks, but for those left out."""
+    assert all((HERE / (name + ".py")).is_file() for name in LEFT_OUT)
+    found = [path for path in sorted(HERE.glob("test_*.py")) if path.stem not in LEFT_OUT]
+    return [path for path in found if not OF_THE_COMPILER.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_tests_of_the_runtime(tmp_path: Path, version: str) -> None:
+    """All that are portable and not slow, against the installed runtime.
+
+    Those below shipping/ push releases with the compiler: test_an_upgrade_killed_at_every_step stands for them, as
+    test_tls_and_token does for test_security.
+    """
+    python = environment(version, base_of(version), TEST_PACKAGES[version])
+    modules = [str(path) for path in portable_modules()]
+    words = ["-q", "-c", str(HERE / "interpreters.ini"), "--rootdir", str(ROOT), "--basetemp", str(tmp_path / "work"),
+             "--junitxml", str(tmp_path / "junit.xml"), "-m", "not slow and not interpreters"]  # fmt: skip
+    done = subprocess.run(
+        [python, "-c", RUN_TESTS, *words, *modules],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=str(ROOT),
+        env=dict(clean_environment(), PYTHONDONTWRITEBYTECODE="1"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-20_000:]
+    (suite,) = ElementTree.parse(str(tmp_path / "junit.xml")).getroot().iter("testsuite")
+    ran, skipped, failed, broken = (int(suite.get(key)) for key in ("tests", "skipped", "failures", "errors"))
+    assert (failed, broken) == (0, 0) and ran - skipped >= AT_LEAST
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -178,11 +231,9 @@ def test_profiles_and_batches(python: Callable[[str], str], tmp_path: Path, vers
     given = [texts(1 + number % 3, seed=number, longest=4 + number) for number in range(12)]
     words = ["--batch-wait-ms", "20", "--truncate"]
     dirs = make_text_cluster(tmp_path)
-    with (
-        LocalCluster(dirs, python=pythons, deadline_ms=5000, options=words) as cluster,
-        cluster.client() as client,
-        ThreadPoolExecutor(12) as pool,
-    ):
+    with LocalCluster(
+        dirs, python=pythons, deadline_ms=5000, options=words
+    ) as cluster, cluster.client() as client, ThreadPoolExecutor(12) as pool:
         for ids, answer in zip(given, pool.map(client.infer, given), strict=True):
             np.testing.assert_allclose(answer.logits, answer_of(EVERYONE, ids), rtol=1e-4, atol=1e-4)
             assert answer.shaped is not None and answer.shaped.length in (4, 8, 16)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 import pytest
 from hypothesis import given
@@ -163,7 +163,7 @@ ANSWERING = {"step": "s", "context": 64, "padding": 50, "end": 1}
 SOURCE = {"graph": "g", "length": 20, "padding": 0, "start": 0}
 
 
-def generating(manifest: Manifest, generation: Dict[str, Any], source: "Dict[str, Any] | None" = None) -> str:
+def generating(manifest: Manifest, generation: Dict[str, Any], source: Optional[Dict[str, Any]] = None) -> str:
     """The manifest with graphs for single tokens, all of which are the member's."""
     file = manifest.engine.file
     spec = dict(generation, **{key: file for key in ("step", "prefill") if key in generation})

@@ -70,16 +70,14 @@ def test_text_format() -> None:
 @pytest.fixture(scope="module")
 def site(cluster_dirs: List[str]) -> Iterator[Tuple[str, str]]:
     """Addresses of a central node without desk and of its operator port."""
-    with (
-        serving(cluster_dirs[1]) as hall,
-        Central(open_bundle(cluster_dirs[0]), CentralOptions(("hall=" + hall,), 2000, 2)) as central,
-        OperatorPort(
-            "127.0.0.1:0",
-            False,
-            lambda: exposition(central.observed.families(central)),
-            lambda: central.observed.status(central),
-        ) as port,
-    ):
+    with serving(cluster_dirs[1]) as hall, Central(
+        open_bundle(cluster_dirs[0]), CentralOptions(("hall=" + hall,), 2000, 2)
+    ) as central, OperatorPort(
+        "127.0.0.1:0",
+        False,
+        lambda: exposition(central.observed.families(central)),
+        lambda: central.observed.status(central),
+    ) as port:
         server, address = open_front(central, "127.0.0.1:0")
         with Client(address) as client:
             for _ in range(5):
@@ -122,11 +120,9 @@ def test_metrics_of_a_worker(cluster_dirs: List[str]) -> None:
     frames = [wire.encode_frame(wire.hello_frame(manifest, "0"))]
     frames += [wire.encode_frame(wire.tensor_frame(wire.REQUEST, n, manifest.build, PIXELS)) for n in (1, 2, 3)]
     frames += [wire.encode_frame(wire.tensor_frame(wire.REQUEST, 4, "d" * 64, PIXELS))]
-    with (
-        Worker(open_bundle(cluster_dirs[1]), "127.0.0.1:0", 1) as worker,
-        OperatorPort("127.0.0.1:0", False, lambda: exposition(worker.counts.families())) as port,
-        grpc.insecure_channel(worker.address) as channel,
-    ):
+    with Worker(open_bundle(cluster_dirs[1]), "127.0.0.1:0", 1) as worker, OperatorPort(
+        "127.0.0.1:0", False, lambda: exposition(worker.counts.families())
+    ) as port, grpc.insecure_channel(worker.address) as channel:
         assert len(list(channel.stream_stream(wire.METHOD)(iter(frames), timeout=10))) == 5
         values = parsed(get(port.address, "/metrics"))
         with pytest.raises(urllib.error.HTTPError) as caught:

@@ -37,14 +37,12 @@ def security(certs: Path, name: str, token: str = TOKEN) -> Security:
 @pytest.fixture(scope="module")
 def secured(certs: Path, cluster_dirs: List[str]) -> Iterator[List[str]]:
     """Addresses of the central node and of one worker of a cluster with TLS and a token."""
-    with (
-        Worker(open_bundle(cluster_dirs[1]), "127.0.0.1:0", 1, security(certs, "hall")) as hall,
-        Worker(open_bundle(cluster_dirs[2]), "127.0.0.1:0", 1, security(certs, "desk")) as desk,
-        Central(
-            open_bundle(cluster_dirs[0]),
-            CentralOptions(("hall=" + hall.address, desk.address), 5000, None, 1, security(certs, "attic")),
-        ) as central,
-    ):
+    with Worker(open_bundle(cluster_dirs[1]), "127.0.0.1:0", 1, security(certs, "hall")) as hall, Worker(
+        open_bundle(cluster_dirs[2]), "127.0.0.1:0", 1, security(certs, "desk")
+    ) as desk, Central(
+        open_bundle(cluster_dirs[0]),
+        CentralOptions(("hall=" + hall.address, desk.address), 5000, None, 1, security(certs, "attic")),
+    ) as central:
         server, address = open_front(central, "127.0.0.1:0")
         settled(central.ready)
         yield [address, hall.address]

@@ -174,11 +174,10 @@ def test_members_of_another_build_are_refused(folders: List[str], cluster_dirs: 
             settled(lambda: not node._centrals["1mbps"].missing())
             assert node._centrals["100mbps"].missing()["hall"].startswith("another build: ")
             check(node.answer(PIXELS), "1mbps")  # the one that can answer
-    with (  # and alternatives are strangers to other builds
-        holding(hall) as at_hall,
-        holding(desk) as at_desk,
-        gathering(cluster_dirs[0], [at_hall, at_desk], wait=False) as central,
-    ):
+    # and alternatives are strangers to other builds
+    with holding(hall) as at_hall, holding(desk) as at_desk, gathering(
+        cluster_dirs[0], [at_hall, at_desk], wait=False
+    ) as central:
         settled(lambda: all("another build" in why for why in central.missing().values()))
 
 

@@ -10,11 +10,10 @@ from typing import List
 
 import pytest
 
-import coformer_runtime
 from coformer_runtime.cli import parser
 from coformer_runtime.security import Security, parse_address
 
-UNITS = sorted((Path(coformer_runtime.__file__).parents[1] / "systemd").glob("*.service"))
+UNITS = sorted((Path(__file__).parents[2] / "runtime" / "systemd").glob("*.service"))
 COMMANDS = {"coformer-central": "central", "coformer-worker": "serve"}
 HARDENING = {
     "User": "coformer",

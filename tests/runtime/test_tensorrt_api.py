@@ -99,9 +99,9 @@ class Walk:
             inside, outside = self.parted(test.operand, versions)
             return outside, inside
         if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "hasattr":
-            owner, name = path_of(test.args[0]), test.args[1]
-            assert owner is not None and isinstance(name, ast.Constant), ast.dump(test)
-            path = "{}.{}".format(owner, name.value).lstrip(".")
+            owner, name = path_of(test.args[0]), ast.literal_eval(test.args[1])
+            assert owner is not None and isinstance(name, str), ast.dump(test)
+            path = "{}.{}".format(owner, name).lstrip(".")
             self.touched.append((path, having(path), test.lineno))
             return versions & having(path), versions - having(path)
         return versions, versions

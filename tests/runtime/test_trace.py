@@ -57,12 +57,9 @@ def ask(address: str, metadata: Tuple[Tuple[str, str], ...] = (), shape: Any = P
 
 def test_a_request_is_one_tree(cluster_dirs: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "PERIOD_S", 0.05)
-    with (
-        collecting() as (url, spans),
-        serving(cluster_dirs[1]) as hall,
-        gathering(cluster_dirs[0], ["hall=" + hall], min_members=2) as central,
-        Tracer(url, "attic") as tracer,
-    ):
+    with collecting() as (url, spans), serving(cluster_dirs[1]) as hall, gathering(
+        cluster_dirs[0], ["hall=" + hall], min_members=2
+    ) as central, Tracer(url, "attic") as tracer:
         settled(lambda: set(central.missing()) == {"desk"})
         server, address = open_front(central, "127.0.0.1:0", tracer)
         ask(address, (("traceparent", "00-{}-{}-01".format(TRACE, SPAN)),))

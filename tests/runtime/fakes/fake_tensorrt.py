@@ -261,7 +261,7 @@ def module(version, gpu, behaviour):
 
         def execute_async_v2(self, pointers, stream):
             assert len(pointers) == len(self._engine._names)
-            addresses = dict(zip(self._engine._names, pointers))  # noqa: B905 - Python 3.6
+            addresses = dict(zip(self._engine._names, pointers))
             return self._engine._run(addresses)
 
     class ICudaEngine(object):
@@ -310,7 +310,7 @@ def module(version, gpu, behaviour):
         def _run(self, addresses):
             feeds = {value.name: self._view(value, addresses).copy() for value in self._session.get_inputs()}
             results = self._session.run(self._outputs, feeds)
-            for name, result in zip(self._outputs, results):  # noqa: B905 - Python 3.6
+            for name, result in zip(self._outputs, results):
                 self._view(self._specs[name], addresses)[...] = result
             return True
 
