@@ -40,12 +40,15 @@ def write_checkpoint(folder: Path) -> None:
 def import_and_lower(folder: Path) -> dict[str, float]:
     """Seconds of both steps, and the peak resident memory of this process in megabytes."""
     from coformer_compiler.frontends import ModelSource, import_model
+    from coformer_compiler.stages.lower import inline_bytes_of
     from coformer_passes.graph_files import save_graph
+    from coformer_targets import load_target
 
     began, processor = time.perf_counter(), time.process_time()
     model = import_model(ModelSource("hf:bert-large", "file", folder, (("length", LENGTH),)))
     imported, import_processor = time.perf_counter(), time.process_time()
-    save_graph(model.lower("bert-large", with_head=True), folder / "bert-large.onnx")
+    graph, inline = model.lower("bert-large", with_head=True), inline_bytes_of(load_target("cpu"))
+    save_graph(graph, folder / "bert-large.onnx", inline_bytes=inline)
     done, lower_processor = time.perf_counter(), time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {

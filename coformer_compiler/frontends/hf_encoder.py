@@ -17,7 +17,7 @@ from coformer_compiler.frontends.hf_checkpoint import WITH_DECODER, Checkpoint
 from coformer_compiler.frontends.hf_sentence import embedding_head
 from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.head import Head
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.linear import linear_over
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.pool import Pool
@@ -180,7 +180,7 @@ def _stem(checkpoint: Checkpoint, family: Family) -> tuple[TokenStem, Norm | Non
             TokenStemSpec(length, config.vocab_size, pad, embed, rows, norm.spec if projected else None, mix)
         )
     words = checkpoint.tensor(f"{prefix}embeddings.word_embeddings.weight", (config.vocab_size, embed))
-    stem.words = nn.Parameter(words.clone())
+    stem.words = nn.Parameter(words, requires_grad=False)  # mapped, as the linears are
     if types:
         kinds = checkpoint.tensor(f"{prefix}embeddings.token_type_embeddings.weight", (types, embed))
         if rows == 1:
@@ -207,7 +207,7 @@ def _layer(checkpoint: Checkpoint, family: Family, layer: int) -> tuple[Attentio
     with torch.device("meta"):
         attention = Attention(AttentionSpec(width, heads, width // heads, width))
         mlp = Mlp(MlpSpec(width, neurons, width, activation))
-    attention.reader = linear_from(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+    attention.reader = linear_over(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
     attention.writer = linear(family.written, width, width)
     mlp.reader, mlp.writer = linear(family.read_mlp, width, neurons), linear(family.written_mlp, neurons, width)
     norm = checkpoint.norm(_name(checkpoint, family, layer, family.attention_norm), width, _eps(config))

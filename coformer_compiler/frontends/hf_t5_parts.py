@@ -20,7 +20,7 @@ from coformer_compiler.model.attention import Attention
 from coformer_compiler.model.bridge import Bridge
 from coformer_compiler.model.cross_attention import CrossAttention
 from coformer_compiler.model.flow import Block, Flow, flow_from, onward
-from coformer_compiler.model.linear import linear_from
+from coformer_compiler.model.linear import linear_from, linear_over
 from coformer_compiler.model.mlp import Mlp
 from coformer_compiler.model.norm import Norm
 from coformer_compiler.model.residual import Residual
@@ -122,11 +122,11 @@ def layer_of(
             AttentionSpec(width, heads, dim, width, False, False, score_bias=bias.shape[-1], causal=decodes)
         )
         mlp = Mlp(MlpSpec(width, neurons, width, checkpoint.activation(config.dense_act_fn), False, False, gated))
-    attention.reader = linear_from(torch.cat(projections("0.SelfAttention")), None)
+    attention.reader = linear_over(torch.cat(projections("0.SelfAttention")), None)
     attention.writer = linear_from(linear("0.SelfAttention.o", heads * dim, width), None)
     attention.score_bias = nn.Parameter(bias.clone())
     read, part = ("wi_0", "wi_1") if gated else ("wi",), f"{last}.DenseReluDense"
-    mlp.reader = linear_from(torch.cat([linear(f"{part}.{name}", width, neurons) for name in read]), None)
+    mlp.reader = linear_over(torch.cat([linear(f"{part}.{name}", width, neurons) for name in read]), None)
     mlp.writer = linear_from(linear(f"{part}.wo", neurons, width), None)
     blocks = [Residual.assemble(number, norm(0), attention), Residual.assemble(number, norm(last), mlp)]
     if decodes:
@@ -134,7 +134,7 @@ def layer_of(
             spec = CrossAttentionSpec(width, width, remembered, heads, dim, width, False, False, False)
             cross = CrossAttention(spec)
         query, key, value = projections("1.EncDecAttention")
-        cross.reader, cross.memory_reader = linear_from(query, None), linear_from(torch.cat([key, value]), None)
+        cross.reader, cross.memory_reader = linear_over(query, None), linear_over(torch.cat([key, value]), None)
         cross.writer = linear_from(linear("1.EncDecAttention.o", heads * dim, width), None)
         blocks.insert(1, Residual.assemble(number, norm(1), cross))
     return blocks
