@@ -40,6 +40,10 @@ class Proxy:
         if mode in (DROP, REFUSE):
             self._reset()
 
+    def strike_next(self, mode: str) -> None:
+        """Change the mode with the next bytes: a connection that is open is so until a request comes, and ends then."""
+        self.mode = mode
+
     def __enter__(self) -> "Proxy":
         return self
 
@@ -95,7 +99,7 @@ class Proxy:
                 mode = self.mode
                 if mode == DELAY:
                     self._closing.wait(self._delay_s)
-                elif mode == DROP:
+                elif mode in (DROP, REFUSE):
                     self._reset()
                     break
                 while self.mode == DRIP and data:
