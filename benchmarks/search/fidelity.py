@@ -11,8 +11,10 @@ closed-form aggregator), mean of two calibrations with other orders of samples.
 - ceilings: the same truth on both splits, and one calibration against the other. No proxy on other images can be
   expected to rank better than the truth itself does.
 
-The proxies: the aggregated loss of transplanted members, eq. (7) on transplanted and on index-selected members (the
-paper's), and the number of parameters, of which more should mean less loss.
+The proxies: the aggregated loss of members transplanted as a build does (1,024 samples, all penalties, values
+refitted); the loss that a search counts (`Evaluator.score`: 256 samples, fewer penalties, values not refitted), judged
+by the split in question; eq. (7) on transplanted and on index-selected members (the paper's); and the number of
+parameters, of which more should mean less loss.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from setups import ROOT, Setup, digits
+from setups import DELTA, ROOT, Setup, digits
 
 from coformer_compiler.booster import BoosterOptions, BoosterResult, boost
 from coformer_compiler.booster.judge import judge_all, judge_member
 from coformer_compiler.data import DataSet, Split, load_data
 from coformer_compiler.decomposer.dealing import members_from_shapes
 from coformer_compiler.decomposer.search.space import Shapes
+from coformer_compiler.evaluator.score import Evaluator
 from coformer_compiler.model.aggregator import subset_name
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Progress, RichProgress, SilentProgress
@@ -50,6 +53,7 @@ SEEDS = (0, 1)
 SPLITS = ("validation", "test")
 PROXIES = (
     "aggregated loss, transplanted",
+    "the search's own score",
     "eq. (7), transplanted",
     "eq. (7), index-selected",
     "parameters",
@@ -111,7 +115,25 @@ def together(boosted: BoosterResult, split: Split) -> float:
     return judge_all(boosted.members, boosted.aggregator, split, CPU)[1][everyone].loss
 
 
-def judged(setup: Setup, shapes: Shapes, data: DataSet, steps: int) -> Row:
+def evaluators_of(setup: Setup, data: DataSet) -> dict[str, Evaluator]:
+    """A search's evaluator for each split that candidates are judged by."""
+    return {
+        name: Evaluator(
+            setup.teacher,
+            setup.statistics,
+            setup.devices,
+            setup.calibration,
+            split,
+            basis="per-norm",
+            network=setup.network,
+            delta=DELTA,
+            overlap=False,
+        )
+        for name, split in zip(SPLITS, (data.validation, data.test), strict=True)
+    }
+
+
+def judged(setup: Setup, shapes: Shapes, data: DataSet, evaluators: dict[str, Evaluator], steps: int) -> Row:
     """One policy: its proxies and the losses after each calibration, by split."""
     members, cut = transplanted(setup, shapes, data), index_selected(setup, shapes)
 
@@ -127,9 +149,10 @@ def judged(setup: Setup, shapes: Shapes, data: DataSet, steps: int) -> Row:
     return {
         name: {
             PROXIES[0]: together(untrained, split),
-            PROXIES[1]: members_loss(members, split),
-            PROXIES[2]: members_loss(cut, split),
-            PROXIES[3]: params,
+            PROXIES[1]: evaluators[name].score(shapes).loss,
+            PROXIES[2]: members_loss(members, split),
+            PROXIES[3]: members_loss(cut, split),
+            PROXIES[4]: params,
             **{f"calibration {seed}": together(each, split) for seed, each in zip(SEEDS, trained, strict=True)},
         }
         for name, split in zip(SPLITS, (data.validation, data.test), strict=True)
@@ -161,10 +184,10 @@ def correlations(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 def run(setup: Setup, policies: int, steps: int, progress: Progress) -> list[Row]:
     """All policies."""
     data = load_data("digits", image_size=(8, 8), channels=1, seed=0, calibration=1024)
-    rows = []
+    rows, evaluators = [], evaluators_of(setup, data)
     with progress.stage("fidelity", policies, unit="run") as stage:
         for shapes in policies_of(setup, policies):
-            rows.append(judged(setup, shapes, data, steps))
+            rows.append(judged(setup, shapes, data, evaluators, steps))
             stage.advance()
     return rows
 

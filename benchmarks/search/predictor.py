@@ -9,7 +9,7 @@ digits. What is interrupted goes on; delete the work folder to begin anew.
 - spread: interquartile range of a point's 50 runs, as a part of their median;
 - repeat: every REPEAT_EVERY-th point measured once more at the end: how far the two medians are apart, each in units of
   the reference graph's, as in the fit;
-- held_out: relative errors of both models on the fifth of the points that neither has seen.
+- held_out: relative errors of both models on the fifth of the points that neither has seen, and that chose neither.
 """
 
 from __future__ import annotations

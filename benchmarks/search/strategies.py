@@ -70,6 +70,9 @@ def summary(curves: dict[str, list[list[float]]]) -> dict[str, object]:
         rows["evaluations until debo is where random ends"] = reached
         rows["reached within 60"] = f"{sum(n is not None for n in reached)} of {len(reached)}"
         rows["never worse than uniform"] = all(d[-1] <= d[0] for d in curves["debo"])
+    if "debo" in curves and "debo-paper" in curves:
+        ends = [statistics.median(curve[-1] for curve in curves[name]) for name in ("debo", "debo-paper")]
+        rows["median of debo better than debo-paper"] = ends[0] < ends[1]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Measured points to a predictor: both models are fitted, the one with the smaller held-out error is kept."""
+"""Measured points to a predictor: both models are fitted, the one that does better on points of neither is kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from coformer_runtime.profile_points import (
     stable_points,
 )
 
-HELD_OUT = 0.2
+PART = 0.2
+"""Of the points that choose between the models, and of those that tell their errors."""
 FEWEST, FEWEST_TO_CALIBRATE = 30, 5
 """Stable points below which nothing is fitted, since held-out errors of fewer than six points say nothing; and below
 which an earlier predictor is not carried over."""
@@ -96,16 +97,16 @@ def calibrate(paths: Sequence[Path], known: Predictor) -> Predictor:
 
 
 def fit(measured: Sequence[Measured], origin: Origin, unstable: int, seed: int = 0) -> Predictor:
-    """Fit both models on four fifths of the points and judge them on the rest.
+    """Fit both models, choose one, and judge both on points that neither the fit nor the choice has seen.
 
-    What is returned is the model that was judged, not one fitted again on all points.
+    Three fifths of the points are fitted for the choice, which the fourth makes. Then both are fitted on these four
+    fifths, and the last one tells their errors. What is returned is the model that was judged, not one fitted again on
+    all points.
     """
     latency_ms = np.concatenate([each.latency_ms for each in measured])
     terms = np.concatenate([kernel_terms(each.teacher, each.shapes) for each in measured])
     features = np.concatenate([paper_features(each.shapes) for each in measured])
-    fitted, held_out = split(len(latency_ms), seed)
-    times = fit_times(terms[fitted], latency_ms[fitted])
-    weights = fit_mlp(features[fitted], latency_ms[fitted], seed)
+    fitted, choosing, held_out = split(len(latency_ms), seed)
     base = Predictor(
         "roofline",
         origin,
@@ -114,22 +115,29 @@ def fit(measured: Sequence[Measured], origin: Origin, unstable: int, seed: int =
         unstable,
         float(np.median(np.concatenate([each.spread for each in measured]))),
         {},
-        {"times_ms": times},
+        {},
     )
-    candidates: dict[Kind, Predictor] = {
-        "roofline": base,
-        "mlp": replace(base, kind="mlp", tensors=dict(weights)),
-    }
+
+    def both(rows: Integers) -> dict[Kind, Predictor]:
+        times = fit_times(terms[rows], latency_ms[rows])
+        weights = fit_mlp(features[rows], latency_ms[rows], seed)
+        return {
+            "roofline": replace(base, tensors={"times_ms": times}),
+            "mlp": replace(base, kind="mlp", tensors=dict(weights)),
+        }
+
+    tried = {kind: _errors(each, measured, choosing) for kind, each in both(fitted).items()}
+    chosen = min(tried, key=lambda kind: tried[kind].median)
+    candidates = both(np.sort(np.concatenate([fitted, choosing])))
     errors: dict[str, HeldOut] = {kind: _errors(each, measured, held_out) for kind, each in candidates.items()}
-    chosen = min(candidates.values(), key=lambda each: errors[each.kind].median)
-    return replace(chosen, errors=errors)
+    return replace(candidates[chosen], errors=errors)
 
 
-def split(count: int, seed: int) -> tuple[Integers, Integers]:
-    """Rows to fit and rows to hold out."""
+def split(count: int, seed: int) -> tuple[Integers, Integers, Integers]:
+    """Rows to fit, rows to choose by, and rows to hold out."""
     order = np.random.default_rng(seed).permutation(count)
-    held_out = max(1, round(count * HELD_OUT))
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+    part = max(1, round(count * PART))
+    return np.sort(order[2 * part :]), np.sort(order[part : 2 * part]), np.sort(order[:part])
 
 
 def relative_errors(predictor: Predictor, measured: Sequence[Measured]) -> Floats:

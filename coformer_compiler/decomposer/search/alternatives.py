@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from coformer_compiler.decomposer.search.front import picked, preference
 from coformer_compiler.decomposer.search.recost import Recosting
 from coformer_runtime.errors import CoformerError
@@ -78,7 +80,7 @@ def alternatives_of(recosting: Recosting, pick: str, bandwidths: Sequence[float]
     built = []
     for number in unlike:
         mbps = bandwidths[numbers.index(number)]
-        built.append(Alternative(f"{mbps:g}mbps", number, mbps, tuple(float(each[number]) for each in latencies)))
+        built.append(Alternative(f"{exact(mbps)}mbps", number, mbps, tuple(float(each[number]) for each in latencies)))
     ranges: list[Range] = []
     start = 0.0
     for n, (number, following) in enumerate(zip(numbers, [*numbers[1:], None], strict=True)):
@@ -92,6 +94,11 @@ def alternatives_of(recosting: Recosting, pick: str, bandwidths: Sequence[float]
         ranges.append(Range(start, end, unlike.index(number)))
         start = end or 0.0
     return Alternatives(tuple(bandwidths), tuple(built), tuple(ranges), recosting.estimated)
+
+
+def exact(mbps: float) -> str:
+    """A rate in the fewest digits that tell it from every other one, without an exponent or a zero fraction: "2"."""
+    return np.format_float_positional(mbps, trim="-")
 
 
 def boundary(recosting: Recosting, pick: str, numbers: tuple[int, int], between: tuple[float, float]) -> float:

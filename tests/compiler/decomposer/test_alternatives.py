@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coformer_compiler.config.sections import ProfilesSection
-from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of, boundary
+from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of, boundary, exact
 from coformer_compiler.decomposer.search.front import picked
 from coformer_compiler.decomposer.search.journal import Entry
 from coformer_compiler.decomposer.search.recost import Recosting
@@ -21,6 +21,7 @@ from coformer_compiler.evaluator.energy import estimated_energy_mj
 from coformer_compiler.evaluator.latency import LatencyModel, Network
 from coformer_compiler.stages.alternatives import memory_together
 from coformer_runtime.errors import CoformerError
+from coformer_runtime.manifest_rules import DEVICE_NAME
 from tests.compiler.decomposer.test_search import DELTA_PER_MS, SPEC, devices, run
 
 RATES = st.floats(0.01, 2000.0)
@@ -78,6 +79,21 @@ def test_the_rule_of_the_search_holds_at_each_bandwidth(pick: str) -> None:
         assert alternative.latency_ms[n] == pytest.approx(latency(journal()[alternative.number], mbps), rel=1e-12)
     assert made.built[0].name == "0.05mbps"
     assert len({each.number for each in made.built}) == len(made.built)
+
+
+def test_names_tell_rates_apart_that_agree_to_six_digits() -> None:
+    """Folders and bundles are named after them."""
+    rates = (1000.0, 1000.0001, 0.1 + 0.2, 0.3, 1e-5, 2.5e7)
+    assert [exact(rate) for rate in rates] == ["1000", "1000.0001", "0.30000000000000004", "0.3", "0.00001", "25000000"]
+    close = (0.05, float(np.nextafter(0.05, 1)))
+    names = [exact(rate) for rate in close]
+    assert len(set(names)) == 2 and [float(name) for name in names] == list(close)
+
+
+@given(RATES)
+def test_names_are_exact_and_may_be_folders(mbps: float) -> None:
+    assert float(exact(mbps)) == mbps
+    assert DEVICE_NAME.fullmatch(f"{exact(mbps)}mbps")
 
 
 def test_the_most_accurate_is_one_for_all() -> None:
