@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from coformer_passes.rewriting import (
-    add_initializer,
-    add_node,
-    array_of,
-    drop_unused_initializers,
-    is_op,
-    name_of,
-    only_consumer,
-    static_shape,
-)
+from coformer_passes.rewriting import add_initializer, add_node, array_of, drop_unused_initializers, is_op, name_of
 from coformer_runtime.errors import CoformerError
-from coformer_targets import Target, tensorrt_older_than
+from coformer_targets import Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +34,6 @@ REDUCTIONS = (
     "ReduceSumSquare",
 )
 STEEP = ("Exp", "Log", "Pow", "Reciprocal", "Sqrt")
-FUSED_FROM_SM, FUSED_FROM_VERSION = 75, (8, 6)
-"""Where TensorRT has fused attention for halves: never on SM 7.2 and below, and none on Orin before 8.6.2."""
-FUSED_HEADS = range(16, 257, 8)
-"""Sizes of heads that it is there for."""
 ISLANDS = frozenset((*NORMS, *REDUCTIONS, *STEEP, "LogSoftmax", "Softmax"))
 
 
@@ -67,21 +54,28 @@ def to_float16(model: ir.Model, target: Target) -> bool:
     an elementwise node that reads what a reduction or a root has made (centring, division by the deviation), or whose
     result only they read (the square before a sum); and a node whose constant is beyond ±65504, or wholly below the
     normal numbers of float16. A mask, that is a constant that is added right before a softmax, is limited to ±30000
-    instead, so that the sum stays finite. The softmax of attention that the engine fuses is no island
-    (`fused_softmaxes`).
+    instead, so that the sum stays finite.
 
     Why: FP16 is the precision that a Jetson is fast in; without islands norms overflow on outlier activations, and
     rows of masks of −∞ become NaN.
     TensorRT: all versions; strongly typed from 11 on and in TensorRT-RTX, where this is the only way. Below, the board
     pins the layers that the graph says are float32.
+
+    Why the softmax of attention is an island as well: TensorRT fuses MatMul, mask, Softmax, MatMul into one kernel from
+    SM 7.5 and 8.6 on (heads of 16 to 256 in eights, both products in halves), and the Casts do not keep it from that.
+    Plans of TensorRT-RTX 1.7.1 for SM 8.6, 8.9 and 12.0 hold the fused kernel with the island and without, for heads of
+    16 to 128, 17 to 1,024 tokens, with a mask and without one; up to 197 tokens their source tells the difference: the
+    Casts make the scores accumulate in float32, without them they accumulate in float16. What would prevent the fusion
+    is a product of float32, so the products are no islands. TensorRT 10.15 has been seen to fuse such graphs too
+    (Stability-AI/stable-audio-3 73: standard attention; not 79, whose products were float32), and its fused kernel of
+    halves to overflow in the sum of a softmax over 65,536 keys (tier4/autoware-ml 95). Not established: whether
+    TensorRT 8.6 and 10.3 of Orin, weakly typed, fuse around a pinned softmax; below SM 7.5 nothing is fused.
     Source: TensorRT issues 1196, 1500, 2118, 2564, 3692, 4111; huggingface/transformers issue 17306 (finite masks).
 
     Raises:
         CoformerError: the graph holds nodes with subgraphs.
     """
-    if target.precisions[0] != "float16":
-        return False
-    return write_halves(model, lambda graph: islands_of(graph) - fused_softmaxes(graph, target))
+    return write_halves(model, islands_of) if target.precisions[0] == "float16" else False
 
 
 def write_halves(model: ir.Model, choose: Callable[[ir.Graph], set[ir.Node]]) -> bool:
@@ -129,64 +123,6 @@ def islands_of(graph: ir.Graph) -> set[ir.Node]:
         if squares and all(reader in islands and not is_op(reader, "Softmax", *NORMS) for reader in readers):
             islands.add(node)
     return islands
-
-
-def fused_softmaxes(graph: ir.Graph, target: Target) -> set[ir.Node]:
-    """The softmaxes of attention that the target's TensorRT computes in one kernel, if nothing casts within it.
-
-    Given, for SM 7.5 or later and TensorRT 8.6 or later, heads of 16 to 256 in eights::
-
-        s = MatMul(query, keys)      m = Add(s, mask)      w = Softmax(m)      y = MatMul(w, values)
-
-    Result, all of it in halves, where `Softmax` between two Casts would keep the four apart::
-
-        s = MatMul(query16, keys16)      m = Add(s, mask16)      w = Softmax(m)      y = MatMul(w, values16)
-
-    Between product and softmax only a scale and masks may stand, between softmax and product nothing.
-
-    Why: the fused kernel never writes the scores to memory; it is chosen for exactly this pattern.
-    Why it is safe: the scores are halves with the island as well, so one beyond 65504 is lost in either form; that the
-    golden inputs stay below it is what the runner shows, which rounds every value. A softmax subtracts the maximum
-    first, so that its sum is at most the number of tokens; the fused kernels sum in float32 and round the weights, as
-    the Cast behind the island does. Where TensorRT declines to fuse, by its timings, it is not documented how a softmax
-    of halves sums: that the engine is held to the golden outputs on the board is the proof there.
-    Source: TensorRT issues 3575, 3643 (Orin: from 8.6.2 on), 3620 (the pattern), 4167 (sizes of heads; 10.3 on Orin),
-    3665 (declined by timing); NVIDIA's documentation, "Fused Attention".
-    """
-    if target.engine == "onnxruntime" or target.sm is None or target.sm < FUSED_FROM_SM:
-        return set()
-    if tensorrt_older_than(target, *FUSED_FROM_VERSION):
-        return set()
-    return {node for node in graph if is_op(node, "Softmax") and _is_attention(node)}
-
-
-def _is_attention(softmax: ir.Node) -> bool:
-    weights, scores = softmax.outputs[0], softmax.inputs[0]
-    reader = only_consumer(weights)
-    if scores is None or scores.shape is None or len(scores.shape) < 3 or not is_op(reader, "MatMul"):
-        return False
-    if softmax.attributes.get_int("axis", -1) not in (-1, len(scores.shape) - 1):
-        return False
-    assert reader is not None
-    product = _product_behind(scores)
-    if product is None or reader.inputs[0] is not weights or array_of(reader.inputs[1]) is not None:
-        return False
-    sizes = [static_shape(value) for value in (product.inputs[0], reader.outputs[0]) if value is not None]
-    return all(size is not None and size[-1] in FUSED_HEADS for size in sizes)
-
-
-def _product_behind(scores: ir.Value) -> ir.Node | None:
-    """The product of queries and keys that the scores are, before a scale and masks."""
-    node = scores.producer()
-    if node is None or only_consumer(scores) is None:
-        return None
-    if is_op(node, "MatMul"):
-        return node if all(array_of(value) is None for value in node.inputs) else None
-    if not is_op(node, "Add", "Div", "Mul", "Where") or _has_unfit_constant(node):
-        return None
-    found = [_product_behind(value) for value in node.inputs if value is not None]
-    products = [each for each in found if each is not None]
-    return products[0] if len(products) == 1 else None
 
 
 def _is_reduced(node: ir.Node) -> bool:
