@@ -64,13 +64,13 @@ def to_float16(model: ir.Model, target: Target) -> bool:
     Why the softmax of attention is an island as well: TensorRT fuses MatMul, mask, Softmax, MatMul into one kernel from
     SM 7.5 and 8.6 on (heads of 16 to 256 in eights, both products in halves), and the Casts do not keep it from that.
     Plans of TensorRT-RTX 1.7.1 for SM 8.6, 8.9 and 12.0 hold the fused kernel with the island and without, for heads of
-    16 to 128, 17 to 1,024 tokens, with a mask and without one; up to 197 tokens their source tells the difference: the
-    Casts make the scores accumulate in float32, without them they accumulate in float16. What would prevent the fusion
-    is a product of float32, so the products are no islands. TensorRT 10.15 has been seen to fuse such graphs too
-    (Stability-AI/stable-audio-3 73: standard attention; not 79, whose products were float32), and its fused kernel of
+    16, 64, 72 and 128, of 17 to 1,024 tokens, with a mask and without one. Where its source is in the plan (heads of 16
+    and 64, up to 197 tokens) it tells the difference: with the Casts scores accumulate in float32, without in float16.
+    A product of float32 would prevent the fusion, so products are no islands. TensorRT 10.15 has been seen to fuse
+    around such islands too (Stability-AI/stable-audio-3 73), not with products of float32 (79), and its fused kernel of
     halves to overflow in the sum of a softmax over 65,536 keys (tier4/autoware-ml 95). Not established: whether
-    TensorRT 8.6 and 10.3 of Orin, weakly typed, fuse around a pinned softmax; below SM 7.5 nothing is fused.
-    Source: TensorRT issues 1196, 1500, 2118, 2564, 3692, 4111; huggingface/transformers issue 17306 (finite masks).
+    TensorRT 8.6 and 10.3 of Orin, weakly typed, fuse around a pinned softmax. Below SM 7.5 nothing is fused.
+    Source: TensorRT issues 1196, 1500, 2118, 2564, 3692, 4111; 3575, 3643, 4167 (fused attention on Orin); huggingface/transformers issue 17306 (finite masks).
 
     Raises:
         CoformerError: the graph holds nodes with subgraphs.
