@@ -70,7 +70,8 @@ def to_float16(model: ir.Model, target: Target) -> bool:
     around such islands too (Stability-AI/stable-audio-3 73), not with products of float32 (79), and its fused kernel of
     halves to overflow in the sum of a softmax over 65,536 keys (tier4/autoware-ml 95). Not established: whether
     TensorRT 8.6 and 10.3 of Orin, weakly typed, fuse around a pinned softmax. Below SM 7.5 nothing is fused.
-    Source: TensorRT issues 1196, 1500, 2118, 2564, 3692, 4111; 3575, 3643, 4167 (fused attention on Orin); huggingface/transformers issue 17306 (finite masks).
+    Source: TensorRT issues 1196, 1500, 2118, 2564, 3692, 4111; 3575, 3643, 4167 (fused attention on Orin);
+    huggingface/transformers issue 17306 (finite masks).
 
     Raises:
         CoformerError: the graph holds nodes with subgraphs.
