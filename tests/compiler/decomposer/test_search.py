@@ -23,7 +23,7 @@ from coformer_compiler.decomposer.search.front import pareto_front, picked
 from coformer_compiler.decomposer.search.journal import Entry, Origin, read_journal, spent_seconds
 from coformer_compiler.decomposer.search.proposers import PROPOSERS
 from coformer_compiler.decomposer.search.search import SearchOptions, best_of, search
-from coformer_compiler.decomposer.search.space import Shapes, Space
+from coformer_compiler.decomposer.search.space import Preflight, Shapes, Space
 from coformer_compiler.decomposer.search.surrogate import _Model, mutations, pool_around
 from coformer_compiler.decomposer.shapes import MemberShape, member_cost
 from coformer_compiler.decomposer.strategies import SEARCHES
@@ -345,6 +345,26 @@ def test_all_that_nothing_fits_is_named_with_limits_that_do_together() -> None:
     for key, name, value in re.findall(r"(\w+) of '(\d)' to ([\d.e-]+)", caught.value.mend):
         relaxed[int(name)] = replace(relaxed[int(name)], **{key: float(value)})
     assert space_of(tuple(relaxed), drop=False).preflight(0, 32).fits_shrunk > 0
+
+
+def test_deadlines_that_hold_alone_but_not_together_are_told_of_the_nearest_policy() -> None:
+    """Two members behind one slow link: whichever is first is in time, the other one waits for it."""
+    slow = Network(mbps=0.05)
+
+    def preflight(deadline_ms: float) -> Preflight:
+        cluster = tuple(d if d.central else replace(d, deadline_ms=deadline_ms) for d in devices(3))
+        encoding = Encoding(teacher_shape(SPEC), cluster, (0.3, 0.2, 0.1), False, drop=False)
+        space = Space(encoding, SPEC, slow, shortcuts=True)
+        space.require_possible()
+        return space.preflight(0, 32)
+
+    encoding = Encoding(teacher_shape(SPEC), devices(3), (0.3, 0.2, 0.1), False, drop=False)
+    smallest = (MemberShape(8, {0: 1}, {0: 8}),) * 3
+    arrivals = sorted(Space(encoding, SPEC, slow, shortcuts=True).latencies([smallest]).arrival_ms[:, 0])
+    with pytest.raises(CoformerError, match=r"short are deadline of '[12]' by \S+ ms") as caught:
+        preflight(float(arrivals[1] + 0.5 * (arrivals[2] - arrivals[1])))
+    enough = re.search(r"deadline_ms of '[12]' to ([\d.]+); a faster network", caught.value.mend)
+    assert enough is not None and preflight(float(enough.group(1))).fits_shrunk > 0
 
 
 def test_members_lose_layers_where_narrower_is_not_enough() -> None:
