@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, List
 
@@ -10,11 +11,17 @@ import numpy as np
 import pytest
 
 from coformer_runtime.answer import Answer, Phases
-from coformer_runtime.front import _parsed, crowded, told_of
+from coformer_runtime.bundle import open_bundle
+from coformer_runtime.client import Client
+from coformer_runtime.errors import CoformerError
+from coformer_runtime.front import _parsed, crowded, open_front, told_of
 from coformer_runtime.front_stream import Reader, StreamFront
 from coformer_runtime.gather import Round
+from coformer_runtime.golden import check_bundle
 from coformer_runtime.oip import messages, set_parameter
+from tests.runtime import generation_bundles
 from tests.runtime.fake_decoder import fake_manifest
+from tests.runtime.nodes import gathering, serving
 
 TOKENS = 10  # of a text: the context holds 12
 
@@ -111,3 +118,21 @@ def test_a_reader_that_is_gone_is_gone_for_every_round(active: bool) -> None:
     for callback in context.callbacks:
         callback()
     assert not gone.is_set() and not reader.on_gone(gone.set)
+
+
+def test_a_cluster_continues_texts(tmp_path: Path) -> None:
+    """Over real sockets, with real graphs: tokens are those of numpy, also where a prompt is read in pieces."""
+    dirs = generation_bundles.make_generation_cluster(tmp_path)
+    for each in dirs:
+        check_bundle(open_bundle(each))
+    with serving(dirs[1]) as hall, serving(dirs[2]) as desk, gathering(dirs[0], [hall, desk]) as central:
+        server, address = open_front(central, "127.0.0.1:0")
+        with Client(address) as client:
+            for prompt in ([1], [0, 3, 2, 4, 4, 1]):
+                count = generation_bundles.CONTEXT + 1 - len(prompt)
+                found = list(client.generate(np.array(prompt, np.int32), count))
+                assert [token.number for token in found] == generation_bundles.continued((0, 1, 2), prompt, count)
+                assert all(token.members == ("attic", "hall", "desk") for token in found)
+            with pytest.raises(CoformerError, match="the members' context holds 12"):
+                list(client.generate(np.array([1, 2], np.int32), 12))
+        server.stop(0).wait()
