@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from coformer_compiler.device import Device
 from coformer_compiler.model.spec import StemSpec, TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.profiling.draws import drawn_shapes
-from coformer_compiler.profiling.shared_weights import ALIGNMENT, SharedWeights, Windows, random_weights
+from coformer_compiler.profiling.shared_weights import (
+    ALIGNMENT,
+    SharedWeights,
+    Windows,
+    elements_within,
+    random_weights,
+)
 from coformer_passes.runner import legalise, run_passes
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.profile_pack import FORMAT, PACK_NAME
@@ -30,8 +37,12 @@ from coformer_targets import Target, recipe_for
 
 GRAPHS, RECIPE = "graphs", "recipe.json"
 LARGEST_POOL = 8 << 20
-PADDED_TENSORS = 512
-"""How many tensors of a graph have room for being aligned."""
+PACK_BYTES = 180_000_000
+"""What graphs and weights together may take, as long as there is `LEAST_WEIGHTS` left for weights."""
+MOST_WEIGHTS, LEAST_WEIGHTS = 96 << 20, 16 << 20
+"""Bytes of all files of weights; more than any board's last cache."""
+MEAN_GRAPH = 0.7
+"""The mean graph's bytes over the largest one's, from above."""
 MEASURED_ENGINES = ("onnxruntime", "tensorrt")
 
 
@@ -78,20 +89,25 @@ def write_pack(
     device = Device("pack", target, target.gflops, float(target.memory_mb))
     shape = teacher_shape(teacher)
     shapes = drawn_shapes(shape, alignment_of(device, shape), count, seed)
-    largest = cost_of_spec(member_spec(teacher, shapes[0][0], shortcuts=True)).params
-    weights = SharedWeights(draft / GRAPHS, largest + PADDED_TENSORS * ALIGNMENT, seed)
-    pool = torch.from_numpy(random_weights("float32", min(largest, LARGEST_POOL) + ALIGNMENT, seed))
+    largest = member_spec(teacher, shapes[0][0], shortcuts=True)
+    pool = weight_pool(largest, seed)
+    graphs = (
+        member_graph(member_spec(teacher, drawn, shortcuts=shortcuts), target, pool, checked=number < 2)
+        for number, (drawn, shortcuts) in enumerate(shapes)
+    )
+    ends = [next(graphs), next(graphs)]
+    weights = SharedWeights(draft / GRAPHS, elements_within(ends, weights_budget(ends[0], draft / GRAPHS, count)))
+    weights.write(seed)
     points = []
-    for number, (drawn, shortcuts) in enumerate(shapes):
-        graph = member_graph(member_spec(teacher, drawn, shortcuts=shortcuts), target, pool, checked=number < 2)
+    for number, (graph, (drawn, shortcuts)) in enumerate(zip(chain(ends, graphs), shapes, strict=True)):
         weights.replace(graph)
         name = f"{GRAPHS}/{number:05}.onnx"
-        (draft / name).write_bytes(ir.to_proto(graph).SerializeToString())
+        (draft / name).write_bytes(small_graph(graph))
         points.append({"graph": name, **_shape_json(drawn, shortcuts)})
         advance()
     if target.engine == "tensorrt":
         recipe = recipe_for(target, draft / points[0]["graph"])
-        recipe["needed_mb"] += 2 * 4 * largest >> 20  # the weights, which lie beside the graph
+        recipe["needed_mb"] += 2 * 4 * cost_of_spec(largest).params >> 20  # the weights, which lie beside the graph
         (draft / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _write_manifest(draft, model, teacher, target, points, seed)
     draft.rename(folder)
@@ -122,6 +138,51 @@ def member_graph(spec: TransformerSpec, target: Target, pool: torch.Tensor, *, c
     given = spec.stem.input
     values = np.random.default_rng(0).integers(0, values_below(spec.stem), (1, *given.shape))
     return legalise(graph, target, {given.name: values.astype(given.dtype)})
+
+
+def weights_budget(largest: ir.Model, folder: Path, count: int) -> int:
+    """Bytes for all files of weights: what a pack of `count` graphs, the largest of them given, leaves of its own."""
+    SharedWeights(folder, elements_within([largest], MOST_WEIGHTS)).replace(largest)
+    graphs = int(count * MEAN_GRAPH * len(small_graph(largest)))
+    return max(LEAST_WEIGHTS, min(MOST_WEIGHTS, PACK_BYTES - graphs))
+
+
+def small_graph(model: ir.Model) -> bytes:
+    """A graph's file: values have short names and nodes none, and shapes in between, which engines infer, are left out.
+
+    Of a thousand graphs they would be most of the bytes. Inputs and outputs keep their names.
+    """
+    proto = ir.to_proto(model)
+    outside = [each.name for each in (*proto.graph.input, *proto.graph.output)]
+    names = dict(zip(outside, outside, strict=True))
+
+    def short(name: str) -> str:
+        return names.setdefault(name, f"v{len(names):x}") if name else ""
+
+    _rename(proto.graph, short)
+    return bytes(proto.SerializeToString())
+
+
+def _rename(graph: Any, short: Callable[[str], str]) -> None:
+    del graph.value_info[:]
+    for node in graph.node:
+        node.ClearField("name")
+        node.ClearField("doc_string")
+        for values in (node.input, node.output):
+            values[:] = [short(name) for name in values]
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _rename(inner, short)
+    for each in (*graph.initializer, *graph.input, *graph.output):
+        each.name = short(each.name)
+
+
+def weight_pool(largest: TransformerSpec, seed: int) -> torch.Tensor:
+    """Numbers for the weights of members up to the largest one: at least as many as its largest tensor has."""
+    with torch.device("meta"):
+        sizes = [tensor.numel() for tensor in Transformer(largest).state_dict().values()]
+    wanted = max(min(sum(sizes), LARGEST_POOL), *sizes)
+    return torch.from_numpy(random_weights("float32", wanted + ALIGNMENT, seed))
 
 
 def values_below(stem: StemSpec) -> int:
