@@ -3,10 +3,12 @@
 Run: python benchmarks/gpt2_xl.py. Writes benchmarks/results/gpt2_xl.json. Wants 30 GB of disk under --folder.
 
 1.56 billion random float32 parameters are written as a Hugging Face folder, shard by shard. `coformerc build` takes
-them through import, importance on eight texts, index slices for a Jetson Nano, a TX2 and an Orin Nano, and lowering in
-float16 with weights beside the graphs, in a process of its own, whose peak memory the kernel tells. Limits: 1.3 times
-the checkpoint's bytes, 15 minutes; the largest member needs 76.3 % less memory than the whole model (the paper's
-figure) and fits its board.
+them through import, importance on eight texts, index slices of a third for a Jetson Nano, a TX2 and an Orin Nano, and
+lowering in float16 with weights beside the graphs, in a process of its own, whose peak memory the kernel tells. Limits:
+1.3 times the checkpoint's bytes, 15 minutes; the largest member needs 76.3 % less memory than the whole model (the
+paper's figure) and fits its board. The paper's figure is of a member against the model, and that is what is held to
+the limit, the aggregator counted where it is loaded; what the engine library takes does not depend on the model, and
+the saving with it stands beside. Every term of C6 is told.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,13 @@ import numpy as np
 import torch
 
 from coformer_compiler.decomposer.policy import read_policy
-from coformer_compiler.decomposer.shapes import member_cost, shape_of_member
-from coformer_compiler.evaluator.memory import memory_mb
+from coformer_compiler.decomposer.shapes import feature_widths, member_cost, shape_of_member
+from coformer_compiler.evaluator.memory import CACHED, aggregator_mb, memory_mb
 from coformer_compiler.model.checkpoint import load_transformer
+from coformer_compiler.model.cost import Cost
 from coformer_compiler.model.mapped import write_tensors
-from coformer_targets import load_target, with_precision
+from coformer_runtime.decoder import SESSIONS
+from coformer_targets import Target, load_target, with_precision
 
 XL = {"n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024, "vocab_size": 50257}
 SMALL = {"n_embd": 160, "n_layer": 4, "n_head": 5, "n_positions": 128, "vocab_size": 2048}
@@ -52,6 +57,7 @@ source = "corpus:{folder}/texts"
 calibration = 8
 [policy]
 method = "index"
+strategy = "uniform"
 [booster]
 steps = 0
 joint_steps = 0
@@ -99,7 +105,9 @@ def write_checkpoint(folder: Path, shape: dict[str, int]) -> int:
         size += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **shape}
+    last = shape["vocab_size"] - 1  # the word that `write_texts` ends texts with
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "bos_token_id": last, "eos_token_id": last}
+    config |= shape
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return size
 
@@ -142,26 +150,48 @@ def _records(folder: Path) -> list[Path]:
     return sorted((folder / "out" / "cache").glob("*/*/artifact.json"), key=lambda path: path.stat().st_mtime)
 
 
+def terms_mb(cost: Cost, target: Target, aggregator: float) -> dict[str, float]:
+    """The terms of C6 in megabytes (10⁶ bytes); what they add up to is what `memory_mb` says, and the aggregator."""
+    without = memory_mb(replace(cost, peak_elements=0), target, PRECISION)
+    caches = (SESSIONS + 1) * CACHED * cost.cached / 1e6
+    return {
+        "weights": without - caches - target.runtime_mb,
+        "activations": memory_mb(cost, target, PRECISION) - without,
+        "keys_and_values": caches,
+        "engine_library": target.runtime_mb,
+        "aggregator": aggregator,
+    }
+
+
 def members(folder: Path) -> dict[str, Any]:
     """What each member needs of its board, and what the whole model would, in megabytes (see C6 of the policy)."""
     (teacher,) = (folder / "out" / "cache" / "import").glob("*/teacher.safetensors")
     whole = load_transformer(teacher)
+    policy = read_policy(folder / "out" / "policy.json").members
+    features = sum(feature_widths(whole.spec, [shape_of_member(member) for member in policy]))
     found: dict[str, Any] = {}
-    for member in read_policy(folder / "out" / "policy.json").members:
+    for member in policy:
+        bundle = folder / "out" / "bundles" / member.device
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        aggregates = bool(manifest["aggregators"])
         target = with_precision(load_target(member.device), PRECISION)
         cost = member_cost(whole.spec, shape_of_member(member), shortcuts=False)
-        needed, all_of_it = memory_mb(cost, target, PRECISION), memory_mb(whole.cost(), target, PRECISION)
-        weights = memory_mb(cost, target, PRECISION) - target.runtime_mb
-        bundle = folder / "out" / "bundles" / member.device
+        own = terms_mb(cost, target, aggregator_mb(whole.head.spec, float(features)) if aggregates else 0.0)
+        every = terms_mb(whole.cost(with_head=True), target, 0.0)
+        needed, all_of_it, library = sum(own.values()), sum(every.values()), target.runtime_mb
+        member_alone = needed - library - own["aggregator"]
         found[member.device] = {
             "embed": member.embed,
             "parameters": cost.params,
+            "central": aggregates,
             "needed_mb": round(needed, 1),
-            "of_which_engine_library_mb": target.runtime_mb,
+            "needed_mb_by_term": {name: round(value, 1) for name, value in own.items()},
             "board_mb": target.memory_mb,
             "whole_model_mb": round(all_of_it, 1),
+            "whole_model_mb_by_term": {name: round(value, 1) for name, value in every.items()},
+            "saved_by_the_member_alone": round(1 - member_alone / (all_of_it - library), 4),
+            "saved": round(1 - (needed - library) / (all_of_it - library), 4),
             "saved_with_engine_library": round(1 - needed / all_of_it, 4),
-            "saved": round(1 - weights / (all_of_it - target.runtime_mb), 4),
             "fits": needed <= target.memory_mb,
             "graph_bytes": (bundle / "member.onnx").stat().st_size,
             "weights_beside_it_bytes": sum(path.stat().st_size for path in bundle.glob("member.onnx.data")),
@@ -181,7 +211,9 @@ def main() -> None:
         size = write_checkpoint(folder, shape)
         write_texts(folder, shape["vocab_size"])
         built, found = build(folder), members(folder)
-    largest = max(found.values(), key=lambda member: member["parameters"])
+    largest = max(
+        found.values(), key=lambda member: member["needed_mb"] - member["needed_mb_by_term"]["engine_library"]
+    )
     result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
