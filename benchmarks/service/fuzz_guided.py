@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
 import atheris
 
 with atheris.instrument_imports(include=["coformer_runtime"]):
-    from benchmarks.service import fuzz
+    from benchmarks.service import fuzz_targets
     from coformer_runtime.bundle import open_bundle
     from coformer_runtime.central import Central
     from coformer_runtime.central_options import CentralOptions
@@ -47,7 +47,11 @@ def main() -> None:
         words += [f"-artifact_prefix={options.node}-"]
         with Central(open_bundle(dirs[0]), CentralOptions((), 1000, 1)) as central:
             manifest = open_bundle(dirs[1]).manifest
-            target = fuzz.central_target(central) if options.node == "central" else fuzz.worker_target(manifest)
+            target = (
+                fuzz_targets.central_target(central)
+                if options.node == "central"
+                else fuzz_targets.worker_target(manifest)
+            )
             atheris.Setup(words, lambda data: target(data) and None)
             atheris.Fuzz()
 
