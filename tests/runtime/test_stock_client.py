@@ -1,13 +1,7 @@
 """Triton's own client and load generator, unchanged, in environments of their own: their pins are not ours."""
 
-import ctypes.util
-import fcntl
 import json
-import os
-import platform
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -16,32 +10,20 @@ import pytest
 
 from coformer_runtime.cluster import LocalCluster
 from tests.runtime import bundles
-from tests.runtime.interpreters import CACHE
 from tests.runtime.nodes import EVERYONE
+from tests.runtime.stock import CLEAN, SCRIPT, NotHere, load_generator, stock_interpreter
 
 pytestmark = pytest.mark.slow
-REQUIREMENT = "tritonclient[grpc]==2.73.0"
-PERF_ANALYZER = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")
-SCRIPT = Path(__file__).with_name("stock_client.py")
-CLEAN = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+LOADS = (1, 4, 16)
 
 
 @pytest.fixture(scope="module")
 def stock_python() -> str:
     """The interpreter of an environment with tritonclient; skips where pip cannot get it."""
-    home = CACHE.with_name("tritonclient")
-    home.mkdir(parents=True, exist_ok=True)
-    python, stamp = str(home / "venv" / "bin" / "python"), home / "stamp"
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != REQUIREMENT:
-            subprocess.run([sys.executable, "-m", "venv", str(home / "venv")], check=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]
-            done = subprocess.run(install, stderr=subprocess.PIPE, env=CLEAN, check=False)
-            if done.returncode != 0:
-                pytest.skip("pip cannot get {}: {}".format(REQUIREMENT, done.stderr.decode("utf-8", "replace")[-300:]))
-            stamp.write_text(REQUIREMENT)
-    return python
+    try:
+        return stock_interpreter()
+    except NotHere as error:
+        pytest.skip(str(error))
 
 
 def test_tritonclient(stock_python: str, cluster_dirs: List[str]) -> None:
@@ -60,27 +42,33 @@ def test_tritonclient(stock_python: str, cluster_dirs: List[str]) -> None:
     assert "the shape is [1, 1, 4, 5]; send [1, 1, 4, 4]" in seen["refused"]
 
 
+@pytest.mark.parametrize("concurrency", LOADS)
+def test_load_by_tritonclient(stock_python: str, concurrency: int, cluster_dirs: List[str]) -> None:
+    """So many clients at a time, each with inputs of its own: every answer is there, and its own."""
+    with LocalCluster(cluster_dirs, deadline_ms=5000) as cluster:
+        words = [stock_python, str(SCRIPT), cluster.address, "--load", str(concurrency), "--requests", "300"]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        seen = json.loads(done.stdout.decode())
+        assert seen["errors"] == 0, seen["first_errors"]
+        assert (seen["answered"], seen["concurrency"], len(seen["sample"])) == (300, concurrency, concurrency)
+        for pixels, logits in seen["sample"]:
+            array = np.array(pixels, np.uint8).reshape(bundles.PIXELS)
+            np.testing.assert_allclose(logits, bundles.answer_of(EVERYONE, array), rtol=1e-4, atol=1e-4)
+    assert (
+        seen["per_s"] > 0
+        and seen["slowest_engine_ms"] > 0
+        and 0 < seen["latency_ms"]["p50"] <= seen["latency_ms"]["p99"]
+    )
+
+
 @pytest.fixture(scope="module")
 def perf_analyzer() -> Tuple[str, Dict[str, str]]:
     """Triton's perf_analyzer and the environment that it runs in; skips where it cannot be had."""
-    if platform.machine() != "x86_64" or ctypes.util.find_library("b64") is None:
-        pytest.skip("perf_analyzer is for x86-64 and needs libb64 (Debian: libb64-0d)")
-    home = CACHE.with_name("perf_analyzer")
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "stamp").exists():
-            get = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            done = subprocess.run([*get, "--dest", str(home), *PERF_ANALYZER], stderr=subprocess.PIPE, check=False)
-            if done.returncode != 0:
-                pytest.skip("pip cannot get {}".format(" and ".join(PERF_ANALYZER)))
-            for wheel in home.glob("*.whl"):
-                with zipfile.ZipFile(wheel) as archive:
-                    archive.extractall(home / "files")
-            (home / "stamp").touch()
-    program, library = next(home.rglob("bin/perf_analyzer")), next(home.rglob("libcudart.so.12"))
-    program.chmod(0o755)
-    return str(program), dict(CLEAN, LD_LIBRARY_PATH=str(library.parent))
+    try:
+        return load_generator()
+    except NotHere as error:
+        pytest.skip(str(error))
 
 
 def test_perf_analyzer(perf_analyzer: Tuple[str, Dict[str, str]], cluster_dirs: List[str], tmp_path: Path) -> None:
