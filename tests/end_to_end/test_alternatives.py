@@ -51,7 +51,7 @@ def out(config: Path) -> Path:
     folder = config.parent / "out"
     outcome = coformerc("build", config, "-o", folder, "--bandwidths", BANDWIDTHS)
     assert outcome.code == 0, outcome.err
-    assert "alternatives, ms at 0.05 / 10 / 1000 Mbit/s:" in outcome.out
+    assert "alternatives, ms, estimated, at 0.05 / 10 / 1000 Mbit/s:" in outcome.out
     return folder
 
 
