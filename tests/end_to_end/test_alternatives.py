@@ -139,7 +139,7 @@ def test_search_and_dry_run_show_them(config: Path, out: Path, tmp_path: Path) -
     assert [each["to_mbps"] for each in told["ranges"]] == [each.to_mbps for each in index.ranges]
     assert "0.05mbps: 0 to " in coformerc("search", config, "-o", out, "--bandwidths", BANDWIDTHS).out
     plan = coformerc("build", config, "-o", out, "--bandwidths", BANDWIDTHS, "--dry-run").out
-    assert "  at 0.05 Mbit/s: " in plan and ": all 9 cached" in plan
+    assert "search by strategy 'random': 24 policies" in plan and ": all 9 cached" in plan
     assert "note: a policy for each bandwidth is picked from what the search evaluates" in plan
     fresh = coformerc("build", config, "-o", tmp_path / "new", "--bandwidths", BANDWIDTHS, "--dry-run").out
     assert ": 9 of 9 to build" in fresh
