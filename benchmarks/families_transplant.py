@@ -3,9 +3,10 @@
 Run: python benchmarks/families_transplant.py [FAMILY …], all of them where none is named. ViT is the digits' teacher,
 "ViT, glyphs" that of examples/glyphs (needs its fonts), BERT is MiniLM with the head of examples/debian_topics (needs
 prepare.py), GPT-2 that of examples/docstrings (needs train_teacher.py), the others are the tiny stand-ins of
-standins.py, trained first. Three members of a third and two of a half of every width; figures are on validation and
-test samples together, which no fit has seen. Writes results/families_transplant.json, keeping the figures of families
-that are not named.
+standins.py, trained first. Three members of a third and two of a half of every width, and of MiniLM one member with
+half the stream and every head and neuron, which tells what the basis of a norm alone costs. Figures are on validation
+and test samples together, which no fit has seen. Writes results/families_transplant.json, keeping the figures of
+families that are not named.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from coformer_compiler.data import DataSet, load_data, load_running_text
 from coformer_compiler.data.load import load_texts
 from coformer_compiler.data.tokenizer import read_tokenizer
 from coformer_compiler.decomposer.dealing import members_from_shapes
-from coformer_compiler.decomposer.policy import MemberPolicy
-from coformer_compiler.decomposer.shapes import MemberShape
+from coformer_compiler.decomposer.policy import MemberPolicy, teacher_shape
+from coformer_compiler.decomposer.shapes import MemberShape, full_shape
 from coformer_compiler.frontends import ModelSource, import_model
 from coformer_compiler.model.spec import PatchStemSpec, TokenStemSpec
 from coformer_compiler.model.transformer import Transformer
@@ -42,6 +44,8 @@ from coformer_compiler.transplant.transplant import transplant
 
 RESULT = ROOT / "benchmarks" / "results" / "families_transplant.json"
 PARTS = {"thirds": 3, "halves": 2}
+NARROWED = {"BERT": (192,)}
+"""Widths of the stream of a member that keeps every head and neuron, by family."""
 METHODS: dict[str, BasisKind | None] = {
     "index selection": None,
     "one basis": "global",
@@ -97,9 +101,17 @@ def main() -> None:
         start = time.process_time()
         teacher, data = FAMILIES[name]()
         print(f"{name}: teacher after {time.process_time() - start:.0f} CPU seconds", flush=True)
-        known[name] = measured(teacher, data)
+        known[name] = measured(teacher, data, NARROWED.get(name, ()))
         RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     print(table(known))
+    for name, widths in NARROWED.items():
+        for width in widths if name in known else ():
+            print(f"{name}, {narrowed_name(width)}: {json.dumps(known[name].get(narrowed_name(width)))}")
+
+
+def narrowed_name(width: int) -> str:
+    """Key of a narrowed member's figures."""
+    return f"embed {width}, every head and neuron"
 
 
 def table(known: dict[str, Any]) -> str:
@@ -118,8 +130,11 @@ def table(known: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
-    """Figures of one family: accuracy in per cent and cross-entropy in nats; of running text, of the next token."""
+def measured(teacher: Transformer, data: DataSet, widths: Sequence[int] = ()) -> dict[str, object]:
+    """Figures of one family: accuracy in per cent and cross-entropy in nats; of running text, of the next token.
+
+    `widths` are those of members that keep every head and neuron.
+    """
     found = statistics_from_batches(teacher, batches_of(data.calibration), task=data.train.task)
     unseen = [*batches_of(data.validation), *batches_of(data.test)]
 
@@ -136,12 +151,14 @@ def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
     print("  teacher", result["teacher"], flush=True)
     inputs = torch.from_numpy(np.asarray(data.calibration.inputs))
     lessons = [(each, teacher.features(each)) for each, _ in batches_of(data.calibration)]
-    for size, count in PARTS.items():
+    kinds = {size: [part_of(teacher, count)] * count for size, count in PARTS.items()}
+    kinds |= {narrowed_name(width): [narrowed(teacher, width)] for width in widths}
+    for size, shapes in kinds.items():
         rows: dict[str, object] = {}
         for method, basis in METHODS.items():
             if basis == "global" and teacher.spec.post_norm:
                 continue
-            policies = shared_out(teacher, found, count, channels=basis is None)
+            policies = shared_out(teacher, found, shapes, channels=basis is None)
             if basis is None:
                 members, priors = [teacher.take(selection_of(policy)) for policy in policies], None
             else:
@@ -157,17 +174,28 @@ def measured(teacher: Transformer, data: DataSet) -> dict[str, object]:
     return result
 
 
-def shared_out(teacher: Transformer, found: Statistics, count: int, *, channels: bool) -> list[MemberPolicy]:
-    """Equal members of one part in `count` of every width."""
-    scores = {(block.kind, block.layer): each for block, each in zip(teacher.residuals, found.scores, strict=True)}
-    units = {key: len(each) // count for key, each in scores.items()}
-    shape = MemberShape(
-        teacher.spec.embeds[0] // count,
-        {layer: n for (kind, layer), n in units.items() if kind == "attention"},
-        {layer: n for (kind, layer), n in units.items() if kind == "mlp"},
+def part_of(teacher: Transformer, count: int) -> MemberShape:
+    """One part in `count` of every width."""
+    whole = full_shape(teacher_shape(teacher.spec))
+    return MemberShape(
+        whole.embed // count,
+        {layer: heads // count for layer, heads in whole.heads.items()},
+        {layer: neurons // count for layer, neurons in whole.neurons.items()},
     )
-    names = [str(n) for n in range(count)]
-    return list(members_from_shapes(names, [shape] * count, scores, found.channel_scores if channels else None))
+
+
+def narrowed(teacher: Transformer, width: int) -> MemberShape:
+    """Every head and neuron around a narrower stream."""
+    return replace(full_shape(teacher_shape(teacher.spec)), embed=width)
+
+
+def shared_out(
+    teacher: Transformer, found: Statistics, shapes: Sequence[MemberShape], *, channels: bool
+) -> list[MemberPolicy]:
+    """Members of these shapes, with the units that statistics choose."""
+    scores = {(block.kind, block.layer): each for block, each in zip(teacher.residuals, found.scores, strict=True)}
+    names = [str(n) for n in range(len(shapes))]
+    return list(members_from_shapes(names, list(shapes), scores, found.channel_scores if channels else None))
 
 
 if __name__ == "__main__":

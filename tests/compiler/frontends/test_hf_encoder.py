@@ -93,6 +93,17 @@ def test_every_form_of_folder(form: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(want.state_dict().values(), got.state_dict().values(), strict=True))
 
 
+def test_weights_stay_in_the_mapped_file(tmp_path: Path) -> None:
+    """Nothing but queries, keys and values, which become one linear, is copied."""
+    save_hf(hf_model("bert"), tmp_path / "model")
+    imported = import_model(source_of(tmp_path / "model"))
+    stem: Any = imported.stem
+    (attention, *_), (mlp, *_) = imported.residuals[:1], imported.residuals[1:2]
+    mapped = [stem.words, attention.branch.writer.weight, mlp.branch.reader.weight, mlp.branch.writer.weight]
+    assert [each.untyped_storage().resizable() for each in mapped] == [False] * 4
+    assert attention.branch.reader.weight.untyped_storage().resizable()
+
+
 def test_an_embedding_is_the_pooled_stream(tmp_path: Path) -> None:
     """Without a classifier the answer is the embedding, normalised where sentence-transformers says so."""
     model = hf_model("bert")
