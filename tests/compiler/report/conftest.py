@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -19,6 +20,7 @@ from coformer_compiler.report.schema import (
     MemberPrediction,
     ModelCost,
     Note,
+    OtherSearch,
     Phase,
     Prediction,
     Report,
@@ -268,6 +270,17 @@ def bare_of_everything() -> Report:
 @pytest.fixture
 def digits_report() -> Report:
     return digits()
+
+
+@pytest.fixture
+def compared_report() -> Report:
+    """The digits demo with limits on every device, and beside other searches."""
+    report, rng = digits(), random.Random(4)
+    strategies = ("random", "debo-paper", "debo", "optuna-gp", "debo")
+    others = tuple(OtherSearch(name, tuple(0.1 + rng.random() for _ in range(40))) for name in strategies)
+    assert report.search is not None
+    devices = tuple(dataclasses.replace(each, max_gflop=0.005, deadline_ms=4.8) for each in report.devices)
+    return dataclasses.replace(report, devices=devices, search=dataclasses.replace(report.search, others=others))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def browse(page: str, folder: Path, *options: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.mark.parametrize("name", ["digits_report", "big_report", "bare_report"])
+@pytest.mark.parametrize("name", ["digits_report", "compared_report", "big_report", "bare_report"])
 def test_the_console_stays_empty(name, request, tmp_path):
     shot = tmp_path / "shot.png"
     done = browse(
@@ -49,7 +49,7 @@ def test_that_the_console_would_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize("width", [420, 1200])
-@pytest.mark.parametrize("name", ["digits_report", "big_report", "bare_report"])
+@pytest.mark.parametrize("name", ["digits_report", "compared_report", "big_report", "bare_report"])
 def test_the_page_never_scrolls_sideways(name, width, request, tmp_path):
     page = html_from_report(request.getfixturevalue(name))
     frame = (
