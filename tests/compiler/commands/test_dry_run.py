@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from coformer_compiler.compile import STAGES
 from tests.end_to_end.tiny import TINY, coformerc, write_inputs
 
@@ -84,6 +86,18 @@ def test_a_device_that_is_too_small(tmp_path: Path) -> None:
         assert outcome.code == 2
         assert outcome.err.startswith(f"error: device 'attic': {told}")
         assert " of 'attic' or give it a smaller share\n" in outcome.err
+
+
+def test_a_device_on_standby_needs_memory_for_the_aggregator(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    needed = []
+    for standby in ("", "\nstandby = true"):
+        (tmp_path / "s.toml").write_text(TINY.replace("memory_mb = 512", f"memory_mb = 512{standby}"))
+        found = json.loads(coformerc("build", tmp_path / "s.toml", "-o", tmp_path / "o", "--dry-run", "--json").out)
+        needed.append([member["memory_mb"] for member in found["members"]])
+    (attic, *others), (more, *same) = needed
+    assert others == same
+    assert more - attic == pytest.approx((24 + 1) * 10 * 4 / 1e6)  # of 24 features and 10 classes, in float32
 
 
 def test_notes_say_what_was_shrunk(tiny: Path, tmp_path: Path) -> None:
