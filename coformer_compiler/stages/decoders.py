@@ -100,7 +100,19 @@ def write_decoders(place: Path, member: Transformer, target: Target, inputs: np.
 def prove_decoders(
     place: Path, member: Transformer, inputs: np.ndarray, caches: Feeds, tolerance: float, precision: str
 ) -> None:
-    """Run the graphs, in their own precision, from empty caches on: a prompt or a text that is read, then tokens."""
+    """Run the graphs, in their own precision, from empty caches on: a prompt or a text that is read, then tokens.
+
+    Args:
+        place: the folder that they are in.
+        member: what they were written from.
+        inputs: one input `(1, numbers)` int32, of a member that continues texts without padding.
+        caches: zeros, by name.
+        tolerance: largest |graph − torch| / (1 + |torch|).
+        precision: that they compute in.
+
+    Raises:
+        CheckFailed: ONNX Runtime does not run a graph, or it gives other features than torch does for the whole text.
+    """
     texts = member.texts.spec
     assert isinstance(texts, TokenStemSpec)
     name, words, read, done = texts.input.name, inputs[:, texts.before :], dict[str, np.ndarray](), 0

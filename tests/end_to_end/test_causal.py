@@ -41,6 +41,21 @@ def test_run_names_the_next_word(built: Path) -> None:
     assert len(answer["logits"]) == 50 and len(answer["top"]) == 5
 
 
+def test_half_precision_is_validated_token_by_token(tmp_path: Path) -> None:
+    """With every value rounded, by sessions as a board keeps them."""
+    config = write_causal_config(tmp_path, ("cpu", "cpu", "jetson-orin-nano"))
+    config.write_text(config.read_text().replace('"jetson-orin-nano"', '"jetson-orin-nano"\nprecision = "float16"'))
+    outcome = coformerc("build", config, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    bundle = tmp_path / "out" / "bundles" / "desk"
+    assert manifest_of(bundle)["engine"]["precision"] == "float16"
+    outcome = coformerc("validate", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.out + outcome.err
+    checks = [each for each in json.loads(outcome.out)["checks"] if each["device"] == "desk"]
+    (tokens,) = (each for each in checks if each["name"] == "graphs of single tokens on golden vectors")
+    assert tokens["failure"] is None and tokens["skipped"] is None
+
+
 @pytest.mark.parametrize("boards", [("jetson-nano", "jetson-orin-nano", "cpu")])
 def test_boards_get_legal_graphs(boards: tuple[str, ...], tmp_path: Path) -> None:
     outcome = coformerc("build", write_causal_config(tmp_path, boards), "-o", tmp_path / "out")
