@@ -115,7 +115,11 @@ class Server(HTTPServer):
         thread = threading.Thread(target=self._answer, args=words, name="operator", daemon=True)
         with self._lock:
             self._callers[request] = Caller(time.monotonic(), thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread to give
+            report("operator port", error)
+            self._leave(request)
 
     def service_actions(self) -> None:
         """Hang up on those who have been there for too long; called every `LOOK_S`."""
@@ -143,10 +147,13 @@ class Server(HTTPServer):
         except Exception as error:  # noqa: BLE001 - the port goes on, the log has the trace
             report("operator port", error)
         finally:
-            with self._lock:
-                del self._callers[request]
-            self.shutdown_request(request)
-            self._places.release()
+            self._leave(request)
+
+    def _leave(self, request: Any) -> None:
+        with self._lock:
+            del self._callers[request]
+        self.shutdown_request(request)
+        self._places.release()
 
 
 def _hang_up(request: socket.socket) -> None:

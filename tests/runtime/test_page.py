@@ -103,6 +103,22 @@ def test_a_port_whose_threads_are_all_stuck_refuses_and_recovers(monkeypatch: py
             end.close()
 
 
+def test_a_thread_that_cannot_be_had_costs_no_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with OperatorPort("127.0.0.1:0", False, lambda: "figures") as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(page.threading.Thread, "start", fail)
+            for end in [half_open(port.address, 1)[0] for _ in range(CALLERS + 1)]:
+                assert end.recv(1) == b""
+                end.close()
+        assert scrape(port.address)[0] == "figures"
+    assert capsys.readouterr().err.count("can't start new thread") >= CALLERS
+
+
 def test_pages_may_not_load_from_elsewhere() -> None:
     with OperatorPort("127.0.0.1:0", False, str) as port:
         answer = urllib.request.urlopen("http://{}/metrics".format(port.address), timeout=5)
