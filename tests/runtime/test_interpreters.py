@@ -101,8 +101,9 @@ def test_the_tests_of_the_runtime(tmp_path: Path, version: str) -> None:
     """
     python = environment(version, base_of(version), TEST_PACKAGES[version])
     modules = [str(path) for path in portable_modules()]
-    words = ["-q", "-c", str(HERE / "interpreters.ini"), "--rootdir", str(ROOT), "--basetemp", str(tmp_path / "work"),
-             "--junitxml", str(tmp_path / "junit.xml"), "-m", "not slow and not interpreters"]  # fmt: skip
+    words = ["-q", "-c", str(HERE / "interpreters.ini"), "--rootdir", str(ROOT), "--confcutdir", str(ROOT),
+             "--basetemp", str(tmp_path / "work"), "--junitxml", str(tmp_path / "junit.xml"),
+             "-m", "not slow and not interpreters"]  # fmt: skip
     done = subprocess.run(
         [python, "-c", RUN_TESTS, *words, *modules],
         stdout=subprocess.PIPE,

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -376,14 +375,18 @@ NO_ROOM_FOR_THE_FILE = r"\(File too large; " + NO_ROOM
 
 def limited(site: List[str], limit: int, *words: str) -> Done:
     """`coformer-node` that can write no file of more than `limit` bytes, nor can the processes that it starts."""
+    code = (
+        "import resource, runpy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+        "runpy.run_module('coformer_runtime', run_name='__main__')"
+    ).format(limit)
     done = subprocess.run(
-        [sys.executable, "-m", "coformer_runtime", *words],
+        [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(site),
         check=False,
         timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
