@@ -21,7 +21,7 @@ from coformer_compiler.decomposer.search.search import SearchOptions, search
 from coformer_compiler.decomposer.search.space import Preflight, Space
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES, shapes_by_strategy
 from coformer_compiler.device import Device
-from coformer_compiler.evaluator.latency import Network
+from coformer_compiler.evaluator.latency import LatencyModel, Network
 from coformer_compiler.evaluator.recipe import Recipe, score_many, written_recipe
 from coformer_compiler.evaluator.score import Loss, unit_ms
 from coformer_compiler.model.spec import TransformerSpec
@@ -101,7 +101,8 @@ def decompose_teacher(
     if config.policy.strategy not in SEARCHES:
         return decomposed(store, parents, teacher, config, {}, None)
     searched = search_policies(store, parents, teacher, data, config)
-    chosen = picked(journal_of(searched), config.search.pick)
+    estimated = LatencyModel(teacher.spec, config.devices, network_of(config)).estimated
+    chosen = picked(journal_of(searched), config.search.pick, estimated=estimated)
     return decomposed(store, (*parents, searched), teacher, config, {"pick": config.search.pick}, chosen)
 
 

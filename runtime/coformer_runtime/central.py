@@ -254,7 +254,8 @@ class Central:
         started = time.monotonic() if joined is None else joined.first
         allowed_s = self.options.deadline_ms / 1e3
         allowed_s = allowed_s if budget_s is None else min(allowed_s, max(budget_s, 0.0))
-        replies = self._gather(array, started, started + allowed_s, on_gone, joined, without)
+        deadline = started + allowed_s
+        replies = self._gather(array, started, deadline, on_gone, joined, without)
         gathered = time.monotonic()
         names = self.manifest.members
         present = [index for index in sorted(replies) if replies[index].features is not None]
@@ -265,7 +266,7 @@ class Central:
             self.observed.unanswered(missing, load.requests)
             raise self._unanswered(missing, [reply.cause for reply in lost.values()])
         samples = self._samples(array)
-        logits = self._aggregate(spec, replies, samples)
+        logits = self._aggregate(spec, replies, samples, deadline)
         ended = time.monotonic()
         answered = {names[index]: replies[index] for index in present}
         answer = Answer(
@@ -383,10 +384,10 @@ class Central:
         """Return how many samples an input holds; a request of a generation is a vector."""
         return len(array) if array.ndim == len(self.manifest.input.shape) else 1
 
-    def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int) -> Array:
+    def _aggregate(self, spec: AggregatorSpec, replies: Dict[int, Reply], samples: int, deadline: float) -> Array:
         import numpy
 
-        logits = self._aggregators.run(spec, replies, samples)
+        logits = self._aggregators.run(spec, replies, samples, deadline)
         if not numpy.isfinite(logits).all():
             raise Unanswered(
                 "the answer is not finite",

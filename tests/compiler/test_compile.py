@@ -68,7 +68,7 @@ CHANGES = {
     "strategy": (("[data]", '[policy]\nstrategy = "uniform"\n[data]'), ["decompose", "transplant", *AFTER_BOOST]),
     "basis": (("[data]", '[policy]\nbasis = "global"\n[data]'), ["decompose", "transplant", *AFTER_BOOST]),
     "calibration": (("calibration = 64", "calibration = 65"), list(STAGES[1:])),
-    "standby": (('name = "desk"', 'name = "desk"\nstandby = true'), ["lower", "pack", "measure"]),
+    "standby": (('name = "desk"', 'name = "desk"\nstandby = true'), ["decompose", "transplant", *AFTER_BOOST]),
     "seed": (("seed = 0", "seed = 1"), list(STAGES)),
     "mean": (("[data]", "[data]\ncrop = 0.5"), []),
 }

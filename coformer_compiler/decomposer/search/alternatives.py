@@ -126,13 +126,14 @@ def _picked_at(recosting: Recosting, pick: str, mbps: float) -> int:
     entries = recosting.at(mbps)
     fitting = [entry for entry in entries if entry is not None]
     if not fitting:
+        word = " (estimated)" if recosting.estimated else ""
         raise CoformerError(
-            f"no evaluated policy meets the deadlines at {mbps:g} Mbit/s",
+            f"no evaluated policy meets the deadlines at {mbps:g} Mbit/s{word}",
             "search",
             "raise deadline_ms of the devices, or leave this bandwidth away",
         )
     try:
-        chosen = picked(fitting, pick)
+        chosen = picked(fitting, pick, estimated=recosting.estimated)
     except CoformerError as error:
         raise CoformerError(f"at {mbps:g} Mbit/s {error.what}", error.where, error.mend) from error
     return next(n for n, entry in enumerate(entries) if entry is not None and entry.shapes == chosen.shapes)

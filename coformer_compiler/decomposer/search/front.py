@@ -21,13 +21,14 @@ def pareto_front(entries: Sequence[Entry]) -> list[Entry]:
     return front
 
 
-def picked(entries: Sequence[Entry], pick: str) -> Entry:
+def picked(entries: Sequence[Entry], pick: str, *, estimated: bool = False) -> Entry:
     """The entry to build: of the front, the one that `preference` puts first; for "best" of all entries.
 
     Args:
         entries: evaluated, at least one.
         pick: "best" by the objective; "knee", of the front, nearest to the least loss and the least latency;
             "fastest"; "most-accurate"; "under=MS", the most accurate within a latency.
+        estimated: whether latencies rest on less than measurements, for the error.
 
     Raises:
         CoformerError: if nothing is under the given latency; says how fast the fastest is.
@@ -39,7 +40,7 @@ def picked(entries: Sequence[Entry], pick: str) -> Entry:
     if pick.startswith(UNDER) and chosen.score.latency.total_ms > float(pick[len(UNDER) :]):
         raise CoformerError(
             f"no evaluated policy is under {float(pick[len(UNDER) :]):g} ms; the fastest takes "
-            f"{front[0].score.latency.total_ms:.3g} ms",
+            f"{front[0].score.latency.total_ms:.3g} ms{' (estimated)' if estimated else ''}",
             "search.pick",
             "allow more, or search longer with a larger search.delta",
         )

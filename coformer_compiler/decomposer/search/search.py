@@ -91,7 +91,7 @@ def search(
             spent = before + time.monotonic() - began
             keep_spent(journal, spent)
             entries += fresh
-            stage.advance(len(fresh), figures=_figures(entries, proposals, options, spent))
+            stage.advance(len(fresh), figures=_figures(space, entries, proposals, options, spent))
     return entries
 
 
@@ -120,10 +120,10 @@ def _proposed(request: Request, starts: Sequence[Point], options: SearchOptions)
 
 
 def _figures(
-    entries: Sequence[Entry], proposals: Sequence[Proposal], options: SearchOptions, spent: float
+    space: Space, entries: Sequence[Entry], proposals: Sequence[Proposal], options: SearchOptions, spent: float
 ) -> dict[str, float]:
-    best = best_of(entries).score
-    found = {"best objective": best.objective, "loss": best.loss, "ms": best.latency.total_ms}
+    best, unit = best_of(entries).score, "estimated ms" if space.latency.estimated else "ms"
+    found = {"best objective": best.objective, "loss": best.loss, unit: best.latency.total_ms}
     gains = [proposal.gain for proposal in proposals if not math.isnan(proposal.gain)]
     if gains:
         found["expected gain in log loss"] = max(gains)

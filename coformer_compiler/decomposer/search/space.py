@@ -231,7 +231,9 @@ class Space:
     ) -> CoformerError:
         """An error; `short` and `needed` by constraint and number of the device, in the limit's unit."""
         told = [
-            f"{key} of '{self.devices[n].name}' by {value:,.4g} {LIMITS[key][1]}" for (key, n), value in short.items()
+            f"{key} of '{self.devices[n].name}' by {value:,.4g} {LIMITS[key][1]}"
+            + (", estimated" if key == "deadline" and self.latency.estimated else "")
+            for (key, n), value in short.items()
         ]
         relax = [
             f"{LIMITS[key][0]} of '{self.devices[n].name}' to {rounded_up(value)}" for (key, n), value in needed.items()

@@ -198,7 +198,7 @@ def test_a_search_shows_how_it_goes(tmp_path: Path) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).replace("\r", "\n").splitlines()
     line = next(each for each in reversed(shown) if "debo search" in each)
     assert "7/7 candidates" in line and "left 0:00:00" in line
-    figures = f"best objective {best.objective:.4g}, loss {best.loss:.4g}, ms {best.latency.total_ms:.4g}"
+    figures = f"best objective {best.objective:.4g}, loss {best.loss:.4g}, estimated ms {best.latency.total_ms:.4g}"
     found = re.search(rf"{figures}, budget left, s (\d+), expected gain in log loss (\S+)", line)
     assert found is not None, line
     assert 3000 < int(found.group(1)) <= 3600 and float(found.group(2)) >= 0
@@ -231,7 +231,7 @@ def test_only_the_central_device_has_to_fit_where_others_may_be_left_out() -> No
     with pytest.raises(CoformerError, match="short are C6 of '0'"):
         space_of(first).require_possible()
     late = devices(3, deadline_ms=0.01)
-    with pytest.raises(CoformerError, match=r"short are deadline of '2' by .* ms until its features arrive"):
+    with pytest.raises(CoformerError, match=r"short are deadline of '2' by .* ms until its features arrive, estimated"):
         space_of(late, drop=False).require_possible()
 
 
@@ -262,7 +262,9 @@ def test_picks(tmp_path: Path) -> None:
     assert under.score.loss == min(loss for loss, ms in zip(losses, times, strict=True) if ms <= limit)
     knee = picked(entries, "knee").score
     assert min(losses) <= knee.loss <= max(losses)
-    with pytest.raises(CoformerError, match=r"no evaluated policy is under 0.001 ms; the fastest takes"):
+    with pytest.raises(CoformerError, match=r"no evaluated policy is under 0.001 ms; the fastest takes \S+ ms \(est"):
+        picked(entries, "under=0.001", estimated=True)
+    with pytest.raises(CoformerError, match=r"no evaluated policy is under 0.001 ms; the fastest takes \S+ ms;"):
         picked(entries, "under=0.001")
 
 
@@ -312,7 +314,11 @@ def test_the_preflight_counts_what_fits() -> None:
     [
         ({"memory_mb": 1.0}, r"C6 of '2' by (\S+) MB of memory", "memory_mb of '2' to "),
         ({"max_gflop": 1e-7}, r"C5 of '2' by (\S+) GFLOP of work per inference", "max_gflop of '2' to "),
-        ({"deadline_ms": 0.001}, r"deadline of '2' by (\S+) ms until its features arrive", "deadline_ms of '2' to "),
+        (
+            {"deadline_ms": 0.001},
+            r"deadline of '2' by (\S+) ms until its features arrive, estimated",
+            "deadline_ms of '2' to ",
+        ),
     ],
 )
 def test_devices_that_nothing_fits_are_named(changes: dict[str, float], short: str, mend: str) -> None:
