@@ -16,7 +16,7 @@ from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.data.tokenizer import TOKENIZER, Tokenizer
 from coformer_compiler.decomposer.policy import Policy
 from coformer_compiler.model.aggregator import subset_name, subsets_of
-from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.model.spec import StemSpec, TokenStemSpec, TransformerSpec
 from coformer_compiler.model.transformer import FEATURES_NAME, LOGITS_NAME
 from coformer_compiler.stages.decoders import generation_of
 from coformer_compiler.stages.evaluate import SystemAccuracy, accuracies_of
@@ -78,7 +78,7 @@ def pack_bundles(
                 (bundle / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
             facts = json.loads((graphs.path / device.name / ENGINE).read_text(encoding="utf-8"))
             manifest = _manifest(bundle, n, config, data, policy, build, facts, expected)._replace(
-                generation=generation
+                generation=generation, vocabulary=_vocabulary(teacher.stem)
             )
             (bundle / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
 
@@ -100,6 +100,13 @@ def _generation(teacher: TransformerSpec, data: DataSet) -> GenerationSpec | Non
     if data.words is None or data.tokenizer is None:
         return None
     return generation_of(teacher, Tokenizer(data.tokenizer, 1, "the data's tokenizer").end)
+
+
+def _vocabulary(stem: StemSpec) -> tuple[int, ...]:
+    """How many numbers each row of the input tells apart; none of pixels."""
+    if not isinstance(stem, TokenStemSpec):
+        return ()
+    return (stem.vocabulary,) if stem.types == 1 else (stem.vocabulary, stem.types)
 
 
 def _profiles(facts: Mapping[str, Any], device: str) -> ProfilesSpec | None:

@@ -10,6 +10,7 @@ from .arrays import Array
 from .decoder import DTYPE, HEAD, SessionGone
 from .errors import CoformerError
 from .failures import report
+from .fitting import check_numbers
 from .listen import HANDSHAKE_S
 from .manifest import Manifest
 from .manifest_profiles import shapes_of
@@ -246,7 +247,7 @@ class Exchange:
         return wire.encode_frame(answer)
 
     def refusal(self, frame: wire.Frame) -> Optional[bytes]:
-        """Return the FAILURE for a request of another build, dtype or shape, or None."""
+        """Return the FAILURE for a request of another build, dtype or shape, or with numbers of no token, or None."""
         manifest = self._manifest
         if frame.build != manifest.build:
             error = CoformerError(
@@ -268,6 +269,11 @@ class Exchange:
                 "send what the manifest says",
             )
             return self._failure(frame.request_id, wire.BAD_REQUEST, error)
+        if taken and manifest.vocabulary:
+            try:
+                check_numbers(manifest, wire.frame_tensor(frame), manifest.device)
+            except CoformerError as error:
+                return self._failure(frame.request_id, wire.BAD_REQUEST, error)
         return None
 
     def _goes_on(self, frame: wire.Frame) -> bool:

@@ -60,6 +60,19 @@ def check_shape(manifest: Manifest, shape: Tuple[int, ...], where: str) -> None:
         )
 
 
+def check_numbers(manifest: Manifest, array: Array, where: str) -> None:
+    """Raise a CoformerError for token numbers that no table has, before every member's engine fails on them."""
+    for row, count in enumerate(manifest.vocabulary):
+        numbers = array if len(manifest.vocabulary) == 1 else array[:, row]
+        least, most = int(numbers.min()), int(numbers.max())
+        if least < 0 or most >= count:
+            raise CoformerError(
+                "the {} go from {} to {}".format("token types" if row else "token numbers", least, most),
+                where,
+                "send numbers from 0 to {}".format(count - 1),
+            )
+
+
 def fit(manifest: Manifest, array: Array, truncate: bool, where: str = "request") -> Fitted:
     """Return an input of a shape that `check_shape` lets pass in the smallest of the bundle's shapes that it fits.
 

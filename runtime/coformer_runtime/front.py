@@ -15,7 +15,7 @@ from .dtypes import count_elements, dtype_named
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
 from .failures import report
-from .fitting import Fitted, check_shape, fit, open_shape, shaped_by
+from .fitting import Fitted, check_numbers, check_shape, fit, open_shape, shaped_by
 from .front_stream import STREAMS, StreamFront
 from .health import SERVICE as HEALTH
 from .health import Health
@@ -286,8 +286,14 @@ def array_from_request(request: Any, manifest: Manifest) -> Array:
     """Return the input tensor of a ModelInferRequest, read-only.
 
     Raises:
-        CoformerError: a name, dtype, shape or size that is not the manifest's.
+        CoformerError: a name, dtype, shape, size or token number that is not the manifest's.
     """
+    array = _array_from_request(request, manifest)
+    check_numbers(manifest, array, "request, input '{}'".format(manifest.input.name))
+    return array
+
+
+def _array_from_request(request: Any, manifest: Manifest) -> Array:
     import numpy
 
     spec = manifest.input

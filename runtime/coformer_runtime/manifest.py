@@ -145,6 +145,8 @@ class Manifest(NamedTuple):
         files: every file except manifest.json, sorted by path.
         generation: how tokens are generated, None for members that continue no texts.
         profiles: graphs for other lengths and batch sizes, None where there is the one of `input` alone.
+        vocabulary: of inputs that are token numbers, how many there are; of token types, which stand in a second row,
+            likewise. Empty for other inputs.
     """
 
     build: str
@@ -165,6 +167,7 @@ class Manifest(NamedTuple):
     standby: Tuple[str, ...] = ()
     generation: Optional[GenerationSpec] = None
     profiles: Optional[ProfilesSpec] = None
+    vocabulary: Tuple[int, ...] = ()
 
     @property
     def is_central(self) -> bool:
@@ -227,6 +230,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         standby=tuple(top.texts("standby")) if top.has("standby") else (),
         generation=_generation(top.section("generation")) if top.has("generation") else None,
         profiles=profiles_from_fields(top.section("profiles")) if top.has("profiles") else None,
+        vocabulary=tuple(top.integers("vocabulary")) if top.has("vocabulary") else (),
     )
     top.finish()
     check_manifest(manifest, where)
@@ -344,8 +348,9 @@ def manifest_json(manifest: Manifest) -> str:
 def _plain(manifest: Manifest) -> Dict[str, Any]:
     document: Dict[str, Any] = OrderedDict(manifest._asdict())
     document["format"] = FORMAT
-    if not manifest.standby:
-        del document["standby"]
+    for key in ("standby", "vocabulary"):
+        if not document[key]:
+            del document[key]
     if manifest.generation is None:
         del document["generation"]
     if manifest.profiles is None:

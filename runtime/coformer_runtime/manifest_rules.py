@@ -49,6 +49,19 @@ def _engine(manifest: "Manifest") -> Optional[str]:
     return None
 
 
+def _vocabulary(manifest: "Manifest") -> Optional[str]:
+    if not manifest.vocabulary:
+        return None
+    rows = manifest.input.shape[1:-1] or (1,)
+    if dtype_named(manifest.input.dtype, "input").name not in ("int32", "int64") or rows != (len(manifest.vocabulary),):
+        return "'vocabulary' has {} entries, the input is {} of shape {}".format(
+            len(manifest.vocabulary), manifest.input.dtype, list(manifest.input.shape)
+        )
+    if min(manifest.vocabulary) < 1:
+        return "'vocabulary' has an entry below 1"
+    return None
+
+
 def _tensors(manifest: "Manifest") -> Optional[str]:
     for key, spec in (("input", manifest.input), ("output", manifest.output), ("answer", manifest.answer)):
         if spec.shape[0] != 1:
@@ -127,6 +140,7 @@ RULES: Tuple[Callable[["Manifest"], Optional[str]], ...] = (
     _engine,
     _tensors,
     _profiles,
+    _vocabulary,
     _aggregators,
     _files,
     _generation,

@@ -28,6 +28,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bundles_take_token_numbers(built: Path) -> None:
     manifests = [manifest_of(built / "out" / "bundles" / name) for name in ("attic", "hall", "desk")]
     assert all(each["input"] == {"name": "ids", "dtype": "int32", "shape": [1, 10]} for each in manifests)
+    words = json.loads((built / "teacher" / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    assert all(each["vocabulary"] == [words] for each in manifests)
     holders = [each["device"] for each in manifests if "tokenizer.json" in each["files"]]
     assert holders == [manifests[0]["central"]]
 

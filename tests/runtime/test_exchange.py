@@ -17,6 +17,7 @@ from coformer_runtime.manifest import Manifest
 from coformer_runtime.security import LOOPBACK
 from tests.runtime import bundles
 from tests.runtime.nodes import PIXELS, settled
+from tests.runtime.text_bundles import WORDS, text_manifest
 
 
 @pytest.fixture
@@ -122,3 +123,17 @@ def test_silent_peer_is_hung_up_on(manifest: Manifest, monkeypatch: pytest.Monke
         assert caught.value.code() == grpc.StatusCode.CANCELLED
         over.set()
     server.stop(0).wait()
+
+
+def test_numbers_of_no_token_never_reach_the_engine() -> None:
+    manifest, gate = text_manifest(1), Gate()
+    exchange = Exchange(manifest, gate.infer, threading.Lock())
+    for numbers, said in (([3, WORDS], "go from 3 to {}".format(WORDS)), ([-1, 4], "go from -1 to 4")):
+        ids = np.resize(np.array(numbers, np.int32), manifest.input.shape)
+        frame = wire.tensor_frame(wire.REQUEST, 1, manifest.build, ids)
+        refused = exchange.refusal(frame)
+        assert refused is not None
+        reply = wire.decode_frame(refused)
+        assert reply.status == wire.BAD_REQUEST and said in wire.frame_error(reply).what
+    assert exchange.refusal(wire.tensor_frame(wire.REQUEST, 1, manifest.build, ids.clip(0))) is None
+    assert gate.begun == []

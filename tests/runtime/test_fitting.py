@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.fitting import check_shape, fit, open_shape
+from coformer_runtime.fitting import check_numbers, check_shape, fit, open_shape
 from coformer_runtime.manifest import Manifest, TensorSpec
 from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec, shapes_of
 from tests.runtime import bundles
@@ -49,6 +49,16 @@ def test_the_smallest_that_fits(tokens: list, more: int, random: object) -> None
     np.testing.assert_array_equal(
         fitted.array[len(tokens) :], np.repeat(fitted.array[[len(tokens) - 1]], batch - len(tokens), 0)
     )
+
+
+def test_token_types_have_numbers_of_their_own() -> None:
+    manifest = pairs()._replace(vocabulary=(50, 2))
+    ids = np.array([[[3, 49], [0, 1]]], np.int32)
+    check_numbers(manifest, ids, "request")
+    check_numbers(manifest._replace(vocabulary=()), ids + 100, "request")
+    with pytest.raises(CoformerError) as caught:
+        check_numbers(manifest, ids + np.array([[[0], [1]]], np.int32), "request")
+    assert str(caught.value) == "request: the token types go from 1 to 2; send numbers from 0 to 1"
 
 
 @given(st.lists(st.integers(-2, 40), max_size=4), st.sampled_from((PLAIN, MANIFEST)), st.booleans())

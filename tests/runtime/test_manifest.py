@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coformer_runtime.errors import CoformerError
-from coformer_runtime.manifest import FileSpec, Manifest, load_manifest, manifest_json, parse_manifest
+from coformer_runtime.manifest import FileSpec, Manifest, TensorSpec, load_manifest, manifest_json, parse_manifest
 from tests.runtime import bundles
 
 
@@ -31,6 +31,12 @@ def test_round_trip(member: int) -> None:
     assert parse_manifest(text, "here") == manifest
     assert manifest_json(parse_manifest(text, "here")) == text
     assert text == json.dumps(json.loads(text), sort_keys=True, indent=2) + "\n"
+
+
+def test_round_trip_of_a_vocabulary(manifest: Manifest) -> None:
+    for shape, vocabulary in (((1, 8), (50,)), ((1, 2, 8), (50, 2))):
+        told = manifest._replace(input=TensorSpec("ids", "int32", shape), vocabulary=vocabulary)
+        assert parse_manifest(manifest_json(told), "here") == told
 
 
 def test_central_is_known(manifest: Manifest) -> None:
@@ -56,6 +62,18 @@ EDITS = {
     ),
     "recipe": (lambda d: d["engine"].update(recipe="member.onnx"), "'engine.recipe' belongs to"),
     "dtype": (lambda d: d["input"].update(dtype="float64"), "element type 'float64' is not supported"),
+    "vocabulary of pixels": (
+        lambda d: d.update(vocabulary=[256]),
+        "'vocabulary' has 1 entries, the input is uint8 of shape [1, 1, 4, 4]",
+    ),
+    "vocabulary of types": (
+        lambda d: d.update(vocabulary=[9, 2], input={"name": "ids", "dtype": "int32", "shape": [1, 8]}),
+        "'vocabulary' has 2 entries, the input is int32 of shape [1, 8]",
+    ),
+    "no vocabulary": (
+        lambda d: d.update(vocabulary=[0], input={"name": "ids", "dtype": "int32", "shape": [1, 8]}),
+        "'vocabulary' has an entry below 1",
+    ),
     "shape": (lambda d: d["input"].update(shape=[1, 0]), "'input.shape' must be 1 to 8 axis sizes"),
     "batch": (lambda d: d["output"].update(shape=[2, 2]), "'output.shape' has a batch axis of 2, not 1"),
     "too large": (lambda d: d["input"].update(shape=[1, 3, 2000, 2000]), "'input' has 12,000,000 bytes, at most"),

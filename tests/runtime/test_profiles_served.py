@@ -25,7 +25,7 @@ from coformer_runtime.worker import Worker
 from tests.runtime import bundles
 from tests.runtime.nodes import EVERYONE, serving, settled
 from tests.runtime.test_front import call
-from tests.runtime.text_bundles import answer_of, features_of, make_text_cluster, text_manifest, texts
+from tests.runtime.text_bundles import WORDS, answer_of, features_of, make_text_cluster, text_manifest, texts
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,18 @@ def test_what_does_not_fit_is_refused_with_both_numbers(client: Client) -> None:
         client.infer(np.ones((1, 17), np.int32))
     with pytest.raises(CoformerError, match="the request has 5 samples, the largest profile takes 4"):
         client.infer(np.ones((5, 4), np.int32))
+
+
+@pytest.mark.parametrize(("least", "most"), [(-1, 3), (1, WORDS), (0, 2**31 - 1)])
+def test_numbers_of_no_token_are_the_callers_mistake_and_nobody_elses(client: Client, least: int, most: int) -> None:
+    """Every member's engine would fail on them: three such requests would open the breakers for everybody."""
+    ids = np.array([[least, most]], np.int32)
+    for _ in range(4):
+        with pytest.raises(CoformerError) as caught:
+            client.infer(ids)
+        assert caught.value.what == "the token numbers go from {} to {}".format(least, most)
+        assert caught.value.mend == "send numbers from 0 to {}".format(WORDS - 1)
+    assert client.infer(texts(1)).members == ("attic", "hall", "desk")
 
 
 def test_clients_are_told_open_shapes(client: Client) -> None:

@@ -105,6 +105,7 @@ def text_manifest(
     return bundles.member_manifest(member, bundles.member_files(member))._replace(
         input=TensorSpec("ids", "int32", (1, lengths[-1])),
         profiles=ProfilesSpec(graphs, PADDING),
+        vocabulary=(WORDS,),
         files=tuple(
             FileSpec(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in sorted(files.items())
         ),
