@@ -9,8 +9,8 @@ decides time). Every comparison alternates the sides in one process, one thread,
 - limit: our graph's time over that of its matrix products alone, in a graph of their own;
 - int8: FP32 over INT8, and how far the features differ, relative to their magnitude;
 - digits: share of the demo's test images that its teacher gets right, in FP32 and in INT8;
-- demo: the digits example itself, built in FP32 and in INT8 from the same trained members: test accuracy of all together,
-  and FP32 over INT8 in time, member by member.
+- demo: the digits example itself, built in FP32 and in INT8 from the same trained members: test accuracy of all
+  together, and FP32 over INT8 in time, member by member.
 """
 
 from __future__ import annotations
