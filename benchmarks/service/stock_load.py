@@ -5,9 +5,10 @@ Usage: python benchmarks/service/stock_load.py [--requests 300] [--output FILE]
 Three devices on loopback, 150 kB of uint8 as input; the engine of one takes ENGINE_MS or a little more, the others' a
 small part of that: one request at a time leaves the engine idle while bytes travel, so that the share there is the
 engine's time over itself and what the cluster adds. Triton's own Python client, unchanged and in an environment of its
-own (tests/runtime/stock.py), sends requests 1, 4 and 16 at a time from a process of its own. The slow engine is measured alone, in this process while
-no cluster is up, before and after: what it allows is the reverse of its median (`share`). Beside it, the same by the
-engine's own median under that load (`share_in_run`), which tells a busy machine from a slow cluster.
+own (tests/runtime/stock.py), sends requests 1, 4 and 16 at a time from a process of its own. The slow engine is
+measured alone, in this process while no cluster is up, before and after: what it allows is the reverse of its median
+(`share`). Beside it, the same by the engine's own median under that load (`share_in_run`), which tells a busy machine
+from a slow cluster.
 
 About a minute. Exits 1 if a request failed, if an answer was another one, if a load had a share of less than 90 %, or
 if the engine alone took less than LEAST_MS.
