@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -79,7 +79,7 @@ LEFT_OUT = {
     "test_stock_client": "it brings a client of its own, for this Python",
     "test_tensorrt_types": "it runs mypy",
 }
-AT_LEAST = 600
+AT_LEAST, MAY_FAIL_ONCE = 600, 5
 # pytest 7.0, the last for Python 3.6, puts empty modules in the place of packages that are not imported yet.
 RUN_TESTS = "import sys, pytest, tests.runtime.fakes; sys.exit(pytest.main(sys.argv[1:]))"
 
@@ -96,26 +96,40 @@ def portable_modules() -> List[Path]:
 def test_the_tests_of_the_runtime(tmp_path: Path, version: str) -> None:
     """All that are portable and not slow, against the installed runtime.
 
+    What fails is run once more, by itself: some of these tests measure deadlines of 100 ms, and several interpreters
+    may run at once on this machine. What is wrong with an interpreter fails twice.
+
     Those below shipping/ push releases with the compiler: test_an_upgrade_killed_at_every_step stands for them, as
     test_tls_and_token does for test_security.
     """
     python = environment(version, base_of(version), TEST_PACKAGES[version])
     modules = [str(path) for path in portable_modules()]
     words = ["-q", "-c", str(HERE / "interpreters.ini"), "--rootdir", str(ROOT), "--confcutdir", str(ROOT),
-             "--basetemp", str(tmp_path / "work"), "--junitxml", str(tmp_path / "junit.xml"),
+             "--basetemp", str(tmp_path / "work"), "-o", "cache_dir=" + str(tmp_path / "cache"),
              "-m", "not slow and not interpreters"]  # fmt: skip
-    done = subprocess.run(
-        [python, "-c", RUN_TESTS, *words, *modules],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=str(ROOT),
-        env=dict(clean_environment(), PYTHONDONTWRITEBYTECODE="1"),
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-20_000:]
-    (suite,) = ElementTree.parse(str(tmp_path / "junit.xml")).getroot().iter("testsuite")
-    ran, skipped, failed, broken = (int(suite.get(key)) for key in ("tests", "skipped", "failures", "errors"))
-    assert (failed, broken) == (0, 0) and ran - skipped >= AT_LEAST
+
+    def run_tests(name: str, *more: str) -> Tuple[Tuple[int, int, int], str]:
+        """How many ran, were skipped and failed, and what pytest said."""
+        report = tmp_path / (name + ".xml")
+        done = subprocess.run(
+            [python, "-c", RUN_TESTS, *words, "--junitxml", str(report), *more, *modules],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=str(ROOT),
+            env=dict(clean_environment(), PYTHONDONTWRITEBYTECODE="1"),
+            check=False,
+        )
+        said = done.stdout.decode("utf-8", "replace")[-20_000:]
+        assert done.returncode in (0, 1), said
+        (suite,) = ElementTree.parse(str(report)).getroot().iter("testsuite")
+        ran, skipped, failed, broken = (int(suite.get(key)) for key in ("tests", "skipped", "failures", "errors"))
+        return (ran, skipped, failed + broken), said
+
+    (ran, skipped, failed), said = run_tests("all")
+    assert ran - skipped >= AT_LEAST and failed <= MAY_FAIL_ONCE, said
+    if failed:
+        (ran, _, failed_again), said = run_tests("again", "--last-failed", "--last-failed-no-failures", "none")
+        assert ran >= failed and failed_again == 0, said
 
 
 @pytest.mark.parametrize("version", VERSIONS)
