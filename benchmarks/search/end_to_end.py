@@ -12,10 +12,10 @@ with its own decisions as their labels; a head as sure as a trained one makes th
 
 1. A predictor of this machine: a pack of the teacher's members, measured here in one thread. The devices' GFLOPS are
    what it says of the whole teacher, so that the aggregation's part is of this machine as well.
-2. The link: what a request through a cluster of the policy `uniform` takes beyond its prediction with a round trip of 0
-   is the round trip, software included. One number, from another policy than the one that is judged.
-3. The policy: `debo` with that predictor and that link. Predicted: eq. (3). Measured: median `total_ms` of the central
-   node over REQUESTS requests, and beside it what the client waits.
+2. The link, from a cluster of the policy `uniform`: what a worker's features take beyond its engine is `rtt_ms`, what a
+   request takes beyond the last features is `node_ms`. Two numbers, from another policy than the one that is judged.
+3. The policy: `debo` with that predictor and that link. Predicted: eq. (3) and `node_ms`. Measured: median `total_ms`
+   of the central node over REQUESTS requests, and beside it what the client waits.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def sustained_gflops(path: Path) -> float:
     return float(flops_of(teacher, whole)[0] / (predictor.latency_ms(teacher, whole)[0] * 1e6))
 
 
-def config_of(work: Path, name: str, strategy: str, devices: int, rtt_ms: float, iterations: int) -> BuildConfig:
+def config_of(
+    work: Path, name: str, strategy: str, devices: int, iterations: int, rtt_ms: float = 0.0, node_ms: float = 0.0
+) -> BuildConfig:
     """A configuration for this machine, untrained: latency does not depend on training."""
     options = "\n".join(f"{key} = {value}" for key, value in OPTIONS.items())
     gflops = sustained_gflops(work / PREDICTOR)
@@ -133,7 +135,8 @@ def config_of(work: Path, name: str, strategy: str, devices: int, rtt_ms: float,
     path.write_text(
         f'[model]\nname = "timm:{MODEL}"\ncheckpoint = "{TEACHER}"\n[model.options]\n{options}\n'
         f'[data]\nsource = "npz:{IMAGES}"\ncalibration = 128\n'
-        f'[policy]\nstrategy = "{strategy}"\nbasis = "per-norm"\n[network]\nmbps = {MBPS}\nrtt_ms = {rtt_ms}\n'
+        f'[policy]\nstrategy = "{strategy}"\nbasis = "per-norm"\n'
+        f"[network]\nmbps = {MBPS}\nrtt_ms = {rtt_ms}\nnode_ms = {node_ms}\n"
         f"[search]\ndrop = false\nsamples = 64\niterations = {iterations}\ninitial = {min(INITIAL, iterations)}\n"
         f"[booster]\nsteps = 0\njoint_steps = 0\n{boards}\n"
     )
@@ -154,7 +157,7 @@ def members_of(out: Path) -> tuple[MemberPolicy, ...]:
 
 def measurement(config: BuildConfig, out: Path, requests: int, clusters: int) -> dict[str, Any]:
     """Medians over several clusters, each started anew: a process keeps for its life what memory it was given."""
-    totals, waits, compute = [], [], []
+    totals, waits, compute, ways, behind = [], [], [], [], []
     for _ in range(clusters):
         bundles = [out / "bundles" / device.name for device in config.devices]
         pixels = np.load(bundles[0] / GOLDEN_INPUT)[:1]
@@ -167,9 +170,13 @@ def measurement(config: BuildConfig, out: Path, requests: int, clusters: int) ->
                     totals.append(answer.phases.total_ms)
                     waits.append(waited)
                     compute.append([answer.phases.compute_ms[device.name] for device in config.devices])
+                    ways.append([answer.phases.transfer_ms[device.name] for device in config.devices[1:]])
+                    arrived = [compute[-1][0], *np.add(compute[-1][1:], ways[-1])]
+                    behind.append(answer.phases.total_ms - max(arrived))
     spread = float(np.subtract(*np.percentile(totals, [75, 25])) / np.median(totals))
     return {"total_ms": float(np.median(totals)), "spread": spread, "client_ms": float(np.median(waits)),
-            "compute_ms": np.median(compute, axis=0).tolist()}  # fmt: skip
+            "compute_ms": np.median(compute, axis=0).tolist(), "rtt_ms": float(np.median(ways)),
+            "node_ms": float(np.median(behind))}  # fmt: skip
 
 
 def main() -> None:
@@ -194,12 +201,12 @@ def main() -> None:
     result["predictor"].pop("predictor")
     result["gflops"] = sustained_gflops(work / PREDICTOR)
 
-    uniform = config_of(work, "uniform", "uniform", devices, 0.0, options.iterations)
+    uniform = config_of(work, "uniform", "uniform", devices, options.iterations)
     without, link = built(uniform, work / "uniform"), measurement(uniform, work / "uniform", *times)
-    rtt_ms = max(0.0, link["total_ms"] - without.total)
-    result["link"] = {"policy": "uniform", "predicted_without_ms": without.total, **link, "rtt_ms": rtt_ms}
+    result["link"] = {"policy": "uniform", "predicted_without_ms": without.total, **link}
 
-    chosen = config_of(work, "chosen", "debo", devices, rtt_ms, options.iterations)
+    found = {key: max(0.0, link[key]) for key in ("rtt_ms", "node_ms")}
+    chosen = config_of(work, "chosen", "debo", devices, options.iterations, **found)
     predicted, measured = built(chosen, work / "chosen"), measurement(chosen, work / "chosen", *times)
     error = predicted.total / measured["total_ms"] - 1
     result["chosen"] = {"policy": "debo", "predicted_ms": asdict(predicted), "measured": measured, "error": error}

@@ -106,6 +106,9 @@ class NetworkSection(_Section):
 
     mbps: float = Field(default=1000.0, gt=0, description="rate in Mbit/s")
     rtt_ms: float = Field(default=0.5, ge=0, description="round trip in ms, with the software at both ends")
+    node_ms: float = Field(
+        default=0.0, ge=0, description="what a request takes on the central node in ms, beside its engines"
+    )
     input: Literal["sent", "present"] = Field(
         default="sent",
         description="by the central device with each request, or on every device already, as in the paper",

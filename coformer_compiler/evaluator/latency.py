@@ -27,11 +27,13 @@ class Network:
         rtt_ms: round trip in ms, with what the software at both ends takes.
         input: "sent" by the central device to the others with each request, as the runtime does, or "present" on every
             device at the start, as in the paper.
+        node_ms: what a request takes on the central node beside its engines, in ms: threads that are woken, frames.
     """
 
     mbps: float = 1000.0
     rtt_ms: float = 0.5
     input: Literal["sent", "present"] = "sent"
+    node_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def request_latencies(
     network: Network,
     present: Booleans | None = None,
 ) -> Latencies:
-    """T = max_n(t1 + t2) + t3 over one shared link, first come, first served.
+    """T = max_n(t1 + t2) + t3 over one shared link, first come, first served; and what the central node itself takes.
 
     The central device has the input and keeps its own features: its t2 is 0. Each other one gets the input (where it is
     sent) in the order of the devices, then computes, then waits for the link. A transfer takes bytes / rate and half
@@ -106,7 +108,7 @@ def request_latencies(
         moves = travels[n, every]
         free = np.where(moves, np.maximum(free, ready[n, every]) + transfer_ms[n, every], free)
         arrival[n, every] = np.where(moves, free + way_ms, ready[n, every])
-    return Latencies(compute, arrival, aggregate_ms, arrival.max(0) + aggregate_ms)
+    return Latencies(compute, arrival, aggregate_ms, arrival.max(0) + aggregate_ms + network.node_ms)
 
 
 class LatencyModel:

@@ -68,7 +68,8 @@ def policy_options(section: PolicySection) -> PolicyOptions:
 
 def network_of(config: BuildConfig) -> Network:
     """The link of `[network]`."""
-    return Network(config.network.mbps, config.network.rtt_ms, config.network.input)
+    section = config.network
+    return Network(section.mbps, section.rtt_ms, section.input, section.node_ms)
 
 
 def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:

@@ -39,6 +39,12 @@ def test_the_central_features_do_not_travel() -> None:
     assert request([1.0], [10**9], Network(1, 100)).total_ms == 1.0
 
 
+def test_what_the_central_node_takes_comes_on_top_of_all() -> None:
+    assert request([1.0], [10**9], Network(1, 100, node_ms=0.4)).total_ms == 1.4
+    without, with_it = (request([1.0, 2.0], [0, 1000], Network(8, 2, node_ms=taken)) for taken in (0.0, 0.4))
+    assert with_it.total_ms == pytest.approx(without.total_ms + 0.4) and with_it.arrival_ms == without.arrival_ms
+
+
 def test_inputs_are_sent_one_after_the_other() -> None:
     found = request([0.0, 1.0, 1.0], [0, 1000, 1000], Network(8, 2), input_bytes=2000)
     # inputs are there after 2 + 1 and 4 + 1 ms; features leave at 4 and 6, take 1 ms and half the round trip
