@@ -25,7 +25,6 @@ from coformer_compiler.stages.alternatives import (
     Together,
     decompose_alternatives,
     pack_alternatives,
-    recosting_of,
     summarise_alternatives,
 )
 from coformer_compiler.stages.boost import boost_members
@@ -41,6 +40,7 @@ from coformer_compiler.stages.decompose import (
     policy_of,
     policy_options,
     preflight_of,
+    recosting_of,
     require_feasible,
 )
 from coformer_compiler.stages.evaluate import evaluate

@@ -12,8 +12,6 @@ from coformer_compiler.config import BuildConfig
 from coformer_compiler.config.sections import ProfilesSection
 from coformer_compiler.data.dataset import DataSet
 from coformer_compiler.decomposer.search.alternatives import Alternatives, alternatives_of
-from coformer_compiler.decomposer.search.journal import Entry
-from coformer_compiler.decomposer.search.recost import Recosting
 from coformer_compiler.decomposer.shapes import MaybeShape, feature_widths, kept_of, member_spec
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
@@ -21,11 +19,9 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.report import schema
 from coformer_compiler.stages.decompose import (
     Choice,
-    counted_loss,
     decomposed,
-    delta_per_ms,
     journal_of,
-    network_of,
+    recosting_of,
     search_policies,
 )
 from coformer_compiler.stages.shape_profiles import memory_of_profiles
@@ -120,19 +116,6 @@ def index_of(found: Alternatives, choices: Sequence[Choice], made: Sequence[Arti
         names[start],
         tuple(alternatives),
         tuple(BoardRange(each.from_mbps, each.to_mbps, names[each.alternative]) for each in found.ranges),
-    )
-
-
-def recosting_of(entries: Sequence[Entry], teacher: TransformerSpec, config: BuildConfig) -> Recosting:
-    """A search's journal, to be looked at for other bandwidths."""
-    return Recosting(
-        entries,
-        teacher,
-        config.devices,
-        network_of(config),
-        delta_per_ms=delta_per_ms(teacher, config),
-        loss=counted_loss(config.policy),
-        shortcuts=config.policy.basis != "global",
     )
 
 

@@ -17,6 +17,7 @@ from coformer_compiler.decomposer.policy import Policy, policy_json, read_policy
 from coformer_compiler.decomposer.search.encoding import Encoding
 from coformer_compiler.decomposer.search.front import picked
 from coformer_compiler.decomposer.search.journal import Entry, Origin, read_journal
+from coformer_compiler.decomposer.search.recost import Recosting
 from coformer_compiler.decomposer.search.search import SearchOptions, search
 from coformer_compiler.decomposer.search.space import Preflight, Space
 from coformer_compiler.decomposer.strategies import SEARCHES, STRATEGIES, shapes_by_strategy
@@ -237,6 +238,19 @@ def _space(teacher: TransformerSpec, influence: tuple[float, ...], config: Build
 def delta_per_ms(teacher: TransformerSpec, config: BuildConfig) -> float:
     """δ over the unit of T, the teacher's latency on the fastest device."""
     return config.search.delta / unit_ms(teacher, config.devices)
+
+
+def recosting_of(entries: Sequence[Entry], teacher: TransformerSpec, config: BuildConfig) -> Recosting:
+    """A search's journal, to be looked at for other bandwidths."""
+    return Recosting(
+        entries,
+        teacher,
+        config.devices,
+        network_of(config),
+        delta_per_ms=delta_per_ms(teacher, config),
+        loss=counted_loss(config.policy),
+        shortcuts=config.policy.basis != "global",
+    )
 
 
 def journal_of(artifact: Artifact) -> list[Entry]:

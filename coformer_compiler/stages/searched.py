@@ -11,7 +11,6 @@ from coformer_compiler.artifact import Artifact, file_digest, load_artifact
 from coformer_compiler.config import BuildConfig
 from coformer_compiler.decomposer.search.front import pareto_front, picked
 from coformer_compiler.decomposer.search.journal import Entry, read_journal
-from coformer_compiler.decomposer.search.recost import Recosting
 from coformer_compiler.decomposer.search.space import Space
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_compiler.report import schema
@@ -19,11 +18,9 @@ from coformer_compiler.stages.calibrate import statistics_of
 from coformer_compiler.stages.decompose import (
     JOURNAL,
     Choice,
-    counted_loss,
-    delta_per_ms,
-    network_of,
     policy_of,
     preflight_of,
+    recosting_of,
     search_space,
     searched_in,
 )
@@ -57,7 +54,7 @@ def search_told(choice: Choice, teacher: TransformerSpec) -> schema.Search | Non
         )
         for entry in entries
     )
-    preflight, recosting = preflight_of(choice.policy), _recosting(entries, teacher, config)
+    preflight, recosting = preflight_of(choice.policy), recosting_of(entries, teacher, config)
     return schema.Search(
         config.policy.strategy,
         config.search.pick,
@@ -105,22 +102,10 @@ def other_searches(policy: Artifact, teacher: TransformerSpec, config: BuildConf
         if other is None or (digest := file_digest(journal)) in known or _comparable(journal) != wanted:
             continue
         known.add(digest)
-        entries = _recosting(read_journal(journal), teacher, config).all_at(config.network.mbps)
+        entries = recosting_of(read_journal(journal), teacher, config).all_at(config.network.mbps)
         objectives = tuple(entry.score.objective for entry in entries)
         found.append(schema.OtherSearch(policy_of(other).strategy, objectives))
     return tuple(found)
-
-
-def _recosting(entries: list[Entry], teacher: TransformerSpec, config: BuildConfig) -> Recosting:
-    return Recosting(
-        entries,
-        teacher,
-        config.devices,
-        network_of(config),
-        delta_per_ms=delta_per_ms(teacher, config),
-        loss=counted_loss(config.policy),
-        shortcuts=config.policy.basis != "global",
-    )
 
 
 def _comparable(journal: Path) -> tuple[object, ...]:
