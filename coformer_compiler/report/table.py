@@ -69,8 +69,12 @@ def predictions(report: Report) -> list[str]:
     lines = [f"latency of a request, {word} from the policy: {scale_ms([found.total]).quantity(found.total)}"]
     whole = report.latency_ms.aggregated
     if whole is not None:
-        error = error_text(found.total, whole, estimated=found.estimated)
-        lines.append(f"  measured on this host: {scale_ms([whole.median]).quantity(whole.median)}; error {error} %")
+        taken = scale_ms([whole.median]).quantity(whole.median)
+        if found.estimated:  # of the devices as they are described; how far this host is from them is no error
+            lines.append(f"  measured with all members on this host: {taken}; the estimate is of the devices")
+        else:
+            error = error_text(found.total, whole, estimated=False)
+            lines.append(f"  measured on this host: {taken}; error {error} %")
     return lines
 
 

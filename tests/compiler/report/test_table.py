@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from coformer_compiler.report.rows import absences, rows_from_report
-from coformer_compiler.report.table import print_table
+from coformer_compiler.report.table import predictions, print_table
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -72,6 +73,14 @@ def test_rows_come_from_teacher_to_all(digits_report):
 def test_a_member_through_its_own_aggregator_is_a_row_where_it_differs(big_report):
     labels = [row.label for row in rows_from_report(big_report)]
     assert "pi-garage (aggregator)" in labels and len(labels) == 1 + 4 + 14 + 1
+
+
+def test_an_estimate_of_other_devices_is_not_judged_by_this_host(digits_report):
+    assert predictions(digits_report)[1] == "  measured on this host: 1.52 ms; error \u22125.3 %"
+    told = dataclasses.replace(digits_report.predicted_ms, estimated=True)
+    lines = predictions(dataclasses.replace(digits_report, predicted_ms=told))
+    assert lines[0].startswith("latency of a request, estimated from the policy: ")
+    assert lines[1] == "  measured with all members on this host: 1.52 ms; the estimate is of the devices"
 
 
 def test_absences_are_told_with_their_reasons(bare_report, digits_report):
