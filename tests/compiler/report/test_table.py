@@ -76,11 +76,11 @@ def test_a_member_through_its_own_aggregator_is_a_row_where_it_differs(big_repor
 
 
 def test_an_estimate_of_other_devices_is_not_judged_by_this_host(digits_report):
-    assert predictions(digits_report)[1] == "  measured on this host: 1.52\u00a0ms; error \u22125.3 %"
+    assert predictions(digits_report)[1] == "  measured on this host: 1.52\u202fms; error \u22125.3 %"
     told = dataclasses.replace(digits_report.predicted_ms, estimated=True)
     lines = predictions(dataclasses.replace(digits_report, predicted_ms=told))
     assert lines[0].startswith("latency of a request, estimated from the policy: ")
-    assert lines[1] == "  measured with all members on this host: 1.52\u00a0ms; the estimate is of the devices"
+    assert lines[1] == "  measured with all members on this host: 1.52\u202fms; the estimate is of the devices"
 
 
 def test_absences_are_told_with_their_reasons(bare_report, digits_report):
