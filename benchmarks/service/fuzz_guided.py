@@ -44,7 +44,8 @@ def main() -> None:
         found.mkdir(exist_ok=True)
         words = [sys.argv[0], str(found), str(CORPUS / options.node)]
         words += [f"-max_total_time={options.seconds}", f"-max_len={LONGEST}", "-timeout=5", "-print_final_stats=1"]
-        words += [f"-artifact_prefix={options.node}-"]
+        # Resident memory is not limited: a process begins with the peak of the one that started it, which may be large.
+        words += [f"-artifact_prefix={options.node}-", "-rss_limit_mb=0", "-malloc_limit_mb=512"]
         with Central(open_bundle(dirs[0]), CentralOptions((), 1000, 1)) as central:
             manifest = open_bundle(dirs[1]).manifest
             target = (

@@ -63,7 +63,7 @@ def check_shape(manifest: Manifest, shape: Tuple[int, ...], where: str) -> None:
 def check_numbers(manifest: Manifest, array: Array, where: str) -> None:
     """Raise a CoformerError for token numbers that no table has, before every member's engine fails on them."""
     for row, count in enumerate(manifest.vocabulary):
-        numbers = array if len(manifest.vocabulary) == 1 else array[:, row]
+        numbers = _without_padding(manifest, array) if len(manifest.vocabulary) == 1 else array[:, row]
         least, most = int(numbers.min()), int(numbers.max())
         if least < 0 or most >= count:
             raise CoformerError(
@@ -71,6 +71,17 @@ def check_numbers(manifest: Manifest, array: Array, where: str) -> None:
                 where,
                 "send numbers from 0 to {}".format(count - 1),
             )
+
+
+def _without_padding(manifest: Manifest, array: Array) -> Array:
+    """Return the numbers with zeros for the padding of an answer, a number of its own that a text before it lacks."""
+    import numpy
+
+    generation = manifest.generation
+    if generation is None or generation.source is None:
+        return array
+    answer = numpy.arange(array.shape[-1]) >= generation.source.length
+    return numpy.where(answer & (array == generation.padding), 0, array)
 
 
 def fit(manifest: Manifest, array: Array, truncate: bool, where: str = "request") -> Fitted:

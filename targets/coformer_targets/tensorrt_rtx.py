@@ -13,7 +13,7 @@ from typing import Any
 
 from coformer_runtime.errors import CheckFailed, CoformerError
 from coformer_runtime.tensorrt.api import version_of
-from coformer_runtime.tensorrt.library import Log
+from coformer_runtime.tensorrt.library import Log, uncollected
 from coformer_runtime.tensorrt.plan import ParserProblem, network_from_onnx, plan_from_network
 from coformer_targets.target import Target
 
@@ -51,6 +51,7 @@ def plan_name(graph_name: str, sm: int) -> str:
     return f"{graph_name.removesuffix('.onnx')}.sm{sm}.plan"
 
 
+@uncollected()
 def parser_problems(graph_path: Path) -> tuple[ParserProblem, ...]:
     """Everything that TensorRT-RTX's parser says against a graph file, each with its node; () where it takes it.
 
@@ -62,6 +63,7 @@ def parser_problems(graph_path: Path) -> tuple[ParserProblem, ...]:
     return tuple(_parsed(trt, trt.Builder(log.logger), log, graph_path)[1])
 
 
+@uncollected()
 def plan_from_onnx(graph_path: Path, sm: int) -> bytes:
     """The plan of a graph file for one architecture; it is finished on the card, when it is first loaded there.
 

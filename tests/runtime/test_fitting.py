@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coformer_runtime.errors import CoformerError
 from coformer_runtime.fitting import check_numbers, check_shape, fit, open_shape
-from coformer_runtime.manifest import Manifest, TensorSpec
+from coformer_runtime.manifest import GenerationSpec, Manifest, SourceSpec, TensorSpec
 from coformer_runtime.manifest_profiles import ProfileSpec, ProfilesSpec, shapes_of
 from tests.runtime import bundles
 from tests.runtime.text_bundles import BATCHES, LENGTHS, answer_of, text_manifest
@@ -59,6 +59,20 @@ def test_token_types_have_numbers_of_their_own() -> None:
     with pytest.raises(CoformerError) as caught:
         check_numbers(manifest, ids + np.array([[[0], [1]]], np.int32), "request")
     assert str(caught.value) == "request: the token types go from 1 to 2; send numbers from 0 to 1"
+
+
+def test_only_an_answer_is_padded_with_the_number_behind_the_last() -> None:
+    source = SourceSpec("source.onnx", 4, 0, 0)
+    manifest = PLAIN._replace(
+        input=TensorSpec("ids", "int32", (1, 8)),
+        vocabulary=(50,),
+        generation=GenerationSpec("step.onnx", None, None, 4, 50, 1, source),
+    )
+    ids = np.array([[1, 2, 49, 0, 7, 50, 50, 50]], np.int32)
+    check_numbers(manifest, ids, "request")
+    for wrong in (ids[:, ::-1], ids + 1):
+        with pytest.raises(CoformerError, match="the token numbers go from"):
+            check_numbers(manifest, wrong, "request")
 
 
 @given(st.lists(st.integers(-2, 40), max_size=4), st.sampled_from((PLAIN, MANIFEST)), st.booleans())

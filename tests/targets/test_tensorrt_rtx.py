@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,31 @@ def test_what_is_refused(graph: Callable[..., Path], tmp_path: Path) -> None:
         parser_problems(tmp_path / "none.onnx")
     with pytest.raises(CoformerError, match="the plan cannot be written"):
         write_plans(graph(), tmp_path / "none", (86,))
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_a_collection_within_the_logger_does_not_wait_for_itself(graph: Callable[..., Path]) -> None:
+    """A builder in a cycle of references, as failures leave them behind, and a collection at every allocation."""
+    script = """
+import gc, sys
+from pathlib import Path
+import tensorrt_rtx
+from coformer_runtime.tensorrt.library import Log
+from coformer_targets.tensorrt_rtx import parser_problems
+gc.disable()
+for _ in range(3):
+    log = Log(tensorrt_rtx)
+    cycle = [tensorrt_rtx.Builder(log.logger)]
+    cycle.append(cycle)
+    del cycle
+gc.enable()
+gc.set_threshold(1, 1, 1)
+assert parser_problems(Path(sys.argv[1])) == () and gc.isenabled()
+print("came back")
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(graph())], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "came back\n", done.stderr
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

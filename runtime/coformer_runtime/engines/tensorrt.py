@@ -9,7 +9,7 @@ from ..manifest import TensorSpec
 from ..tensorrt.board import board_here
 from ..tensorrt.cache import check_built, find_plan, key_of
 from ..tensorrt.cuda import Cuda, open_cuda
-from ..tensorrt.library import Log, import_tensorrt
+from ..tensorrt.library import Log, import_tensorrt, uncollected
 from ..tensorrt.recipe import load_recipe
 from . import Engine
 
@@ -57,6 +57,7 @@ class TensorRtEngine(Engine):
         CoformerError: a tensor has a dynamic axis or a type that does not travel.
     """
 
+    @uncollected()
     def __init__(self, trt: Any, cuda: Cuda, plan_path: str, graph_path: str) -> None:
         self._where, self._cuda = graph_path, cuda
         self._log = Log(trt)
@@ -125,6 +126,7 @@ class TensorRtEngine(Engine):
                 "run 'coformer-node validate' on the bundle",
             )
 
+    @uncollected()
     def _enqueue(self) -> bool:
         if hasattr(self._context, "execute_async_v3"):
             return bool(self._context.execute_async_v3(self._stream))

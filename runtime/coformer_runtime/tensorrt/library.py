@@ -1,6 +1,9 @@
 """The library itself: imported when it is needed, and what it says while it works."""
 
-from typing import Any, List
+import contextlib
+import gc
+import threading
+from typing import Any, Iterator, List
 
 from ..errors import CoformerError
 from .api import OLDEST, version_of
@@ -30,6 +33,44 @@ def import_tensorrt(where: str) -> Any:
             "install JetPack 4.6.1 or later",
         )
     return trt
+
+
+class _Collector:
+    """Python's cyclic garbage collector, off while any thread is in a call that wants it off."""
+
+    def __init__(self) -> None:
+        self._lock, self._calls, self._was_on = threading.Lock(), 0, False
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._calls == 0:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._calls += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0 and self._was_on:
+                gc.enable()
+
+
+_collector = _Collector()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the cyclic garbage collector out of calls into the library; a decorator as well.
+
+    The library tells its logger things while it holds locks of its own. A collection that happens to begin there may
+    free a builder or an engine that an earlier failure has left in a cycle of references, whose end wants the same
+    lock: the thread then waits for itself, for ever (seen with TensorRT-RTX 1.7).
+    """
+    _collector.enter()
+    try:
+        yield
+    finally:
+        _collector.leave()
 
 
 class Log:

@@ -13,7 +13,7 @@ are all there is. TF32 is switched off: its ten bits of mantissa are outside wha
 from typing import TYPE_CHECKING, Any, List, NamedTuple, Tuple
 
 from ..errors import CheckFailed, CoformerError
-from .library import Log
+from .library import Log, uncollected
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class ParserProblem(NamedTuple):
         return "node '{}'{}: {}".format(self.node, kind, self.reason)
 
 
+@uncollected()
 def plan_from_onnx(
     trt: Any, graph_path: str, recipe: Recipe, timing_cache: bytes
 ) -> Tuple["tensorrt.IHostMemory", "tensorrt.IHostMemory"]:
