@@ -205,11 +205,19 @@ def _mod_of_integers(node: ir.Node) -> Iterator[Problem]:
         yield f"fmod = 0, and input 0 is {value.dtype.name.lower()}", "set fmod = 1, or cast the inputs to int32 first"
 
 
+def _beyond_zero(node: ir.Node, index: int, word: str) -> str | None:
+    """ "computed" or the word for an input that is not wholly zero; None where it is, or is left out."""
+    value = input_at(node, index)
+    array = array_of(value)
+    if value is None or (array is not None and not array.any()):
+        return None
+    return "computed" if array is None else word
+
+
 def _no_training(node: ir.Node) -> Iterator[Problem]:
-    mode = input_at(node, 2)
-    array = array_of(mode)
-    if mode is not None and (array is None or bool(array.any())):
-        yield "training_mode is " + ("computed" if array is None else "true"), "export the graph for inference"
+    said = _beyond_zero(node, 2, "true")
+    if said is not None:
+        yield f"training_mode is {said}", "export the graph for inference"
 
 
 def _one_k(node: ir.Node) -> Iterator[Problem]:
@@ -314,10 +322,9 @@ def _uint8_with_floats(node: ir.Node) -> Iterator[Problem]:
 
 
 def _zero_points(node: ir.Node) -> Iterator[Problem]:
-    value = input_at(node, 2)
-    array = array_of(value)
-    if value is not None and (array is None or bool(array.any())):
-        yield "its zero point is " + ("computed" if array is None else "not 0"), "quantise symmetrically"
+    said = _beyond_zero(node, 2, "not 0")
+    if said is not None:
+        yield f"its zero point is {said}", "quantise symmetrically"
 
 
 def _branches(node: ir.Node) -> tuple[list[ir.Value], list[ir.Value]]:

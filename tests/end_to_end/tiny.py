@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
+SEARCH = """
+[policy]
+strategy = "random"
+basis = "per-norm"
+[search]
+iterations = 3
+samples = 32
+"""
+"""A short search, to put into a configuration in place of what it says of its policy."""
+
 TINY = """\
 title = "Tiny"
 seed = 0

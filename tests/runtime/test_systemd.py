@@ -29,10 +29,16 @@ HARDENING = {
 each_unit = pytest.mark.parametrize("path", UNITS, ids=[path.stem for path in UNITS])
 
 
+class UnitParser(configparser.ConfigParser):
+    """Keys of systemd have capital letters."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def unit(path: Path) -> configparser.ConfigParser:
     """Return a unit's sections; a key that comes twice, or a line that is none, is an error here."""
-    read = configparser.ConfigParser(interpolation=None, comment_prefixes=("#",))
-    read.optionxform = str  # type: ignore[assignment,method-assign] # keys of systemd have capital letters
+    read = UnitParser(interpolation=None, comment_prefixes=("#",))
     read.read_string(path.read_text())
     return read
 

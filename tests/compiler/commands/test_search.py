@@ -12,18 +12,9 @@ from coformer_compiler.compile import plan
 from coformer_compiler.config import Overrides, read_config
 from coformer_compiler.progress import SilentProgress
 from tests.end_to_end.conftest import tiny
-from tests.end_to_end.tiny import TINY, coformerc
+from tests.end_to_end.tiny import SEARCH, TINY, coformerc
 
 __all__ = ["tiny"]
-
-SEARCH = """
-[policy]
-strategy = "random"
-basis = "per-norm"
-[search]
-iterations = 3
-samples = 32
-"""
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_only_the_central_device_has_to_fit_where_others_may_be_left_out() -> No
         CoformerError, match=r"not even the smallest member fits; short are C6 of '2' by \S+ MB"
     ) as told:
         space_of(last, drop=False).require_possible()
-    enough = float(re.search(r"^raise memory_mb of '2' to ([\d.]+)$", told.value.mend).group(1))  # type: ignore[union-attr]
+    (enough,) = map(float, re.findall(r"^raise memory_mb of '2' to ([\d.]+)$", told.value.mend))
     space_of(devices(3, memory_mb=enough), drop=False).require_possible()
     with pytest.raises(CoformerError, match="short are C6 of '0'"):
         space_of(first).require_possible()
@@ -328,7 +328,7 @@ def test_devices_that_nothing_fits_are_named(changes: dict[str, float], short: s
     assert told.where == "search" and "none of 64 random policies fits the devices" in told.what
     (key, limit), by = next(iter(changes.items())), re.search(short, told.what)
     assert by is not None and f"{mend}" in told.mend
-    enough = float(re.search(rf"{key} of '2' to ([\d.e-]+)", told.mend).group(1))  # type: ignore[union-attr]
+    (enough,) = map(float, re.findall(rf"{key} of '2' to ([\d.e-]+)", told.mend))
     assert enough == pytest.approx(limit + float(by.group(1)), rel=2e-3), "the least of the sample, rounded up"
     assert space_of(devices(3, **{key: enough}), drop=False).preflight(0, 64).fits_shrunk > 0
     with pytest.raises(CoformerError):

@@ -22,18 +22,10 @@ from coformer_compiler.stages.searched import shrunk_in
 from coformer_targets import load_target
 from tests.compiler.tiny import tiny_spec
 from tests.end_to_end.conftest import tiny
-from tests.end_to_end.tiny import TINY, coformerc
+from tests.end_to_end.tiny import SEARCH, TINY, coformerc
 
 __all__ = ["tiny"]
 
-SEARCH = """
-[policy]
-strategy = "random"
-basis = "per-norm"
-[search]
-iterations = 3
-samples = 32
-"""
 TEACHER = tiny_spec(embed=32, neurons=64, heads=4, head_dim=8, layers=3, image=(8, 8))
 
 
