@@ -206,7 +206,7 @@ def _mod_of_integers(node: ir.Node) -> Iterator[Problem]:
 
 
 def _beyond_zero(node: ir.Node, index: int, word: str) -> str | None:
-    """ "computed" or the word for an input that is not wholly zero; None where it is, or is left out."""
+    """The word for an input that is not wholly zero, or that it is computed; None where it is zero or left out."""
     value = input_at(node, index)
     array = array_of(value)
     if value is None or (array is not None and not array.any()):
