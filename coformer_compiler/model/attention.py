@@ -142,7 +142,8 @@ class Attention(nn.Module):
         if mask is None:
             return self.score_bias
         added = score_mask(mask, query.dtype)
-        return added if self.score_bias is None else self.score_bias + added
+        tokens = query.shape[2]
+        return added if self.score_bias is None else self.score_bias[:, :tokens, :tokens] + added
 
     def reader_rows(self, heads: Sequence[int]) -> tuple[list[int], ...]:
         """Rows of each of the readers that the given heads own, in the layout of a smaller reader."""

@@ -20,7 +20,7 @@ from coformer_compiler.model.spec import TokenStemSpec
 class TokenStem(nn.Module):
     """int32 token numbers `(batch, length)`, or `(batch, 2, length)` with their types, to `(batch, length, out)`.
 
-    Of an input that other stems read too it takes its own numbers.
+    Fewer places than `length` will do. Of an input that other stems read too it takes its own numbers.
 
     `positions` belongs to places in the sequence, not to numbers of tokens: padding comes last, so a token's place is
     known when the graph is written. A type that all tokens have is part of `positions`. Without a table it is none.
@@ -51,7 +51,7 @@ class TokenStem(nn.Module):
         """Tokens `(batch, length, embed)` before norm and mix."""
         words, types = self._rows(ids)
         tokens = nn.functional.embedding(words, self.words)
-        tokens = tokens if self.positions is None else tokens + self.positions
+        tokens = tokens if self.positions is None else tokens + self.positions[: words.shape[1]]
         return tokens if self.types is None else tokens + nn.functional.embedding(types, self.types)
 
     def _rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

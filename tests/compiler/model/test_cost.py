@@ -36,9 +36,11 @@ def test_parameters_are_all_parameters(name: str, with_head: bool) -> None:
 def test_flops_are_those_of_the_matrix_products(name: str, with_head: bool) -> None:
     """Two per multiply-accumulate, matrix products (the patch convolution is one) and nothing else."""
     model = random_model(VARIANTS[name])
-    pixels = random_inputs(model.spec, 1)
+    inputs = random_inputs(model.spec, 1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model.head(model.sent(pixels)) if with_head else model.features(pixels)
+        flow = model.flow(inputs)  # `features` leaves out the places that a text does not need
+        sent = model.pool.sent(model.pool(flow.x, flow.mask), model.feature_mask(inputs))
+        model.head(sent) if with_head else sent
     assert model.cost(with_head=with_head).flops == counter.get_total_flops()
 
 

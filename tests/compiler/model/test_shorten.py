@@ -31,6 +31,27 @@ def test_a_text_that_fits_has_the_same_features(name: str, length: int, seed: in
 
 
 @pytest.mark.parametrize("name", TEXTS)
+@torch.no_grad()
+def test_texts_of_like_length_are_computed_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(VARIANTS[name], seed=3)
+    inputs = random_inputs(model.spec, 50, seed=1)
+    flow = model.flow(inputs)
+    wanted, computed = model.pool(flow.x, flow.mask), []
+    whole = model.flow
+    monkeypatch.setattr(model, "flow", lambda part: computed.append(part.shape) or whole(part))
+    torch.testing.assert_close(model.features(inputs), wanted, atol=1e-5, rtol=1e-5)
+    assert sum(shape[0] for shape in computed) == 50
+    assert computed[0][-1] < computed[-1][-1] <= inputs.shape[-1]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@torch.no_grad()
+def test_texts_without_a_token_keep_the_places_that_the_pool_reads(name: str) -> None:
+    model = random_model(VARIANTS[name], seed=3)
+    assert torch.isfinite(model.features(torch.zeros_like(random_inputs(model.spec, 2)))).all()
+
+
+@pytest.mark.parametrize("name", TEXTS)
 def test_the_weights_are_shared(name: str) -> None:
     model = random_model(VARIANTS[name])
     own = {parameter.data_ptr() for parameter in model.parameters()}
