@@ -114,20 +114,17 @@ def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -
     Raises:
         KeyError: a parameter is missing: the server is not a central node of this version.
     """
-
-    def devices(prefix: str) -> Dict[str, Parameter]:
-        start = prefix + "."
-        return {key[len(start) :]: value for key, value in parameters.items() if key.startswith(start)}
-
-    def milliseconds(prefix: str) -> Dict[str, float]:
-        return {device: float(value) for device, value in devices(prefix).items()}
-
+    told: Dict[str, Dict[str, Parameter]] = {"compute_ms": {}, "transfer_ms": {}, "missing": {}}
+    for key, value in parameters.items():
+        prefix, _, device = key.partition(".")
+        if device and prefix in told:
+            told[prefix][device] = value
     phases = Phases(
         float(parameters["total_ms"]),
         float(parameters["gather_ms"]),
         float(parameters["aggregate_ms"]),
-        milliseconds("compute_ms"),
-        milliseconds("transfer_ms"),
+        {device: float(value) for device, value in told["compute_ms"].items()},
+        {device: float(value) for device, value in told["transfer_ms"].items()},
     )
     shaped = None
     if "profile_batch" in parameters:
@@ -137,7 +134,7 @@ def answer_from_parameters(logits: Array, parameters: Mapping[str, Parameter]) -
         logits,
         tuple(str(parameters["members"]).split(",")),
         bool(parameters["degraded"]),
-        {device: str(reason) for device, reason in devices("missing").items()},
+        {device: str(reason) for device, reason in told["missing"].items()},
         float(parameters["expected_accuracy"]),
         str(parameters["build"]),
         phases,

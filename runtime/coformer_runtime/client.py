@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Type, Union
 
 from .answer import Answer, Parameter, Token, answer_from_parameters
 from .arrays import Array
-from .dtypes import DTYPES, dtype_named
+from .dtypes import DTYPES, dtype_named, name_of
 from .errors import CheckFailed, CoformerError
 from .listen import CHANNEL_OPTIONS
 from .oip import ERROR_KEY, FINAL, METHODS, MODEL, SERVICE, STREAM, messages, parameter_value, set_parameter
@@ -116,7 +116,7 @@ class Client:
             metadata = self._call("ModelMetadata", messages()["ModelMetadataRequest"](name=MODEL), None)
             self._input_name = metadata.inputs[0].name
         request = messages()["ModelInferRequest"](model_name=MODEL, id=request_id)
-        datatype = dtype_named(array.dtype.name, "client").oip
+        datatype = dtype_named(name_of(array.dtype), "client").oip
         request.inputs.add(name=self._input_name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
         for name, value in parameters.items():

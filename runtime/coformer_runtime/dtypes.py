@@ -1,6 +1,7 @@
 """The element types that tensors may have on the wire, in manifests and towards clients."""
 
-from typing import NamedTuple, Tuple
+import functools
+from typing import Any, NamedTuple, Tuple
 
 from .errors import CoformerError
 
@@ -43,6 +44,12 @@ def dtype_named(name: str, where: str) -> Dtype:
         where,
         "use one of " + ", ".join(dtype.name for dtype in DTYPES),
     )
+
+
+@functools.lru_cache(maxsize=32)
+def name_of(dtype: Any) -> str:
+    """Return numpy's name of one of its dtypes, which numpy itself puts together anew whenever it is asked."""
+    return str(dtype.name)
 
 
 def count_elements(shape: Tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ from .answer import Answer, parameters_from_answer
 from .arrays import Array
 from .batching import Batcher
 from .central import CalledOff, Load, Unanswered
-from .dtypes import count_elements, dtype_named
+from .dtypes import count_elements, dtype_named, name_of
 from .errors import CheckFailed, CoformerError
 from .exchange import MAX_STREAMS
 from .failures import report
@@ -199,7 +199,7 @@ class Front:
         response = messages()["ModelInferResponse"](model_name=MODEL, model_version=version, id=request_id)
         for name, value in parameters_from_answer(answer).items():
             set_parameter(response.parameters[name], value)
-        oip = dtype_named(answer.logits.dtype.name, "answer").oip
+        oip = dtype_named(name_of(answer.logits.dtype), "answer").oip
         response.outputs.add(name=self._manifest.answer.name, datatype=oip, shape=answer.logits.shape)
         response.raw_output_contents.append(answer.logits.tobytes())
         return response

@@ -16,6 +16,8 @@ from .manifest import Manifest, TensorSpec
 from .members import AWAY, BROKEN, BUSY, LATE, MAX_IN_FLIGHT, Reply, failed, resolved
 from .security import LOOPBACK, NODE_NAME, Security, open_channel
 
+# Python 3.6 has no SimpleQueue, to which putting something costs far less.
+open_queue: "Callable[[], queue.Queue[Optional[bytes]]]" = getattr(queue, "SimpleQueue", queue.Queue)
 RETRY_S = 0.1
 FIRST_ECHO = 1 << 62  # ids of requests count from 1
 FIRST_ECHOES, ECHO_EVERY_S = 4, 1.0
@@ -83,7 +85,7 @@ class WorkerLink:
         self._rate, self._echo_ids, self._next_echo = rate, itertools.count(FIRST_ECHO), 0.0
         self._echoes: "Dict[int, Future[Reply]]" = {}
         self._pending: Dict[int, _Asked] = {}
-        self._outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
+        self._outgoing = open_queue()
         self._closing = threading.Event()
         self._call: Any = None
         self._channel = channel
@@ -210,7 +212,7 @@ class WorkerLink:
         """Hold one conversation to its end; return why it ended, and whether it was that the worker is unavailable."""
         import grpc
 
-        outgoing: "queue.Queue[Optional[bytes]]" = queue.Queue()
+        outgoing = open_queue()
         outgoing.put(wire.encode_frame(wire.hello_frame(self._manifest, __version__)))
         requests: Iterator[Optional[bytes]] = iter(outgoing.get, None)
         call = self._channel.stream_stream(wire.METHOD)(requests, metadata=self._metadata)

@@ -59,15 +59,15 @@ class Roster:
                 roster[index] = (None, "")
                 continue
             asked = [link for link, member, problem in seen if problem is None and member == index]
+            if asked:
+                roster[index] = (asked[0], "")
+                continue
             reasons = [
                 problem
                 for link, member, problem in seen
                 if problem is not None and self._likely(link, member) in (device, None)
             ]
-            if asked:
-                roster[index] = (asked[0], "")
-            else:
-                roster[index] = (None, "; ".join(reasons) or "no worker's address was given for it")
+            roster[index] = (None, "; ".join(reasons) or "no worker's address was given for it")
         return roster
 
     def _likely(self, link: WorkerLink, member: Optional[int]) -> Optional[str]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coformer_runtime import wire
-from coformer_runtime.dtypes import DTYPES
+from coformer_runtime.dtypes import DTYPES, name_of
 from coformer_runtime.errors import CheckFailed, CoformerError
 from tests.runtime import bundles
 
@@ -22,6 +22,12 @@ def array_of(drawn) -> np.ndarray:
     name, shape, seed = drawn
     values = np.random.default_rng(seed).integers(0, 100, shape)
     return values.astype(name)
+
+
+def test_dtypes_are_called_what_numpy_calls_them_whatever_their_byte_order() -> None:
+    for dtype in DTYPES:
+        for order in "<>":
+            assert name_of(np.dtype(dtype.name).newbyteorder(order)) == dtype.name
 
 
 @given(ARRAYS, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 65535))
