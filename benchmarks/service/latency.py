@@ -19,14 +19,12 @@ import contextlib
 import json
 import os
 import queue
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ import grpc
 import numpy as np
 
 from benchmarks.service.soak import PIXELS, quantiles
+from benchmarks.service.sockets import Receive, Send, plain, serve
 from coformer_runtime import wire
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.cluster import LocalCluster
@@ -50,8 +49,6 @@ from tests.runtime import bundles
 RESULT = ROOT / "benchmarks" / "results" / "cluster_latency.json"
 P50_MS, P99_MS = 2.5, 8.0
 WARM_UP = 200
-Send = Callable[[bytes], Any]
-Receive = Callable[[Any], bytes]
 
 
 def pixels() -> np.ndarray:
@@ -93,12 +90,12 @@ def edge(dirs: list[str], requests: int) -> dict[str, Any]:
         peers = [stack.enter_context(answering_process(path)) for path in dirs[1:]]
         manifests = [open_bundle(path).manifest for path in dirs[1:]]
         ways: dict[str, list[tuple[Send, Receive]]] = {name: [] for name in ("stream", "unary", "tcp")}
-        for manifest, (address, port) in zip(manifests, peers, strict=True):
+        for manifest, (address, socket_address) in zip(manifests, peers, strict=True):
             channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
             stack.callback(channel.close)
             ways["stream"].append(stack.enter_context(streamed(channel, manifest)))
             ways["unary"].append(unary(channel))
-            ways["tcp"].append(stack.enter_context(plain(port)))
+            ways["tcp"].append(stack.enter_context(plain(socket_address)))
         array, times = pixels(), {name: [] for name in ways}
         for number in range(1, WARM_UP + requests + 1):
             for name, both in ways.items():
@@ -115,13 +112,13 @@ def edge(dirs: list[str], requests: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def answering_process(bundle_dir: str) -> Iterator[tuple[str, int]]:
-    """A process that answers with features at once, in all three ways; its gRPC address and its TCP port."""
+def answering_process(bundle_dir: str) -> Iterator[tuple[str, str]]:
+    """A process that answers with features at once, in all three ways; its addresses for gRPC and for sockets."""
     command = [sys.executable, __file__, "--answer", bundle_dir]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdin is not None
-        address, port = process.stdout.readline().split()
-        yield address, int(port)
+        address, socket_address = process.stdout.readline().split()
+        yield address, socket_address
         process.stdin.close()
 
 
@@ -135,23 +132,12 @@ def answer_all(bundle_dir: str) -> int:
         request_id = wire.decode_frame(data).request_id
         return wire.encode_frame(wire.tensor_frame(wire.FEATURES, request_id, manifest.build, features))
 
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        peer, _ = listening.accept()
-        with peer:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while header := received(peer, 4):
-                reply = answer(received(peer, struct.unpack("<I", header)[0]))
-                peer.sendall(struct.pack("<I", len(reply)) + reply)
-
     services = {
         wire.SERVICE: exchange.methods(),
         "bench.Unary": {"Ask": grpc.unary_unary_rpc_method_handler(answer)},
     }
     server, address = open_server(services, "127.0.0.1:0", LOOPBACK, 4)
-    threading.Thread(target=serve, daemon=True).start()
-    print(address, listening.getsockname()[1], flush=True)
+    print(address, serve(answer), flush=True)
     sys.stdin.read()
     server.stop(0).wait()
     return 0
@@ -181,31 +167,6 @@ def unary(channel: grpc.Channel) -> tuple[Send, Receive]:
     """One gRPC call per request."""
     call = channel.unary_unary("/bench.Unary/Ask")
     return call.future, lambda sent: sent.result()
-
-
-@contextlib.contextmanager
-def plain(port: int) -> Iterator[tuple[Send, Receive]]:
-    """A socket on which lengths and bytes go back and forth: the floor."""
-    with socket.create_connection(("127.0.0.1", port)) as mine:
-        mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def send(data: bytes) -> None:
-            mine.sendall(struct.pack("<I", len(data)))
-            mine.sendall(data)
-
-        yield send, lambda sent: received(mine, struct.unpack("<I", received(mine, 4))[0])
-
-
-def received(peer: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes, or none where the peer has closed."""
-    data = bytearray(count)
-    view, filled = memoryview(data), 0
-    while filled < count:
-        piece = peer.recv_into(view[filled:])
-        if not piece:
-            return b""
-        filled += piece
-    return bytes(data)
 
 
 def main() -> int:
