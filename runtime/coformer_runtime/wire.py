@@ -30,7 +30,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple
 
-from .dtypes import DTYPES, Dtype, count_elements, dtype_named
+from .dtypes import DTYPES, Dtype, count_elements, dtype_named, name_of
 from .errors import CheckFailed, CoformerError
 from .manifest import Manifest, TensorSpec
 from .manifest_fields import Fields, parse_json
@@ -208,7 +208,7 @@ def tensor_frame(
         request_id,
         build,
         array.tobytes(),
-        array.dtype.name,
+        name_of(array.dtype),
         tuple(array.shape),
         budget_ms,
         0,
