@@ -12,7 +12,7 @@ import torch
 from coformer_compiler.booster.losses import Targets
 from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.booster.ranks import Ranks
-from coformer_compiler.booster.schedule import batch_indices, view_indices
+from coformer_compiler.booster.schedule import Indices, batch_indices, view_indices
 from coformer_compiler.booster.views import view_count, view_of
 from coformer_compiler.data.dataset import Split
 
@@ -28,11 +28,23 @@ class Lessons:
         split: inputs and labels.
         features: float32 memory map `(views, samples, teacher features)`.
         logits: float32 memory map `(views, samples, classes)`.
+        tokens: float16 memory map `(views, tokens of all samples, teacher features)`, what the features are means of;
+            None where nobody learns from them.
+        starts: int64 `(samples + 1,)`, where each sample's tokens begin.
     """
 
     split: Split
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.float16] | None = None
+    starts: npt.NDArray[np.int64] | None = None
+
+    def tokens_of(self, picked: Indices, views: Indices) -> torch.Tensor | None:
+        """The tokens of the picked samples, each in its view, one after another, float32."""
+        if self.tokens is None or self.starts is None:
+            return None
+        each = [self.tokens[view, self.starts[n] : self.starts[n + 1]] for n, view in zip(picked, views, strict=True)]
+        return torch.from_numpy(np.concatenate(each).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,14 @@ class Batch:
         inputs: of the stem, `(batch, …)`.
         targets: labels and teacher logits.
         weights: `(batch,)`, in units of the equal weight 1/M.
+        tokens: of the teacher, `(tokens of all samples, teacher features)`; None where nobody learns from them.
     """
 
     step: int
     inputs: torch.Tensor
     targets: Targets
     weights: torch.Tensor
+    tokens: torch.Tensor | None = None
 
 
 def batch_of_step(
@@ -62,6 +76,7 @@ def batch_of_step(
     views = view_indices(view_count(options), options.batch, options.seed, phase, step)[mine]
     inputs = view_of(torch.from_numpy(lessons.split.inputs[picked]), picked, views, samples, options)
     device = ranks.device
+    tokens = lessons.tokens_of(picked, views)
     return Batch(
         step,
         inputs.to(device),
@@ -71,6 +86,7 @@ def batch_of_step(
             lessons.split.task,
         ),
         (weights[picked] * samples).float().to(device),
+        None if tokens is None else tokens.to(device),
     )
 
 

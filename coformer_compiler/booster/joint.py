@@ -11,13 +11,14 @@ from coformer_compiler.booster.batches import Batch
 from coformer_compiler.booster.combine import fit_aggregator
 from coformer_compiler.booster.history import JointDecision, Verdict
 from coformer_compiler.booster.judge import features_of, judge_full_set, verdict_of
-from coformer_compiler.booster.losses import distillation_loss
+from coformer_compiler.booster.losses import distillation_loss, token_loss
 from coformer_compiler.booster.schedule import subset_of_step
 from coformer_compiler.booster.state import State, weights_of
 from coformer_compiler.booster.training import Phase, Run, train
 from coformer_compiler.booster.weights import equal_weights
 from coformer_compiler.data.dataset import Split
 from coformer_compiler.model.aggregator import Aggregator
+from coformer_compiler.model.averaged import Averaged, averaged
 from coformer_compiler.model.transformer import Transformer
 
 
@@ -48,13 +49,21 @@ def train_jointly(run: Run, state: State) -> None:
 def joint_losses(run: Run, state: State, batch: Batch) -> torch.Tensor:
     """Aggregated loss of this step's subset, plus the mean of the members' own, per sample `(batch,)`.
 
-    The members' own losses keep each of them usable alone: without them one ended at chance.
+    The members' own losses keep each of them usable alone: without them one ended at chance. Where the teacher's tokens
+    are given, what the features are means of is compared as well: a dozen targets a text in place of one.
     """
     options, aggregator = run.options, _aggregator_of(state)
     subset = subset_of_step(aggregator.subsets, options.seed, state.phase, batch.step)
-    features = [member.features(batch.inputs) for member in state.members]
-    together = aggregator({n: features[n] for n in subset})
-    loss = distillation_loss(together, batch.targets, options)
+    if batch.tokens is None:
+        features = [member.features(batch.inputs) for member in state.members]
+        loss = distillation_loss(aggregator({n: features[n] for n in subset}), batch.targets, options)
+    else:
+        seen = [averaged(member, batch.inputs) for member in state.members]
+        features = [each.means() for each in seen]
+        mixed = aggregator.mixer(subset)(torch.cat([seen[n].tokens for n in subset], -1))
+        together = Averaged(mixed, seen[0].lengths)
+        loss = distillation_loss(aggregator.head(together.means()), batch.targets, options)
+        loss = loss + options.token_loss * token_loss(together, batch.tokens)
     if options.member_loss:
         alone = [
             distillation_loss(member.head(f), batch.targets, options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from coformer_compiler.booster.options import BoosterOptions
+from coformer_compiler.model.averaged import Averaged
 from coformer_compiler.tasks import CLASSIFICATION, Task
 
 
@@ -37,6 +38,16 @@ def hard_loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 def soft_loss(logits: torch.Tensor, targets: Targets, temperature: float) -> torch.Tensor:
     """Divergence of the student from the teacher at a temperature, per sample `(batch,)`."""
     return targets.task.soft_loss(logits, targets.teacher, temperature, targets.labels)
+
+
+def token_loss(found: Averaged, wanted: torch.Tensor) -> torch.Tensor:
+    """How far tokens are from the teacher's, in parts of the teacher's own size, per sample `(batch,)`, float32.
+
+    Args:
+        found: in the teacher's features.
+        wanted: the teacher's, like `found.tokens`.
+    """
+    return found.sums((found.tokens.float() - wanted).square().sum(-1)) / found.sums(wanted.square().sum(-1))
 
 
 def distillation_loss(logits: torch.Tensor, targets: Targets, options: BoosterOptions) -> torch.Tensor:

@@ -26,6 +26,8 @@ class BoosterOptions:
         joint_steps: optimizer steps in which members and aggregator train together; 0 for none.
         joint_learning_rate: peak of the cosine for them.
         member_loss: weight of the members' own losses beside the aggregated one in the joint phase.
+        token_loss: weight in the joint phase of the distance of the tokens from the teacher's, as they are before the
+            mean; for models whose last step to the features is a mean over tokens. Long trainings gain by it.
         weighting: how eq. (13) moves the samples' weights between members; "none" leaves them equal.
         soft_targets: share of the loss that is the divergence from the teacher's soft decision; 0 is eq. (14).
         temperature: of that divergence.
@@ -46,6 +48,7 @@ class BoosterOptions:
     joint_steps: int = 200
     joint_learning_rate: float = 2e-4
     member_loss: float = 1.0
+    token_loss: float = 0.0
     weighting: Weighting = "none"
     soft_targets: float = 0.0
     temperature: float = 2.0
@@ -69,7 +72,7 @@ class BoosterOptions:
         for name in ("learning_rate", "joint_learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise out_of_range(name, getattr(self, name), "give a number above 0")
-        for name in ("weight_decay", "member_loss"):
+        for name in ("weight_decay", "member_loss", "token_loss"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise out_of_range(name, getattr(self, name), "give 0 or more")
         if not 0 <= self.soft_targets <= 1:

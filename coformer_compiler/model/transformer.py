@@ -150,25 +150,28 @@ class Transformer(nn.Module):
         Padding comes last and counts nowhere, so texts that are read whole are computed in groups of like length, each
         without the places that none of it needs: the features stay, and most of the time goes.
         """
-        lengths = self._lengths(inputs)
-        if lengths is None:
+        groups = self.of_like_length(inputs)
+        if groups is None:
             return self._pooled(inputs)
-        order = lengths.argsort(stable=True)
-        groups = order.split(max(LIKE_TEXTS, math.ceil(len(inputs) / GROUPS)))
-        pooled = [self._pooled(inputs[rows, ..., : int(lengths[rows].max())]) for rows in groups]
-        return torch.cat(pooled)[order.argsort()]
-
-    def _lengths(self, inputs: torch.Tensor) -> torch.Tensor | None:
-        """Places that each of a batch of texts needs, int64 `(batch,)`; None for what is not read whole, or no text."""
-        mask = self.stem.mask(inputs)
-        if mask is None or self.pool.spec.kind == "causal":
-            return None
-        return mask.sum(1).clamp(min=self.pool.spec.count + 1)
+        pooled = torch.cat([self._pooled(part) for _, part in groups])
+        return pooled[torch.cat([rows for rows, _ in groups]).argsort()]
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
         flow = self.flow(inputs)
         features: torch.Tensor = self.pool(flow.x, flow.mask)
         return features
+
+    def of_like_length(self, inputs: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """Texts in groups, each as long as its longest: (which of the batch, their inputs).
+
+        None for what is no text, or a text that is not read whole.
+        """
+        mask = self.stem.mask(inputs)
+        if mask is None or self.pool.spec.kind == "causal":
+            return None
+        lengths = mask.sum(1).clamp(min=self.pool.spec.count + 1)
+        groups = lengths.argsort(stable=True).split(max(LIKE_TEXTS, math.ceil(len(inputs) / GROUPS)))
+        return [(rows, inputs[rows, ..., : int(lengths[rows].max())]) for rows in groups]
 
     def flow(self, inputs: torch.Tensor) -> Flow:
         """What enters the pool."""
