@@ -155,3 +155,23 @@ def plan_header(path: str) -> Dict[str, Any]:
     size = int.from_bytes(content[8:12], "little")
     header: Dict[str, Any] = json.loads(content[12 : 12 + size].decode("ascii"))
     return header
+
+
+def cache_of(bundle: str) -> Path:
+    """Return where the plans of a bundle lie if no place is named."""
+    return Path(bundle).parent / ".coformer-engines"
+
+
+def files_of(directory: Path) -> Dict[str, bytes]:
+    """Return path -> content of all files."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def plans_of(bundle: str) -> List[Path]:
+    """Return the plans that lie there."""
+    return sorted(cache_of(bundle).glob("*.plan"))
+
+
+def ledger_of(bundle: str) -> List[Dict[str, Any]]:
+    """Return the lines of the ledger there, one for each plan that was built."""
+    return [json.loads(line) for line in (cache_of(bundle) / "ledger.jsonl").read_text().splitlines()]

@@ -3,17 +3,10 @@
 On stand-ins for TensorRT and CUDA (see fakes/fake_tensorrt.py), in processes of their own.
 """
 
-import contextlib
-import json
-import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import numpy as np
 import pytest
@@ -29,34 +22,21 @@ from tests.runtime.boards import (
     ORIN,
     XAVIER,
     Board,
-    Done,
+    cache_of,
     environment,
+    files_of,
+    ledger_of,
     make_bundle,
     make_site,
     node,
     plan_header,
+    plans_of,
 )
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> List[str]:
     return make_site(tmp_path / "site", NANO)
-
-
-def cache_of(bundle: str) -> Path:
-    return Path(bundle).parent / ".coformer-engines"
-
-
-def files_of(directory: Path) -> Dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-def plans(bundle: str) -> List[Path]:
-    return sorted(cache_of(bundle).glob("*.plan"))
-
-
-def ledger(bundle: str) -> List[Dict[str, Any]]:
-    return [json.loads(line) for line in (cache_of(bundle) / "ledger.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.tensorrt)
@@ -69,7 +49,7 @@ def test_builds_checks_keeps_and_serves(tmp_path: Path, board: Board) -> None:
     assert done.code == 0, done.err
     assert done.out.startswith("member.onnx: built in ") and " 3 golden cases, worst difference 0" in done.out
     assert files_of(Path(bundle)) == before
-    (plan,) = plans(bundle)
+    (plan,) = plans_of(bundle)
     header = plan_header(str(plan))
     assert header["flags"] == []  # TF32 is off
     assert header["workspace"] == (64 << 20 if board is NANO else None)
@@ -78,16 +58,16 @@ def test_builds_checks_keeps_and_serves(tmp_path: Path, board: Board) -> None:
     assert checked.out.endswith("4 files, 3 golden cases, worst difference 0 of 0.0001, 0 aggregators: fine\n")
     again = node(site, "build", bundle)
     assert again.code == 0 and again.out.startswith("member.onnx: was built already, 3 golden cases")
-    assert plans(bundle) == [plan]
+    assert plans_of(bundle) == [plan]
 
 
 def test_ledger(tmp_path: Path, site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
     assert node(site, "build", bundle).code == 0
     assert node(site, "build", bundle, "--rebuild").code == 0
-    first, second = ledger(bundle)
+    first, second = ledger_of(bundle)
     assert first["built"] and second["built"] and first["plan_sha256"] != second["plan_sha256"]
-    assert [path.stem for path in plans(bundle)] == [second["plan_sha256"]] or len(plans(bundle)) == 2
+    assert [path.stem for path in plans_of(bundle)] == [second["plan_sha256"]] or len(plans_of(bundle)) == 2
     assert first["key"] == {
         "tensorrt": "8.2.1.8",
         "device": "NVIDIA Tegra X1",
@@ -121,7 +101,7 @@ def test_timing_cache_is_handed_from_graph_to_graph(tmp_path: Path, site: List[s
     assert kept.read_bytes() == b"8.2.1.8+++"
     assert node(site, "build", bundle).code == 0
     assert kept.read_bytes() == b"8.2.1.8+++"
-    plans(bundle)[1].write_bytes(b"damaged")
+    plans_of(bundle)[1].write_bytes(b"damaged")
     assert node(site, "build", bundle).code == 0
     assert kept.read_bytes() == b"8.2.1.8++++"
     assert node(site, "build", bundle, "--rebuild").code == 0
@@ -133,7 +113,7 @@ def test_central_device_builds_its_aggregators_too(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "attic", ORIN, member=0)
     done = node(site, "build", bundle)
     assert done.code == 0, done.err
-    assert len(done.out.splitlines()) == 8 and len(plans(bundle)) == 8
+    assert len(done.out.splitlines()) == 8 and len(plans_of(bundle)) == 8
     assert node(site, "validate", bundle).out.endswith("7 aggregators: fine\n")
 
 
@@ -143,14 +123,14 @@ def test_a_plan_for_every_profile(tmp_path: Path, site: List[str]) -> None:
     done = node(site, "build", bundle)
     assert done.code == 0, done.err
     assert [line.split(":")[0] for line in done.out.splitlines()] == ["member.onnx", "member.2.onnx", "member.4.onnx"]
-    assert all("3 golden cases" in line for line in done.out.splitlines()) and len(plans(bundle)) == 3
+    assert all("3 golden cases" in line for line in done.out.splitlines()) and len(plans_of(bundle)) == 3
     assert "9 golden cases" in node(site, "validate", bundle).out
     ones = np.ones((16, 3), np.float32)
     graph = bundles.member_graph(1, (2, 1, 4, 4), ones, TensorProto.FLOAT)
     wrong = make_bundle(tmp_path / "elsewhere" / "wrong", NANO, batches=(2,), files={"member.2.onnx": graph})
     done = node(site, "build", wrong)
     assert done.code == 1 and "profile [2, 1, 4, 4]: golden case 0, 1 differs by" in done.err
-    assert not plans(wrong)
+    assert not plans_of(wrong)
 
 
 def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs: List[str]) -> None:
@@ -245,7 +225,7 @@ def test_too_little_memory(tmp_path: Path, site: List[str]) -> None:
         "10,000,000 MB of memory are needed to build, " in done.err
         and "stop other programs, the desktop first" in done.err
     )
-    assert plans(bundle) == []
+    assert plans_of(bundle) == []
 
 
 def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, site: List[str]) -> None:
@@ -253,7 +233,7 @@ def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, site: List[str])
     assert node(site, "build", built).code == 0
     hungry = make_bundle(tmp_path / "again", NANO, needed_mb=10_000_000)
     assert node(site, "build", hungry).code == 0
-    for plan in plans(built):
+    for plan in plans_of(built):
         plan.write_bytes(b"damaged")
     assert "MB of memory are needed" in node(site, "build", hungry).err
 
@@ -302,189 +282,7 @@ def test_golden_vectors_decide(tmp_path: Path, site: List[str]) -> None:
     done = node(site, "build", bundle)
     assert done.code == 1
     assert "golden case 0 differs by " in done.err
-    assert plans(bundle) == [] and list(cache_of(bundle).glob("*.json")) == []
-
-
-def test_kill_leaves_no_half_plan(tmp_path: Path, site: List[str]) -> None:
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
-    before = files_of(cache_of(bundle))
-    slow = make_site(tmp_path / "slow", NANO, {"build": 60})
-    words = [sys.executable, "-m", "coformer_runtime", "build", bundle, "--rebuild"]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment(slow)) as parent:
-        child = _child_of(parent.pid)
-        busy = node(site, "build", bundle)
-        assert busy.code == 2 and "another build is running here; wait until it has ended" in busy.err
-        parent.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
-    while _alive(child):
-        assert time.monotonic() < until, "the child outlives its parent"
-        time.sleep(0.02)
-    left = {path: content for path, content in files_of(cache_of(bundle)).items() if not path.startswith("building-")}
-    assert left == before
-    assert node(site, "validate", bundle).code == 0
-    (cache_of(bundle) / "half.plan").write_bytes(b"half")
-    assert node(site, "build", bundle).code == 0
-    assert [path for path in files_of(cache_of(bundle)) if path.startswith("building-") or "half" in path] == []
-
-
-def _child_of(parent: int) -> int:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        children = Path("/proc/{0}/task/{0}/children".format(parent)).read_text().split()
-        for child in children:
-            # Once it has forked and executed, and set what ends it with its parent.
-            if "coformer_runtime.tensorrt.child" in Path("/proc/{}/cmdline".format(child)).read_text():
-                time.sleep(1.0)
-                return int(child)
-        time.sleep(0.02)
-    raise AssertionError("no child was started")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path("/proc/{}/stat".format(pid)).read_text().rpartition(") ")[2][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-@pytest.mark.parametrize("nearly", [True, False], ids=["plan", "everything"])
-def test_full_disk_leaves_the_old_plan(tmp_path: Path, site: List[str], nearly: bool) -> None:
-    """A limit on the size of files stands in for the disk: the same OSError at the same call."""
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
-    before = files_of(cache_of(bundle))
-    small = make_site(tmp_path / "small", NANO)
-    limit = plans(bundle)[0].stat().st_size - 20 if nearly else 20
-    with Path(small[0], "tensorrt.py").open("a") as stream:
-        stream.write("\nimport resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n".format(limit))
-    done = node(small, "build", bundle, "--rebuild")
-    assert done.code == 2
-    assert re.search(r"building-\w+/0: the plan \([\d,]+ bytes\) cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
-    assert files_of(cache_of(bundle)) == before
-    assert node(site, "validate", bundle).code == 0
-
-
-NO_ROOM = (
-    r"[\d,]+ bytes are free there\); free some space, or name another directory "
-    r"\(build: --cache, profile: -o\); what was built before is as it was\n$"
-)
-NO_ROOM_FOR_THE_FILE = r"\(File too large; " + NO_ROOM
-
-
-def limited(site: List[str], limit: int, *words: str) -> Done:
-    """`coformer-node` that can write no file of more than `limit` bytes, nor can the processes that it starts."""
-    code = (
-        "import resource, runpy\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
-        "runpy.run_module('coformer_runtime', run_name='__main__')"
-    ).format(limit)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(site),
-        check=False,
-        timeout=120,
-    )
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-@pytest.mark.parametrize("limit", [0, 20])
-def test_full_disk_from_the_start(tmp_path: Path, site: List[str], limit: int) -> None:
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
-    before = files_of(cache_of(bundle))
-    done = limited(site, limit, "build", bundle, "--rebuild")
-    assert (done.code, done.out) == (2, "")
-    assert re.search(r"building-\w+/0: what a build needs cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
-    assert files_of(cache_of(bundle)) == before
-    assert node(site, "validate", bundle).code == 0
-
-
-def test_full_disk_before_the_ledgers_line(tmp_path: Path, site: List[str]) -> None:
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
-    written = cache_of(bundle) / "ledger.jsonl"
-    written.write_text(written.read_text() * 100)
-    before = written.read_text()
-    done = limited(site, written.stat().st_size + 20, "build", bundle, "--rebuild")
-    assert done.code == 2
-    assert "{}: the ledger's line for {}/member.onnx cannot be written (".format(cache_of(bundle), bundle) in done.err
-    assert done.err.endswith("; its plan is checked and can be used\n")
-    assert written.read_text() == before  # not with half a line at its end
-    assert node(site, "validate", bundle).code == 0
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 pages and 64 files."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
-        pytest.skip("no right to mount a small file system here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def fill(path: Path, leave: int) -> None:
-    """Write a file until the disk is full, and cut its last bytes off again."""
-    with contextlib.suppress(OSError), path.open("wb", 0) as stream:
-        while True:
-            stream.write(b"0" * 4096)
-    os.truncate(str(path), path.stat().st_size - leave)
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_really_full(tmp_path: Path, site: List[str], disk: Path) -> None:
-    """The old plan stays, wherever it is that the space ends; with enough of it the same command succeeds."""
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    words = ["build", bundle, "--cache", str(disk)]
-    assert node(site, *words).code == 0
-    before, codes, told = files_of(disk), [], ""
-    for pages in range(12):
-        fill(disk / "filler", 4096 * pages)
-        done = node(site, *words, "--rebuild")
-        codes.append(done.code)
-        told += done.err
-        (disk / "filler").unlink()
-        if done.code == 0:
-            break
-        assert re.search(r": .* cannot be written \(No space left on device; [\d,]+ bytes are free there\); ", done.err)
-        left = files_of(disk)
-        assert {path: left[path] for path in before if path.endswith((".json", ".plan"))}.items() <= left.items()
-        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
-    assert set(codes[:-1]) == {2} and codes[-1] == 0 and len(codes) > 2
-    assert "what a build needs cannot be written" in told and "the plan (" in told
-
-
-@pytest.mark.slow
-def test_a_disk_that_takes_no_more_files(tmp_path: Path, site: List[str], disk: Path) -> None:
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    words = ["build", bundle, "--cache", str(disk)]
-    assert node(site, *words).code == 0
-    with contextlib.suppress(OSError):
-        for number in range(64):
-            (disk / "empty-{}".format(number)).touch()
-    for spared, what in enumerate(("a folder for this build", "what a build needs")):
-        before = files_of(disk)
-        done = node(site, *words, "--rebuild")
-        assert done.code == 2
-        assert ": {} cannot be written (No space left on device; ".format(what) in done.err
-        assert files_of(disk) == before
-        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
-        (disk / "empty-{}".format(spared)).unlink()
-
-
-def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
-    bundle = make_bundle(tmp_path / "hall", NANO)
-    cache_of(bundle).write_text("a file")
-    done = node(site, "build", bundle)
-    assert done.code == 2
-    where = "{}: the directory for plans cannot be written (File exists; ".format(cache_of(bundle))
-    assert where in done.err and "; make it writable, or name another directory (build: --cache, " in done.err
+    assert plans_of(bundle) == [] and list(cache_of(bundle).glob("*.json")) == []
 
 
 @pytest.mark.parametrize(
