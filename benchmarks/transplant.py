@@ -126,10 +126,10 @@ def policies_of(
     layers = range(len(teacher.spec.layers))
     shape = MemberShape(embed, dict.fromkeys(layers, heads), dict.fromkeys(layers, neurons))
     scores = {(block.kind, block.layer): s for block, s in zip(teacher.residuals, found.scores, strict=True)}
-    names = [str(n) for n in range(count)]
-    return members_from_shapes(
-        names, [shape] * count, scores, found.channel_scores if channels else None, overlap=overlap
-    )
+    ranked = found.channel_scores if channels else None
+    if overlap:
+        return [members_from_shapes([str(n)], [shape], scores, ranked)[0] for n in range(count)]
+    return members_from_shapes([str(n) for n in range(count)], [shape] * count, scores, ranked)
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:

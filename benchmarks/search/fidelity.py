@@ -127,7 +127,6 @@ def evaluators_of(setup: Setup, data: DataSet) -> dict[str, Evaluator]:
             basis="per-norm",
             network=setup.network,
             delta=DELTA,
-            overlap=False,
         )
         for name, split in zip(SPLITS, (data.validation, data.test), strict=True)
     }

@@ -53,7 +53,10 @@ class PolicySection(_Section):
         description="`proportional`, `uniform`, `debo`, `debo-paper`, `optuna-gp`, `random` or `file`",
     )
     file: Path | None = Field(default=None, description="a policy, for strategy `file`")
-    overlap: bool = Field(default=False, description="members may keep the same heads and neurons")
+    overlap: bool = Field(
+        default=False,
+        description="members may keep the same heads and neurons, each as many as its device's limits let it",
+    )
     method: Literal["transplant", "index"] = Field(
         default="transplant", description="fit members to the teacher in closed form, or cut out rows and columns"
     )

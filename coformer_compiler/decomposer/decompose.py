@@ -90,11 +90,8 @@ def decompose(
             (block.kind, block.layer): s for block, s in zip(teacher.residuals, statistics.scores, strict=True)
         }
         channels = statistics.channel_scores if options.method == "index" else None
-        members = list(
-            members_from_shapes(
-                [device.name for device in taking], shapes.members, scores, channels, overlap=options.overlap
-            )
-        )
-        policy, notes = Policy(options.strategy, shape, tuple(members)), shapes.notes
+        names = [device.name for device in taking]
+        filled = members_from_shapes(names, shapes.members, scores, channels)
+        policy, notes = Policy(options.strategy, shape, filled), shapes.notes
     check_policy(policy, teacher, shape, devices, overlap=options.overlap, shortcuts=options.shortcuts)
     return Decomposed(policy, notes)

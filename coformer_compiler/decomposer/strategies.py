@@ -52,14 +52,18 @@ def shapes_by_strategy(
 ) -> Shapes:
     """Shapes for every device.
 
+    With `overlap` the shares are of the stream alone; of heads and neurons every device takes as many as its own limits
+    let it, and is shrunk in these first.
+
     Raises:
         CoformerError: if even the smallest member does not fit a device; it names constraint, device and shortfall.
     """
     shape = teacher_shape(teacher)
     shares = STRATEGIES[strategy](devices)
+    units = [1.0] * len(shares) if overlap else shares
     notes: list[str] = []
     while True:
-        shapes = shapes_from_shares(shape, devices, shares, overlap=overlap)
+        shapes = shapes_from_shares(shape, devices, shares, units, overlap=overlap)
         features = sum(feature_widths(teacher, shapes))
         broken = [
             excess(teacher, s, d, shortcuts=shortcuts, features=features) for s, d in zip(shapes, devices, strict=True)
@@ -72,23 +76,34 @@ def shapes_by_strategy(
         if shapes[worst] == _smallest(shape, devices[worst]):
             raise found.error(devices[worst].name)
         shrunk = range(len(devices)) if strategy == "uniform" else [worst]
-        shares = [share * SHRINK if n in shrunk else share for n, share in enumerate(shares)]
+        if units[worst] > shares[worst]:
+            units = [max(part * SHRINK, shares[n]) if n in shrunk else part for n, part in enumerate(units)]
+        else:
+            shares = [share * SHRINK if n in shrunk else share for n, share in enumerate(shares)]
+            units = [min(part, shares[n]) if n in shrunk else part for n, part in enumerate(units)]
         note = f"'{devices[worst].name}' was shrunk until {found.constraint} held"
         notes += [] if note in notes else [note]
 
 
 def shapes_from_shares(
-    shape: TeacherShape, devices: Sequence[Device], shares: Sequence[float], *, overlap: bool
+    shape: TeacherShape, devices: Sequence[Device], shares: Sequence[float], units: Sequence[float], *, overlap: bool
 ) -> list[MemberShape]:
     """Whole numbers for shares: widths rounded to the target's alignment, heads by largest remainder, sums kept.
+
+    Args:
+        shape: the teacher's.
+        devices: in member order.
+        shares: of the stream, for each device.
+        units: of heads and neurons.
+        overlap: heads and neurons have no sums to keep.
 
     Raises:
         CoformerError: if there are fewer heads, or aligned channels or neurons, than devices.
     """
     steps = [alignment_of(device, shape) for device in devices]
     embed = rounded(shape.embed, shares, steps, "C2", "channels", overlap=False)
-    heads = [rounded(count, shares, [1] * len(shares), "C3", "heads", overlap=overlap) for count in shape.heads]
-    neurons = [rounded(count, shares, steps, "C4", "neurons", overlap=overlap) for count in shape.neurons]
+    heads = [rounded(count, units, [1] * len(units), "C3", "heads", overlap=overlap) for count in shape.heads]
+    neurons = [rounded(count, units, steps, "C4", "neurons", overlap=overlap) for count in shape.neurons]
     return [
         MemberShape(
             embed[n],

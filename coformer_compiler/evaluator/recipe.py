@@ -41,7 +41,6 @@ class Recipe:
     basis: BasisKind
     network: Network
     delta: float
-    overlap: bool
     loss: Loss = "aggregated"
     task: Task = CLASSIFICATION
     digest: str = ""
@@ -95,7 +94,6 @@ def evaluator_of(recipe: Recipe) -> Evaluator:
         basis=recipe.basis,
         network=recipe.network,
         delta=recipe.delta,
-        overlap=recipe.overlap,
         loss=recipe.loss,
     )
 

@@ -90,7 +90,6 @@ class Evaluator:
         basis: BasisKind,
         network: Network,
         delta: float,
-        overlap: bool,
         loss: Loss = "aggregated",
     ) -> None:
         """`calibration` may be a prefix of the build's: the search needs a ranking, not the last digit.
@@ -104,11 +103,10 @@ class Evaluator:
             basis: of the members.
             network: the link.
             delta: weight of latency; the teacher's on the fastest device is 1.
-            overlap: members may keep the same units.
             loss: which loss the objective counts.
         """
         self.teacher, self.devices = teacher, tuple(devices)
-        self.basis, self.delta, self.overlap, self.loss = basis, delta, overlap, loss
+        self.basis, self.delta, self.loss = basis, delta, loss
         self.latencies = LatencyModel(teacher.spec, devices, network)
         self.inputs = torch.from_numpy(np.ascontiguousarray(calibration.inputs))
         self.validation = torch.from_numpy(np.ascontiguousarray(validation.inputs))
@@ -145,7 +143,7 @@ class Evaluator:
         """Transplant members of these shapes, without training, and weigh loss against latency."""
         devices, kept = kept_of(self.devices, shapes)
         names = [device.name for device in devices]
-        policies = members_from_shapes(names, kept, self.scores, None, overlap=self.overlap)
+        policies = members_from_shapes(names, kept, self.scores, None)
         made = transplant_lesson(self.lesson, policies, self.inputs, batch=self.batch)
         widths = [member.spec.features for member in made.members]
         gram = SplitGram(sum(widths), self.features.shape[-1], self.features.device)

@@ -187,7 +187,6 @@ def search_policies(
             "global" if section.basis == "global" else "per-norm",
             network,
             budget.delta,
-            section.overlap,
             loss,
         )
         recipe = written_recipe(recipe, teacher, statistics, samples, data.validation)

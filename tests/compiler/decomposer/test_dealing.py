@@ -57,18 +57,26 @@ def test_it_is_fair(hand: tuple[torch.Tensor, list[int]]) -> None:
         so_far[n] += 1
 
 
-@given(hands())
-def test_overlap_gives_everyone_the_best(hand: tuple[torch.Tensor, list[int]]) -> None:
+@given(hands(), st.lists(st.integers(0, 40), min_size=1, max_size=4))
+def test_the_deck_is_dealt_again_once_it_is_out(hand: tuple[torch.Tensor, list[int]], more: list[int]) -> None:
+    """Nobody has a unit twice, and no unit is held twice more often than another; the better ones are held as often."""
     scores, counts = hand
-    ranking = sorted(range(len(scores)), key=lambda unit: (-float(scores[unit]), unit))
-    assert deal(scores, counts, overlap=True) == [tuple(sorted(ranking[:count])) for count in counts]
+    counts = [*counts, *(min(count, len(scores)) for count in more)]
+    dealt = deal(scores, counts)
+    assert [len(units) for units in dealt] == counts == [len(set(units)) for units in dealt]
+    held = [sum(unit in units for units in dealt) for unit in range(len(scores))]
+    if sum(counts) <= len(scores):
+        assert max(held) <= 1
+    elif len(set(counts)) == 1:
+        assert max(held) - min(held) <= 1
 
 
 def test_by_hand() -> None:
     scores = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.3, 0.8])
     assert deal(scores, [2, 2, 2]) == [(1, 2), (4, 5), (0, 3)]
     assert deal(scores, [1, 3]) == [(5,), (1, 2, 3)]
-    assert deal(scores, [1, 3], overlap=True) == [(1,), (1, 3, 5)]
+    assert deal(scores, [4, 4]) == [(1, 3, 4, 5), (0, 1, 2, 5)]
+    assert deal(scores, [6, 6]) == [(0, 1, 2, 3, 4, 5)] * 2
 
 
 def test_members_from_shapes() -> None:
@@ -88,6 +96,3 @@ def test_members_from_shapes() -> None:
     sliced = members_from_shapes(["a", "b"], shapes, scores, channels)
     assert [len(stage) for member in sliced for stage in member.channels or ()] == [4, 2]
     assert sorted(sliced[0].channels[0] + sliced[1].channels[0]) == list(range(6))
-    both = members_from_shapes(["a", "b"], shapes, scores, channels, overlap=True)
-    assert (both[0].channels, both[1].channels) == (((0, 1, 2, 3),), ((0, 1),))
-    assert both[1].layers == (LayerShare(1, (0,), (1, 2)),)

@@ -108,10 +108,32 @@ def test_one_device_keeps_everything() -> None:
 
 def test_overlap_drops_the_sums_of_heads_and_neurons_alone() -> None:
     shape = teacher_shape(TEACHER)
-    members = shapes_from_shares(shape, boards(1, 1, 1, 1), [0.9] * 4, overlap=True)
+    members = shapes_from_shares(shape, boards(1, 1, 1, 1), [0.25] * 4, [0.9] * 4, overlap=True)
     assert sum(member.embed for member in members) <= 96
     assert [member.heads[0] for member in members] == [5] * 4
     assert [member.neurons[0] for member in members] == [344] * 4
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_overlap_fills_devices_with_heads_and_neurons_up_to_their_own_limits(strategy: str) -> None:
+    free = shapes_of(strategy, boards(1, 1), overlap=True)
+    whole = MemberShape(48, dict.fromkeys(range(3), 6), dict.fromkeys(range(3), 384))
+    assert free.members == (whole, whole)
+    work = member_cost(TEACHER, whole, shortcuts=False).flops / 1e9
+    found = shapes_of(strategy, [board("d0", gflops=1), board("d1", gflops=1, max_gflop=0.7 * work)], overlap=True)
+    assert found.notes == ("'d1' was shrunk until C5 held",)
+    assert [member.embed for member in found.members] == [48, 48]
+    assert found.members[0] == (whole if strategy == "proportional" else found.members[1])
+    assert 192 < found.members[1].neurons[0] < 384
+    assert 0.6 * work < member_cost(TEACHER, found.members[1], shortcuts=False).flops / 1e9 <= 0.7 * work
+
+
+def test_overlap_gives_way_to_the_stream_where_its_own_share_is_too_much() -> None:
+    share = shapes_of("proportional", boards(1, 1)).members[0]
+    work = member_cost(TEACHER, share, shortcuts=False).flops / 1e9
+    found = shapes_of("proportional", [board("d0", gflops=1), board("d1", gflops=1, max_gflop=work / 2)], overlap=True)
+    assert found.members[1].embed < 48
+    assert work / 4 < member_cost(TEACHER, found.members[1], shortcuts=False).flops / 1e9 <= work / 2
 
 
 def test_a_device_is_shrunk_until_it_fits_and_it_is_said() -> None:
@@ -199,7 +221,7 @@ def test_more_devices_than_heads() -> None:
         "use fewer devices, or set policy.overlap = true",
     )
     members = shapes_of("uniform", boards(*[1] * 7), overlap=True).members
-    assert [member.heads[0] for member in members] == [1] * 7
+    assert [member.heads[0] for member in members] == [6] * 7
     assert sum(member.embed for member in members) <= 96
 
 

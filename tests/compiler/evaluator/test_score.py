@@ -68,7 +68,6 @@ def evaluator(samples: tuple[Split, Split], loss: Loss = "aggregated", network: 
         basis="per-norm",
         network=network or Network(),
         delta=DELTA,
-        overlap=False,
         loss=loss,
     )
 
