@@ -1,6 +1,7 @@
 """Stage "measure": latency on this machine, of the teacher's engine, of each member's, and of whole requests.
 
-Engines that cannot run here (TensorRT) are left out, and the report says so.
+Engines that cannot run here (TensorRT) are left out, and the report says so. The teacher is there to be compared with:
+where no member runs here it does not either, and nobody waits for it or holds gigabytes of it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Latencies:
     `timeline` is the median request's; `profiles` are empty where there is one shape.
     """
 
-    teacher: Milliseconds
+    teacher: Milliseconds | None
     members: tuple[Milliseconds | None, ...]
     aggregated: Milliseconds | None
     timeline: Phases | None
@@ -69,12 +70,6 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         bundles = parents[1].path
         inputs = np.load(bundles / config.devices[0].name / GOLDEN_INPUT)[:1]
         runs_here = [device.target.engine == HOST_ENGINE for device in config.devices]
-        graph = work / "teacher.onnx"
-        on_host = [device.target for device in config.devices if device.target.engine == HOST_ENGINE]
-        hosts = [target for target in on_host if "float32" in target.precisions]
-        host = with_precision(hosts[0], "float32") if hosts else None
-        lowered = teacher.lower("teacher", with_head=True)
-        save_graph(lowered if host is None else legalise(lowered, host, {teacher.spec.stem.input.name: inputs}), graph)
         members = [
             engine_latency(bundles / device.name / MEMBER, inputs) if here else None
             for device, here in zip(config.devices, runs_here, strict=True)
@@ -83,7 +78,8 @@ def measure(store: Store, parents: Sequence[Artifact], teacher: Transformer, con
         if all(runs_here):
             aggregated, timeline = cluster_latency([bundles / device.name for device in config.devices], inputs)
         profiles = _profile_latencies([bundles / device.name for device in config.devices], members)
-        result = Latencies(engine_latency(graph, inputs), tuple(members), aggregated, timeline, profiles)
+        alone = teacher_latency(teacher, config, inputs, work / "teacher.onnx") if any(runs_here) else None
+        result = Latencies(alone, tuple(members), aggregated, timeline, profiles)
         text = json.dumps(asdict(result) | {"timeline": None if timeline is None else timeline._asdict()})
         (folder / RESULT).write_text(text, encoding="utf-8")
 
@@ -97,15 +93,13 @@ def latencies_of(artifact: Artifact) -> Latencies:
     def figures(value: dict[str, Any] | None) -> Milliseconds | None:
         return None if value is None else Milliseconds(**value)
 
-    teacher = figures(data["teacher"])
-    assert teacher is not None
     timeline = None if data["timeline"] is None else Phases(**data["timeline"])
     profiles = tuple(
         ProfileLatency(tuple(each["shape"]), tuple(figures(member) for member in each["members"]))
         for each in data["profiles"]
     )
     members = tuple(figures(each) for each in data["members"])
-    return Latencies(teacher, members, figures(data["aggregated"]), timeline, profiles)
+    return Latencies(figures(data["teacher"]), members, figures(data["aggregated"]), timeline, profiles)
 
 
 def _profile_latencies(bundles: Sequence[Path], members: Sequence[Milliseconds | None]) -> tuple[ProfileLatency, ...]:
@@ -122,6 +116,15 @@ def _profile_latencies(bundles: Sequence[Path], members: Sequence[Milliseconds |
             timed = None if own is None else engine_latency(bundle / spec.file, np.ascontiguousarray(batch))
             found.setdefault(spec.shape, []).append(timed)
     return tuple(ProfileLatency(shape, tuple(found[shape])) for shape in sorted(found))
+
+
+def teacher_latency(teacher: Transformer, config: BuildConfig, inputs: np.ndarray, graph: Path) -> Milliseconds:
+    """The whole teacher in float32, made legal for the first device of this machine's kind that computes in it."""
+    on_host = [device.target for device in config.devices if device.target.engine == HOST_ENGINE]
+    hosts = [with_precision(target, "float32") for target in on_host if "float32" in target.precisions]
+    lowered = teacher.lower("teacher", with_head=True)
+    save_graph(legalise(lowered, hosts[0], {teacher.spec.stem.input.name: inputs}) if hosts else lowered, graph)
+    return engine_latency(graph, inputs)
 
 
 def cluster_latency(bundles: Sequence[Path], inputs: np.ndarray) -> tuple[Milliseconds, Phases]:

@@ -273,6 +273,8 @@ def _absences(config: BuildConfig, latencies: Latencies, history: History, match
         if latencies.members[n] is None:
             absent[f"latency_ms.members[{n}]"] = f"{device.target.engine} does not run on this machine"
             absent[f"cost.members[{n}].engine_bytes"] = "the engine is built on the board"
+    if latencies.teacher is None:
+        absent["latency_ms.teacher"] = "no member's engine runs on this machine"
     if latencies.aggregated is None:
         absent["latency_ms.aggregated"] = absent["timeline"] = "not every member's engine runs on this machine"
     return absent

@@ -11,7 +11,7 @@ import pytest
 
 from coformer_compiler.commands import engine_checks
 from coformer_runtime.bundle import open_bundle
-from tests.end_to_end.tiny import built, coformerc
+from tests.end_to_end.tiny import built, coformerc, inputs
 from tests.passes.old_onnx import old_outputs
 
 
@@ -116,3 +116,14 @@ def test_the_report_says_what_was_not_measured(boards: Path) -> None:
     assert report["latency_ms"]["members"][2] is None and report["latency_ms"]["aggregated"] is None
     assert report["cost"]["members"][2]["engine_bytes"] is None
     assert report["absent"]["latency_ms.members[2]"] == "tensorrt does not run on this machine"
+
+
+def test_nobody_waits_for_a_teacher_that_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    outcome = coformerc("build", inputs() / "tiny.toml", "-o", tmp_path / "out", "--target", "jetson-nano")
+    assert outcome.code == 0, outcome.err
+    told = " ".join(outcome.out.split())
+    assert "latency of the teacher and jetson-nano" not in told
+    assert "Not measured: latency of the teacher (no member's engine runs on this machine)." in told
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["latency_ms"]["teacher"] is None
+    assert json.loads((built("mixed") / "report.json").read_text())["latency_ms"]["teacher"]["median"] > 0
