@@ -105,12 +105,12 @@ def statistics_from_batches(
         wanted = len(inputs) if importance == "taylor" else GRADIENT_SAMPLES - gradients.samples
         if wanted > 0:
             gradients.add(inputs[:wanted], labels[:wanted])
-    scores = gradients.taylor if importance == "taylor" else [spread.scores() for spread in spreads if spread]
-    means = tuple(moment.mean() for moment in moments)
+    scores = gradients.taylor if importance == "taylor" else [_scores(teacher, spread) for spread in spreads if spread]
+    means = tuple(moment.finished() for moment in moments)
     channels = [torch.zeros(embed, dtype=torch.float64, device=device) for embed in spec.embeds]
     for stage, mean in zip(spec.stages, means, strict=True):
         channels[stage] += mean.diagonal()
-    stem_moment, weights = None if stem is None else stem.mean(), gradients.token_weights()
+    stem_moment, weights = None if stem is None else stem.finished(), gradients.token_weights()
     return Statistics(means, stem_moment, tuple(scores), weights, tuple(channels), turned / samples)
 
 
@@ -132,8 +132,9 @@ class _Moment:
         self.sum += (rows.T @ rows).double()
         self.rows += len(rows)
 
-    def mean(self) -> torch.Tensor:
-        return self.sum / max(self.rows, 1)
+    def finished(self) -> torch.Tensor:
+        """The sum becomes the mean: a large model's moments are gigabytes, and there is no room for both."""
+        return self.sum.div_(max(self.rows, 1))
 
 
 class _UnitSpread:
@@ -159,6 +160,12 @@ class _UnitSpread:
         weight = self.branch.writer.weight.detach().double().T.reshape(len(mean), self.size, -1)
         gram = weight @ weight.transpose(1, 2)
         return (covariance * gram).sum((1, 2)).clamp(min=0).sqrt()
+
+
+def _scores(teacher: Transformer, spread: _UnitSpread) -> torch.Tensor:
+    found = spread.scores()
+    teacher.release(spread.branch)
+    return found
 
 
 class _Gradients:

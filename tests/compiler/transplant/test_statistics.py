@@ -196,4 +196,5 @@ def test_every_block_is_let_go_behind_its_forward_and_its_backward_pass(monkeypa
     statistics_from_batches(model, batches(model, 16))
     steps = list(model.steps)
     of_a_pass, of_a_gradient = steps, [*steps, *reversed(steps), None]
-    assert let_go == 2 * [*of_a_pass, *of_a_gradient]  # of 16 samples, then of the other 7
+    of_the_scores = [block.branch for block in model.residuals]
+    assert let_go == 2 * [*of_a_pass, *of_a_gradient] + of_the_scores  # of 16 samples, then of the other 7
