@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from coformer_compiler.booster.batches import Lessons, view_in_order
+from coformer_compiler.booster.batches import Lessons, in_order, view_in_order
 from coformer_compiler.booster.options import BoosterOptions
 from coformer_compiler.booster.ranks import Ranks
 from coformer_compiler.booster.views import view_count
@@ -75,10 +74,7 @@ def lessons_from_teacher(
     folder = workdir / f"teacher-{digest[:16]}{kind}{'-tokens' if with_tokens else ''}"
     if ranks.first and not folder.exists():
         with _partial(folder) as partial:
-            if with_tokens:
-                _write_tokens(teacher, split, options, partial, ranks.device, progress)
-            else:
-                _write_outputs(teacher, split, options, partial, ranks.device, progress)
+            _write_outputs(teacher, split, options, partial, ranks.device, progress, with_tokens=with_tokens)
     ranks.barrier()
     names = ("features", "logits", *(("tokens", "starts") if with_tokens else ()))
     try:
@@ -103,50 +99,49 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 @torch.no_grad()
 def _write_outputs(
-    teacher: Transformer, split: Split, options: BoosterOptions, folder: Path, device: torch.device, progress: Progress
+    teacher: Transformer,
+    split: Split,
+    options: BoosterOptions,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+    *,
+    with_tokens: bool,
 ) -> None:
-    each = (teacher.spec.texts.tokens,) if teacher.spec.pool.kind == "causal" else ()
-    features, logits = _outputs(teacher, split, options, folder, each)
-    with progress.stage("teacher's outputs", len(features) * len(split), unit="sample") as stage:
-        for view in range(len(features)):
-            for rows, inputs in view_in_order(split, view, options):
-                found = teacher.features(inputs.to(device))
-                features[view, rows], logits[view, rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
-                stage.advance(len(inputs))
-    features.flush()
-    logits.flush()
-
-
-@torch.no_grad()
-def _write_tokens(
-    teacher: Transformer, split: Split, options: BoosterOptions, folder: Path, device: torch.device, progress: Progress
-) -> None:
-    """`_write_outputs`, and beside it what the features are means of, in half precision."""
-    lengths = torch.cat([lengths_of(teacher, inputs) for _, inputs in view_in_order(split, 0, options)])
-    starts = np.concatenate([[0], lengths.cpu().numpy().cumsum()])
-    np.save(folder / "starts.npy", starts)
-    features, logits = _outputs(teacher, split, options, folder, ())
-    shape = (len(features), int(starts[-1]), teacher.spec.features)
-    tokens = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
-    with progress.stage("teacher's outputs", len(features) * len(split), unit="sample") as stage:
-        for view in range(len(features)):
-            for rows, inputs in view_in_order(split, view, options):
-                found = averaged(teacher, inputs.to(device))
-                means, here = found.means(), slice(starts[rows.start], starts[min(rows.stop, len(split))])
-                features[view, rows], logits[view, rows] = means.cpu().numpy(), teacher.head(means).cpu().numpy()
-                tokens[view, here] = found.tokens.cpu().numpy()
-                stage.advance(len(inputs))
-    for each in (features, logits, tokens):
-        each.flush()
-
-
-def _outputs(
-    teacher: Transformer, split: Split, options: BoosterOptions, folder: Path, each: tuple[int, ...]
-) -> tuple[np.memmap[Any, np.dtype[np.float32]], np.memmap[Any, np.dtype[np.float32]]]:
-    """Empty maps for features and logits, `(views, samples, *each, width)`."""
     views = view_count(options)
+    each = (teacher.spec.texts.tokens,) if teacher.spec.pool.kind == "causal" else ()
     features, logits = (
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (views, len(split), *each, width))
         for name, width in (("features", teacher.spec.features), ("logits", teacher.spec.classes))
     )
-    return features, logits
+    tokens = _TokenFile(teacher, split, folder, views) if with_tokens else None
+    with progress.stage("teacher's outputs", views * len(split), unit="sample") as stage:
+        for view in range(views):
+            for rows, inputs in view_in_order(split, view, options):
+                if tokens is None:
+                    found = teacher.features(inputs.to(device))
+                else:
+                    seen = averaged(teacher, inputs.to(device))
+                    tokens.write(view, rows, seen.tokens)
+                    found = seen.means()
+                features[view, rows], logits[view, rows] = found.cpu().numpy(), teacher.head(found).cpu().numpy()
+                stage.advance(len(inputs))
+    features.flush()
+    logits.flush()
+    if tokens is not None:
+        tokens.map.flush()
+
+
+class _TokenFile:
+    """What the features are means of: texts are of unlike lengths, so all tokens stand one after another."""
+
+    def __init__(self, teacher: Transformer, split: Split, folder: Path, views: int) -> None:
+        lengths = torch.cat([lengths_of(teacher, inputs) for _, inputs in in_order(split, torch.device("cpu"))])
+        self.starts = np.concatenate([[0], lengths.numpy().cumsum()])
+        np.save(folder / "starts.npy", self.starts)
+        shape = (views, int(self.starts[-1]), teacher.spec.features)
+        self.map = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
+
+    def write(self, view: int, rows: slice, tokens: torch.Tensor) -> None:
+        first, last = self.starts[rows.start], self.starts[min(rows.stop, len(self.starts) - 1)]
+        self.map[view, first:last] = tokens.cpu().numpy()

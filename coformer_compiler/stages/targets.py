@@ -12,6 +12,7 @@ from coformer_compiler.artifact import Artifact, Store
 from coformer_compiler.compute import computing_device
 from coformer_compiler.data.dataset import DataSet, Split
 from coformer_compiler.model.transformer import Transformer
+from coformer_compiler.progress import Stage
 from coformer_compiler.stages.batches import batches_of
 
 SPLITS = ("train", "validation", "calibration", "test")
@@ -25,8 +26,11 @@ def label_with_teacher(store: Store, imported: Artifact, teacher: Transformer, d
     def make(folder: Path, _work: Path) -> None:
         device = computing_device()
         teacher.to(device)
-        for name in SPLITS:
-            np.save(folder / f"{name}.npy", _answers(teacher, getattr(data, name), device), allow_pickle=False)
+        splits: dict[str, Split] = {name: getattr(data, name) for name in SPLITS}
+        with store.progress.stage("teacher's answers", sum(map(len, splits.values())), unit="sample") as stage:
+            for name, split in splits.items():
+                answers = _answers(teacher, split, device, stage)
+                np.save(folder / f"{name}.npy", answers, allow_pickle=False)
         teacher.cpu()
 
     made = store.stage("targets", (imported,), {"data": data.sha256}, make)
@@ -35,5 +39,9 @@ def label_with_teacher(store: Store, imported: Artifact, teacher: Transformer, d
 
 
 @torch.no_grad()
-def _answers(teacher: Transformer, split: Split, device: torch.device) -> np.ndarray:
-    return np.concatenate([teacher(inputs).cpu().numpy() for inputs, _ in batches_of(split, device)])
+def _answers(teacher: Transformer, split: Split, device: torch.device, stage: Stage) -> np.ndarray:
+    found = []
+    for inputs, _ in batches_of(split, device):
+        found.append(teacher(inputs).cpu().numpy())
+        stage.advance(len(inputs))
+    return np.concatenate(found)
