@@ -41,7 +41,7 @@ import numpy as np
 
 from benchmarks.service import sockets
 from benchmarks.service.bare_nodes import UNARY
-from benchmarks.service.latency import pixels
+from benchmarks.service.latency import machine, pixels
 from benchmarks.service.soak import PIXELS, quantiles
 from coformer_runtime.bundle import open_bundle
 from coformer_runtime.cluster import LocalCluster
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=800, help="to each cluster, with the CPUs awake and without")
     parser.add_argument("--output", type=Path, default=RESULT, help="where the raw figures go")
     options = parser.parse_args()
-    busy = os.getloadavg()[0]
+    before = machine()
     with tempfile.TemporaryDirectory() as directory:
         dirs = bundles.make_cluster(Path(directory) / "cluster", pixels=PIXELS)
         clusters = measure(dirs, options.requests)
@@ -218,11 +218,7 @@ def main() -> int:
     measured = {
         "input_bytes": int(np.prod(PIXELS)),
         "requests": options.requests,
-        "machine": {
-            "cpus": len(os.sched_getaffinity(0)),
-            "load_before": round(busy, 2),
-            "realtime": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
-        },
+        "machine": before,
         "clusters": clusters,
         "ours_to": {name: each for name, each in ratios.items() if name != OURS},
     }
