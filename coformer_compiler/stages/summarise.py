@@ -35,7 +35,7 @@ from coformer_compiler.stages.measure import Latencies, Milliseconds, latencies_
 from coformer_compiler.stages.pack import build_digest
 from coformer_compiler.stages.searched import search_told, shrunk_notes
 from coformer_compiler.stages.transplant import transplant_result
-from coformer_compiler.transplant.transplant import Match
+from coformer_compiler.transplant.walker import Match
 from coformer_runtime.answer import Phases
 
 

@@ -24,7 +24,8 @@ from coformer_compiler.stages.calibrate import statistics_of
 from coformer_compiler.transplant.basis import BasisKind
 from coformer_compiler.transplant.readout import fit_readouts
 from coformer_compiler.transplant.statistics import Statistics
-from coformer_compiler.transplant.transplant import Match, transplant
+from coformer_compiler.transplant.transplant import transplant
+from coformer_compiler.transplant.walker import Match
 
 RESULT = "transplant.json"
 
