@@ -113,12 +113,14 @@ def ask_async(address: str, link: str) -> AskAsync:
     """How a node with an event loop asks a worker."""
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     if link == "unary":
-        return channel.unary_unary(UNARY)  # type: ignore[no-any-return]
+        by_call: AskAsync = channel.unary_unary(UNARY)
+        return by_call
     call = channel.stream_stream(STREAM)()
 
     async def by_stream(data: bytes) -> bytes:
         await call.write(data)
-        return await call.read()  # type: ignore[no-any-return]
+        reply: bytes = await call.read()
+        return reply
 
     return by_stream
 

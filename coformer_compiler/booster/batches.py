@@ -75,16 +75,13 @@ def batch_of_step(
     picked = batch_indices(samples, options.batch, options.seed, phase, step)[mine]
     views = view_indices(view_count(options), options.batch, options.seed, phase, step)[mine]
     inputs = view_of(torch.from_numpy(lessons.split.inputs[picked]), picked, views, samples, options)
-    device = ranks.device
-    tokens = lessons.tokens_of(picked, views)
+    device, task = ranks.device, lessons.split.task
+    logits, tokens = torch.from_numpy(lessons.logits[views, picked]), lessons.tokens_of(picked, views)
+    labels = logits if task.labels_from_teacher else torch.from_numpy(lessons.split.labels[picked])
     return Batch(
         step,
         inputs.to(device),
-        Targets(
-            torch.from_numpy(lessons.split.labels[picked]).to(device),
-            torch.from_numpy(lessons.logits[views, picked]).to(device),
-            lessons.split.task,
-        ),
+        Targets(labels.to(device), logits.to(device), task),
         (weights[picked] * samples).float().to(device),
         None if tokens is None else tokens.to(device),
     )

@@ -1,4 +1,7 @@
-"""Stage "targets": the teacher's answers as labels, for tasks whose data has none."""
+"""Stage "targets": the teacher's answers as labels, for tasks whose data has none.
+
+The training split stays without: the booster has the teacher answer it, in every view.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from coformer_compiler.model.transformer import Transformer
 from coformer_compiler.progress import Stage
 from coformer_compiler.stages.batches import batches_of
 
-SPLITS = ("train", "validation", "calibration", "test")
+SPLITS = ("validation", "calibration", "test")
 
 
 def label_with_teacher(store: Store, imported: Artifact, teacher: Transformer, data: DataSet) -> DataSet:

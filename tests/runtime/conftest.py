@@ -5,7 +5,7 @@ from typing import List
 
 import pytest
 
-from tests.runtime import bundles
+from tests.runtime import boards, bundles
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +18,9 @@ def cluster_dirs(tmp_path_factory: pytest.TempPathFactory) -> List[str]:
 def bundle_dir(tmp_path: Path) -> Path:
     """A central bundle of its own, to be damaged."""
     return Path(bundles.make_bundle(tmp_path / "attic", 0))
+
+
+@pytest.fixture
+def nano_site(tmp_path: Path) -> List[str]:
+    """A Jetson Nano's libraries, stood in for."""
+    return boards.make_site(tmp_path / "site", boards.NANO)

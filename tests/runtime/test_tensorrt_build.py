@@ -34,11 +34,6 @@ from tests.runtime.boards import (
 )
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> List[str]:
-    return make_site(tmp_path / "site", NANO)
-
-
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.tensorrt)
 def test_builds_checks_keeps_and_serves(tmp_path: Path, board: Board) -> None:
     site = make_site(tmp_path / "site", board)
@@ -61,10 +56,10 @@ def test_builds_checks_keeps_and_serves(tmp_path: Path, board: Board) -> None:
     assert plans_of(bundle) == [plan]
 
 
-def test_ledger(tmp_path: Path, site: List[str]) -> None:
+def test_ledger(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
-    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert node(nano_site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle, "--rebuild").code == 0
     first, second = ledger_of(bundle)
     assert first["built"] and second["built"] and first["plan_sha256"] != second["plan_sha256"]
     assert [path.stem for path in plans_of(bundle)] == [second["plan_sha256"]] or len(plans_of(bundle)) == 2
@@ -81,30 +76,30 @@ def test_ledger(tmp_path: Path, site: List[str]) -> None:
     assert (first["device"], first["target"], first["graph"]) == ("hall", "jetson-nano", "member.onnx")
 
 
-def test_timing_cache_is_kept(tmp_path: Path, site: List[str]) -> None:
+def test_timing_cache_is_kept(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     (kept,) = cache_of(bundle).glob("*-timing.cache")
     assert kept.read_bytes() == b"8.2.1.8+"
-    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert node(nano_site, "build", bundle, "--rebuild").code == 0
     assert kept.read_bytes() == b"8.2.1.8++"
     kept.write_bytes(b"of another version")
-    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert node(nano_site, "build", bundle, "--rebuild").code == 0
     assert kept.read_bytes() == b"8.2.1.8+"
 
 
-def test_timing_cache_is_handed_from_graph_to_graph(tmp_path: Path, site: List[str]) -> None:
+def test_timing_cache_is_handed_from_graph_to_graph(tmp_path: Path, nano_site: List[str]) -> None:
     """Each build adds to what the one before it left, so that the last one has the timings of all."""
     bundle = make_bundle(tmp_path / "hall", NANO, batches=(2, 4))
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     (kept,) = cache_of(bundle).glob("*-timing.cache")
     assert kept.read_bytes() == b"8.2.1.8+++"
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     assert kept.read_bytes() == b"8.2.1.8+++"
     plans_of(bundle)[1].write_bytes(b"damaged")
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     assert kept.read_bytes() == b"8.2.1.8++++"
-    assert node(site, "build", bundle, "--rebuild").code == 0
+    assert node(nano_site, "build", bundle, "--rebuild").code == 0
     assert kept.read_bytes() == b"8.2.1.8+++++++"
 
 
@@ -117,29 +112,29 @@ def test_central_device_builds_its_aggregators_too(tmp_path: Path) -> None:
     assert node(site, "validate", bundle).out.endswith("7 aggregators: fine\n")
 
 
-def test_a_plan_for_every_profile(tmp_path: Path, site: List[str]) -> None:
+def test_a_plan_for_every_profile(tmp_path: Path, nano_site: List[str]) -> None:
     """Each is built, held against the golden vectors in whole batches, and loaded."""
     bundle = make_bundle(tmp_path / "hall", NANO, batches=(2, 4))
-    done = node(site, "build", bundle)
+    done = node(nano_site, "build", bundle)
     assert done.code == 0, done.err
     assert [line.split(":")[0] for line in done.out.splitlines()] == ["member.onnx", "member.2.onnx", "member.4.onnx"]
     assert all("3 golden cases" in line for line in done.out.splitlines()) and len(plans_of(bundle)) == 3
-    assert "9 golden cases" in node(site, "validate", bundle).out
+    assert "9 golden cases" in node(nano_site, "validate", bundle).out
     ones = np.ones((16, 3), np.float32)
     graph = bundles.member_graph(1, (2, 1, 4, 4), ones, TensorProto.FLOAT)
     wrong = make_bundle(tmp_path / "elsewhere" / "wrong", NANO, batches=(2,), files={"member.2.onnx": graph})
-    done = node(site, "build", wrong)
+    done = node(nano_site, "build", wrong)
     assert done.code == 1 and "profile [2, 1, 4, 4]: golden case 0, 1 differs by" in done.err
     assert not plans_of(wrong)
 
 
-def test_worker_on_a_board_answers(tmp_path: Path, site: List[str], cluster_dirs: List[str]) -> None:
+def test_worker_on_a_board_answers(tmp_path: Path, nano_site: List[str], cluster_dirs: List[str]) -> None:
     from tests.runtime.nodes import EVERYONE, PIXELS, gathering, serving
 
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     words = [sys.executable, "-m", "coformer_runtime", "serve", bundle, "--allow-root", "--exit-with-stdin"]
-    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(site))
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(nano_site))
     with worker, serving(cluster_dirs[2]) as desk:
         assert worker.stdout is not None and worker.stdin is not None
         address = worker.stdout.readline().decode().split()[1]
@@ -163,19 +158,19 @@ def test_pixels_enter_as_the_graph_wants_them(tmp_path: Path) -> None:
     assert refused.code == 1 and "unsupported data type UINT8" in refused.err
 
 
-def test_cache_elsewhere(tmp_path: Path, site: List[str]) -> None:
+def test_cache_elsewhere(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle, "--cache", str(tmp_path / "kept")).code == 0
+    assert node(nano_site, "build", bundle, "--cache", str(tmp_path / "kept")).code == 0
     assert not cache_of(bundle).exists()
-    assert node(site, "validate", bundle, "--cache", str(tmp_path / "kept")).code == 0
-    assert "plans are looked for in '{}'".format(cache_of(bundle)) in node(site, "validate", bundle).err
-    inside = node(site, "build", bundle, "--cache", bundle + "/plans")
+    assert node(nano_site, "validate", bundle, "--cache", str(tmp_path / "kept")).code == 0
+    assert "plans are looked for in '{}'".format(cache_of(bundle)) in node(nano_site, "validate", bundle).err
+    inside = node(nano_site, "build", bundle, "--cache", bundle + "/plans")
     assert (inside.code, inside.out) == (2, "")
     assert "plans would be kept inside the bundle, whose files are all listed; name a directory" in inside.err
 
 
-def test_nothing_to_build(bundle_dir: Path, site: List[str]) -> None:
-    done = node(site, "build", str(bundle_dir))
+def test_nothing_to_build(bundle_dir: Path, nano_site: List[str]) -> None:
+    done = node(nano_site, "build", str(bundle_dir))
     assert done.code == 2
     assert "its engine is onnxruntime, which runs the graph as it is; start it with 'coformer-node serve'" in done.err
 
@@ -189,24 +184,26 @@ def test_nothing_to_build(bundle_dir: Path, site: List[str]) -> None:
         ({"cuda": (10, 0)}, "for CUDA 10.2, here is 10.0"),
     ],
 )
-def test_plan_made_elsewhere_is_refused(tmp_path: Path, site: List[str], changed: Dict[str, Any], reason: str) -> None:
+def test_plan_made_elsewhere_is_refused(
+    tmp_path: Path, nano_site: List[str], changed: Dict[str, Any], reason: str
+) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     other = make_site(tmp_path / "other", NANO._replace(**changed))
     done = node(other, "validate", bundle)
     assert done.code == 2
     assert "the plan was made elsewhere or otherwise: " + reason in done.err
 
 
-def test_plan_of_other_options_is_refused(tmp_path: Path, site: List[str]) -> None:
-    assert node(site, "build", make_bundle(tmp_path / "hall", NANO)).code == 0
-    done = node(site, "validate", make_bundle(tmp_path / "again", NANO, workspace_mb=128))
+def test_plan_of_other_options_is_refused(tmp_path: Path, nano_site: List[str]) -> None:
+    assert node(nano_site, "build", make_bundle(tmp_path / "hall", NANO)).code == 0
+    done = node(nano_site, "validate", make_bundle(tmp_path / "again", NANO, workspace_mb=128))
     assert done.code == 2
     assert '"workspace_mb": 64}, here is {"precision"' in done.err
 
 
-def test_bundle_for_another_board_is_refused(tmp_path: Path, site: List[str]) -> None:
-    done = node(site, "build", make_bundle(tmp_path / "newer", XAVIER))
+def test_bundle_for_another_board_is_refused(tmp_path: Path, nano_site: List[str]) -> None:
+    done = node(nano_site, "build", make_bundle(tmp_path / "newer", XAVIER))
     assert done.code == 2
     assert (
         "the graphs were made for TensorRT 8.5.2, here is 8.2.1.8; build the bundle for this board's target" in done.err
@@ -217,9 +214,9 @@ def test_bundle_for_another_board_is_refused(tmp_path: Path, site: List[str]) ->
     assert "the graphs were made for SM 5.3, the GPU 'NVIDIA Tegra X2' is SM 6.2" in done.err
 
 
-def test_too_little_memory(tmp_path: Path, site: List[str]) -> None:
+def test_too_little_memory(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO, needed_mb=10_000_000)
-    done = node(site, "build", bundle)
+    done = node(nano_site, "build", bundle)
     assert done.code == 2
     assert (
         "10,000,000 MB of memory are needed to build, " in done.err
@@ -228,14 +225,14 @@ def test_too_little_memory(tmp_path: Path, site: List[str]) -> None:
     assert plans_of(bundle) == []
 
 
-def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, site: List[str]) -> None:
+def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, nano_site: List[str]) -> None:
     built = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", built).code == 0
+    assert node(nano_site, "build", built).code == 0
     hungry = make_bundle(tmp_path / "again", NANO, needed_mb=10_000_000)
-    assert node(site, "build", hungry).code == 0
+    assert node(nano_site, "build", hungry).code == 0
     for plan in plans_of(built):
         plan.write_bytes(b"damaged")
-    assert "MB of memory are needed" in node(site, "build", hungry).err
+    assert "MB of memory are needed" in node(nano_site, "build", hungry).err
 
 
 @pytest.mark.parametrize(
@@ -256,16 +253,16 @@ def test_memory_is_not_needed_for_what_is_there(tmp_path: Path, site: List[str])
     ],
 )
 def test_failures_of_the_library(
-    tmp_path: Path, site: List[str], behaviour: Dict[str, Any], code: int, said: str
+    tmp_path: Path, nano_site: List[str], behaviour: Dict[str, Any], code: int, said: str
 ) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     before = files_of(cache_of(bundle))
     done = node(make_site(tmp_path / "failing", NANO, behaviour), "build", bundle, "--rebuild")
     assert done.code == code
     assert said in done.err
     assert files_of(cache_of(bundle)) == before
-    assert node(site, "validate", bundle).code == 0
+    assert node(nano_site, "validate", bundle).code == 0
 
 
 def test_names_of_nodes_where_the_parser_tells_them(tmp_path: Path) -> None:
@@ -274,12 +271,12 @@ def test_names_of_nodes_where_the_parser_tells_them(tmp_path: Path) -> None:
     assert "node 'blocks.3.norm1' (LayerNormalization): no importer for it; node" in done.err
 
 
-def test_golden_vectors_decide(tmp_path: Path, site: List[str]) -> None:
+def test_golden_vectors_decide(tmp_path: Path, nano_site: List[str]) -> None:
     weight = bundles.member_weight(1)
     weight[0] += 1
     graph = bundles.member_graph(1, weight=weight, element=1)
     bundle = make_bundle(tmp_path / "hall", NANO, member_onnx=graph)
-    done = node(site, "build", bundle)
+    done = node(nano_site, "build", bundle)
     assert done.code == 1
     assert "golden case 0 differs by " in done.err
     assert plans_of(bundle) == [] and list(cache_of(bundle).glob("*.json")) == []
@@ -308,7 +305,7 @@ def test_recipes_that_are_refused(tmp_path: Path, recipe: Dict[str, Any], what: 
     assert caught.value.where == bundle.file("recipe.json")
 
 
-def test_library_that_is_missing_or_too_old(tmp_path: Path, site: List[str]) -> None:
+def test_library_that_is_missing_or_too_old(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -26,20 +26,15 @@ from tests.runtime.boards import (
 )
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> List[str]:
-    return make_site(tmp_path / "site", NANO)
-
-
-def test_kill_leaves_no_half_plan(tmp_path: Path, site: List[str]) -> None:
+def test_kill_leaves_no_half_plan(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     before = files_of(cache_of(bundle))
     slow = make_site(tmp_path / "slow", NANO, {"build": 60})
     words = [sys.executable, "-m", "coformer_runtime", "build", bundle, "--rebuild"]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment(slow)) as parent:
         child = _child_of(parent.pid)
-        busy = node(site, "build", bundle)
+        busy = node(nano_site, "build", bundle)
         assert busy.code == 2 and "another build is running here; wait until it has ended" in busy.err
         parent.send_signal(signal.SIGKILL)
     until = time.monotonic() + 10
@@ -48,9 +43,9 @@ def test_kill_leaves_no_half_plan(tmp_path: Path, site: List[str]) -> None:
         time.sleep(0.02)
     left = {path: content for path, content in files_of(cache_of(bundle)).items() if not path.startswith("building-")}
     assert left == before
-    assert node(site, "validate", bundle).code == 0
+    assert node(nano_site, "validate", bundle).code == 0
     (cache_of(bundle) / "half.plan").write_bytes(b"half")
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     assert [path for path in files_of(cache_of(bundle)) if path.startswith("building-") or "half" in path] == []
 
 
@@ -76,10 +71,10 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("nearly", [True, False], ids=["plan", "everything"])
-def test_full_disk_leaves_the_old_plan(tmp_path: Path, site: List[str], nearly: bool) -> None:
+def test_full_disk_leaves_the_old_plan(tmp_path: Path, nano_site: List[str], nearly: bool) -> None:
     """A limit on the size of files stands in for the disk: the same OSError at the same call."""
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     before = files_of(cache_of(bundle))
     small = make_site(tmp_path / "small", NANO)
     limit = plans_of(bundle)[0].stat().st_size - 20 if nearly else 20
@@ -89,7 +84,7 @@ def test_full_disk_leaves_the_old_plan(tmp_path: Path, site: List[str], nearly: 
     assert done.code == 2
     assert re.search(r"building-\w+/0: the plan \([\d,]+ bytes\) cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
     assert files_of(cache_of(bundle)) == before
-    assert node(site, "validate", bundle).code == 0
+    assert node(nano_site, "validate", bundle).code == 0
 
 
 NO_ROOM = (
@@ -99,7 +94,7 @@ NO_ROOM = (
 NO_ROOM_FOR_THE_FILE = r"\(File too large; " + NO_ROOM
 
 
-def limited(site: List[str], limit: int, *words: str) -> Done:
+def limited(nano_site: List[str], limit: int, *words: str) -> Done:
     """`coformer-node` that can write no file of more than `limit` bytes, nor can the processes that it starts."""
     code = (
         "import resource, runpy\n"
@@ -110,7 +105,7 @@ def limited(site: List[str], limit: int, *words: str) -> Done:
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(site),
+        env=environment(nano_site),
         check=False,
         timeout=120,
     )
@@ -118,29 +113,29 @@ def limited(site: List[str], limit: int, *words: str) -> Done:
 
 
 @pytest.mark.parametrize("limit", [0, 20])
-def test_full_disk_from_the_start(tmp_path: Path, site: List[str], limit: int) -> None:
+def test_full_disk_from_the_start(tmp_path: Path, nano_site: List[str], limit: int) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     before = files_of(cache_of(bundle))
-    done = limited(site, limit, "build", bundle, "--rebuild")
+    done = limited(nano_site, limit, "build", bundle, "--rebuild")
     assert (done.code, done.out) == (2, "")
     assert re.search(r"building-\w+/0: what a build needs cannot be written " + NO_ROOM_FOR_THE_FILE, done.err)
     assert files_of(cache_of(bundle)) == before
-    assert node(site, "validate", bundle).code == 0
+    assert node(nano_site, "validate", bundle).code == 0
 
 
-def test_full_disk_before_the_ledgers_line(tmp_path: Path, site: List[str]) -> None:
+def test_full_disk_before_the_ledgers_line(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
-    assert node(site, "build", bundle).code == 0
+    assert node(nano_site, "build", bundle).code == 0
     written = cache_of(bundle) / "ledger.jsonl"
     written.write_text(written.read_text() * 100)
     before = written.read_text()
-    done = limited(site, written.stat().st_size + 20, "build", bundle, "--rebuild")
+    done = limited(nano_site, written.stat().st_size + 20, "build", bundle, "--rebuild")
     assert done.code == 2
     assert "{}: the ledger's line for {}/member.onnx cannot be written (".format(cache_of(bundle), bundle) in done.err
     assert done.err.endswith("; its plan is checked and can be used\n")
     assert written.read_text() == before  # not with half a line at its end
-    assert node(site, "validate", bundle).code == 0
+    assert node(nano_site, "validate", bundle).code == 0
 
 
 @pytest.fixture
@@ -164,15 +159,15 @@ def fill(path: Path, leave: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full(tmp_path: Path, site: List[str], disk: Path) -> None:
+def test_a_disk_that_is_really_full(tmp_path: Path, nano_site: List[str], disk: Path) -> None:
     """The old plan stays, wherever it is that the space ends; with enough of it the same command succeeds."""
     bundle = make_bundle(tmp_path / "hall", NANO)
     words = ["build", bundle, "--cache", str(disk)]
-    assert node(site, *words).code == 0
+    assert node(nano_site, *words).code == 0
     before, codes, told = files_of(disk), [], ""
     for pages in range(12):
         fill(disk / "filler", 4096 * pages)
-        done = node(site, *words, "--rebuild")
+        done = node(nano_site, *words, "--rebuild")
         codes.append(done.code)
         told += done.err
         (disk / "filler").unlink()
@@ -181,33 +176,33 @@ def test_a_disk_that_is_really_full(tmp_path: Path, site: List[str], disk: Path)
         assert re.search(r": .* cannot be written \(No space left on device; [\d,]+ bytes are free there\); ", done.err)
         left = files_of(disk)
         assert {path: left[path] for path in before if path.endswith((".json", ".plan"))}.items() <= left.items()
-        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
+        assert node(nano_site, "validate", bundle, "--cache", str(disk)).code == 0
     assert set(codes[:-1]) == {2} and codes[-1] == 0 and len(codes) > 2
     assert "what a build needs cannot be written" in told and "the plan (" in told
 
 
 @pytest.mark.slow
-def test_a_disk_that_takes_no_more_files(tmp_path: Path, site: List[str], disk: Path) -> None:
+def test_a_disk_that_takes_no_more_files(tmp_path: Path, nano_site: List[str], disk: Path) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
     words = ["build", bundle, "--cache", str(disk)]
-    assert node(site, *words).code == 0
+    assert node(nano_site, *words).code == 0
     with contextlib.suppress(OSError):
         for number in range(64):
             (disk / "empty-{}".format(number)).touch()
     for spared, what in enumerate(("a folder for this build", "what a build needs")):
         before = files_of(disk)
-        done = node(site, *words, "--rebuild")
+        done = node(nano_site, *words, "--rebuild")
         assert done.code == 2
         assert ": {} cannot be written (No space left on device; ".format(what) in done.err
         assert files_of(disk) == before
-        assert node(site, "validate", bundle, "--cache", str(disk)).code == 0
+        assert node(nano_site, "validate", bundle, "--cache", str(disk)).code == 0
         (disk / "empty-{}".format(spared)).unlink()
 
 
-def test_cache_that_cannot_be_made(tmp_path: Path, site: List[str]) -> None:
+def test_cache_that_cannot_be_made(tmp_path: Path, nano_site: List[str]) -> None:
     bundle = make_bundle(tmp_path / "hall", NANO)
     cache_of(bundle).write_text("a file")
-    done = node(site, "build", bundle)
+    done = node(nano_site, "build", bundle)
     assert done.code == 2
     where = "{}: the directory for plans cannot be written (File exists; ".format(cache_of(bundle))
     assert where in done.err and "; make it writable, or name another directory (build: --cache, " in done.err

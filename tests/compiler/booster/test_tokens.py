@@ -63,6 +63,15 @@ def test_a_batch_has_the_tokens_of_its_samples(tmp_path: Path) -> None:
     )
 
 
+def test_where_the_data_has_no_labels_they_are_the_teachers_answers(tmp_path: Path) -> None:
+    teacher, options = embedder(), BoosterOptions(batch=8)
+    inputs = split_for(teacher, 16, 1).inputs
+    lessons = lessons_of(teacher, Split(inputs, np.zeros(16, np.float32), EMBEDDING), tmp_path, options)
+    batch = batch_of_step(lessons, equal_weights(16), options, 0, 0, ALONE)
+    with torch.no_grad():
+        torch.testing.assert_close(batch.targets.labels, teacher(batch.inputs), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("options", [BoosterOptions(), BoosterOptions(token_loss=1.0, joint_steps=0)])
 def test_tokens_are_kept_only_where_somebody_learns_from_them(tmp_path: Path, options: BoosterOptions) -> None:
     teacher = embedder()

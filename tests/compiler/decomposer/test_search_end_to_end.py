@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +142,7 @@ def test_devices_that_nothing_fits_are_refused_before_calibration(tiny: Path, tm
 class _Keys(Store):
     """Tells what a stage's result hangs on, in place of running it."""
 
-    def stage(
-        self,
-        kind: str,
-        parents: Sequence[Artifact],
-        options: Mapping[str, Any],
-        make: Callable[[Path, Path], None],
-        *,
-        collective: bool = False,
-    ) -> Artifact:
+    def stage(self, kind: str, parents: Sequence[Artifact], options: Mapping[str, Any], *_: Any, **__: Any) -> Artifact:
         raise NotCached(json.dumps([kind, [parent.sha256 for parent in parents], options], sort_keys=True))
 
 

@@ -245,15 +245,16 @@ def test_options_that_timm_refuses() -> None:
     assert (caught.value.where, caught.value.mend) == ("model 'timm:vit_tiny_patch16_224'", "check model.options")
 
 
-def foreign(name: str, options: dict[str, object], what: str, mend: str) -> None:
+def foreign(name: str, **options: object) -> str:
+    """What the importer says of a model of timm's."""
     model = timm_model(name, **options)
     with pytest.raises(CoformerError) as caught:
         transformer_from_vit(model, ModelSource(f"timm:{name}", "random"))
-    assert (caught.value.what, caught.value.where, caught.value.mend) == (
-        f"cannot be imported: {what}",
-        f"model 'timm:{name}'",
-        mend,
-    )
+    return str(caught.value)
+
+
+def refused(what: str, mend: str, name: str = "vit_tiny_patch16_224") -> str:
+    return f"model 'timm:{name}': cannot be imported: {what}; {mend}"
 
 
 def test_foreign_blocks() -> None:
@@ -261,19 +262,19 @@ def test_foreign_blocks() -> None:
 
     mend = "choose a model of plain blocks"
     for block in (ParallelThingsBlock, ParallelScalingBlock):
-        what = f"blocks.0 is a {block.__name__}"
-        foreign("vit_tiny_patch16_224", {**SMALL, "block_fn": block}, what, mend)
+        told = foreign("vit_tiny_patch16_224", **SMALL, block_fn=block)
+        assert told == refused(f"blocks.0 is a {block.__name__}", mend)
 
 
 @pytest.mark.parametrize("pool", ["map", "max", "avgmax"])
 def test_foreign_pooling(pool: str) -> None:
     mend = "set model.options.global_pool to 'token' or 'avg'"
-    foreign("vit_tiny_patch16_224", {**SMALL, "global_pool": pool}, f"pooling '{pool}'", mend)
+    assert foreign("vit_tiny_patch16_224", **SMALL, global_pool=pool) == refused(f"pooling '{pool}'", mend)
 
 
 def test_foreign_families() -> None:
     mend = "of this family VisionTransformer and its distilled form can be"
-    foreign("resnet10t", {}, "it is a ResNet", mend)
+    assert foreign("resnet10t") == refused("it is a ResNet", mend, "resnet10t")
     assert refusal(ModelSource("timm:swinv2_tiny_window8_256", "random")) == (
         2,
         "model 'timm:swinv2_tiny_window8_256': cannot be imported: its family is 'swin_transformer_v2'; the importable "
@@ -284,29 +285,30 @@ def test_foreign_families() -> None:
 def test_foreign_parts() -> None:
     from timm.layers import GluMlp
 
-    norms = "it can be Identity"
-    foreign("vit_tiny_patch16_224", {**SMALL, "mlp_layer": GluMlp}, "blocks.0.mlp is a GluMlp", "it can be Mlp")
-    foreign("vit_tiny_patch16_224", {**SMALL, "scale_attn_norm": True}, "blocks.0.attn.norm is a LayerNorm", norms)
-    foreign("vit_tiny_patch16_224", {**SMALL, "scale_mlp_norm": True}, "blocks.0.mlp.norm is a LayerNorm", norms)
-    foreign(
-        "vit_tiny_patch16_224",
-        {**SMALL, "act_layer": "leaky_relu"},
-        "blocks.0.mlp.act is a LeakyReLU",
-        "it can be GELU, GELUTanh, ReLU, SiLU, QuickGELU",
-    )
-    foreign(
-        "vit_tiny_patch16_224",
-        {**SMALL, "dynamic_img_size": True},
-        "its patch embedding is not a plain convolution of fixed size",
-        "choose another model",
-    )
+    told = {
+        "mlp_layer": (GluMlp, "blocks.0.mlp is a GluMlp", "it can be Mlp"),
+        "scale_attn_norm": (True, "blocks.0.attn.norm is a LayerNorm", "it can be Identity"),
+        "scale_mlp_norm": (True, "blocks.0.mlp.norm is a LayerNorm", "it can be Identity"),
+        "act_layer": (
+            "leaky_relu",
+            "blocks.0.mlp.act is a LeakyReLU",
+            "it can be GELU, GELUTanh, ReLU, SiLU, QuickGELU",
+        ),
+        "dynamic_img_size": (
+            True,
+            "its patch embedding is not a plain convolution of fixed size",
+            "choose another model",
+        ),
+    }
+    for option, (value, what, mend) in told.items():
+        assert foreign("vit_tiny_patch16_224", **{**SMALL, option: value}) == refused(what, mend)
 
 
 def test_foreign_norms() -> None:
     from timm.layers import SimpleNorm
 
     mend = "it can be LayerNorm, RmsNorm, LayerNormFp32, LayerNormAct"
-    foreign("vit_tiny_patch16_224", {**SMALL, "norm_layer": SimpleNorm}, "norm is a SimpleNorm", mend)
+    assert foreign("vit_tiny_patch16_224", **SMALL, norm_layer=SimpleNorm) == refused("norm is a SimpleNorm", mend)
 
 
 def test_a_model_without_a_classifier() -> None:

@@ -20,25 +20,24 @@ TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 MEND = "give a safetensors file, or a .pth file that holds only tensors"
 
 
-def is_what_was_saved(found: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == TENSORS.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+def is_what_was_saved(found: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == TENSORS.keys() and all(torch.equal(found[name], each) for name, each in TENSORS.items())
 
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
-    is_what_was_saved(read_state_dict(tmp_path / "a.safetensors"))
+    assert is_what_was_saved(read_state_dict(tmp_path / "a.safetensors"))
 
 
 @pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
 def test_torch_file(wrapper: str | None, tmp_path: Path) -> None:
     torch.save(TENSORS if wrapper is None else {wrapper: TENSORS, "epoch": 3}, tmp_path / "a.pth")
-    is_what_was_saved(read_state_dict(tmp_path / "a.pth"))
+    assert is_what_was_saved(read_state_dict(tmp_path / "a.pth"))
 
 
 def test_names_of_a_parallel_module(tmp_path: Path) -> None:
     torch.save({f"module.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "a.pth")
-    is_what_was_saved(read_state_dict(tmp_path / "a.pth"))
+    assert is_what_was_saved(read_state_dict(tmp_path / "a.pth"))
 
 
 class Bomb:
