@@ -98,8 +98,9 @@ class DataSet:
 
     @property
     def outputs(self) -> int:
-        """How many numbers an answer has."""
-        return self.words or self.classes or (1 if self.train.labels.ndim == 1 else int(self.train.labels.shape[1]))
+        """How many numbers an answer has; of labels that are the teacher's answers, the training split has none."""
+        labels = self.validation.labels
+        return self.words or self.classes or (1 if labels.ndim == 1 else int(labels.shape[1]))
 
 
 def stratified_order(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
