@@ -53,7 +53,7 @@ def joint_losses(run: Run, state: State, batch: Batch) -> torch.Tensor:
     are given, what the features are means of is compared as well: a dozen targets a text in place of one.
     """
     options, aggregator = run.options, _aggregator_of(state)
-    subset = subset_of_step(aggregator.subsets, options.seed, state.phase, batch.step)
+    subset = subset_of_step(aggregator.subsets, options.drop, options.seed, state.phase, batch.step)
     if batch.tokens is None:
         features = [member.features(batch.inputs) for member in state.members]
         loss = distillation_loss(aggregator({n: features[n] for n in subset}), batch.targets, options)

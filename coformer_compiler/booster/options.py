@@ -26,6 +26,8 @@ class BoosterOptions:
         joint_steps: optimizer steps in which members and aggregator train together; 0 for none.
         joint_learning_rate: peak of the cosine for them.
         member_loss: weight of the members' own losses beside the aggregated one in the joint phase.
+        drop: probability that some of the members are left out of a joint step, so that what remains of a cluster
+            answers well too; with 0 all steps train for the whole of it.
         token_loss: weight in the joint phase of the distance of the tokens from the teacher's, as they are before the
             mean; for models whose last step to the features is a mean over tokens. Long trainings gain by it.
         weighting: how eq. (13) moves the samples' weights between members; "none" leaves them equal.
@@ -48,6 +50,7 @@ class BoosterOptions:
     joint_steps: int = 200
     joint_learning_rate: float = 2e-4
     member_loss: float = 1.0
+    drop: float = 0.5
     token_loss: float = 0.0
     weighting: Weighting = "none"
     soft_targets: float = 0.0
@@ -75,8 +78,9 @@ class BoosterOptions:
         for name in ("weight_decay", "member_loss", "token_loss"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise out_of_range(name, getattr(self, name), "give 0 or more")
-        if not 0 <= self.soft_targets <= 1:
-            raise out_of_range("soft_targets", self.soft_targets, "give a share from 0 to 1")
+        for name in ("soft_targets", "drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise out_of_range(name, getattr(self, name), "give a share from 0 to 1")
         for name, choices in (
             ("weighting", ("none", "paper", "samme-r")),
             ("augmentation", ("none", "shift", "distort")),

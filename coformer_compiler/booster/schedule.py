@@ -23,9 +23,6 @@ ORDER, VIEW, PICK, SUBSET = range(4)
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises."""
 
-FULL_SET = 0.5
-"""Probability that no member is dropped in a joint step."""
-
 
 def draws(seed: int, purpose: int, phase: int, index: int) -> np.random.Generator:
     """A generator of its own for each use; Philox's counter is its address."""
@@ -61,9 +58,9 @@ def view_indices(views: int, batch: int, seed: int, phase: int, step: int) -> In
     return draws(seed, PICK, phase, step).integers(views, size=batch)
 
 
-def subset_of_step(subsets: Sequence[Subset], seed: int, phase: int, step: int) -> Subset:
-    """Who takes part in a joint step: everyone (the first subset) most often, else any of the others alike."""
+def subset_of_step(subsets: Sequence[Subset], drop: float, seed: int, phase: int, step: int) -> Subset:
+    """Who takes part in a joint step: everyone (the first subset), or with probability `drop` any of the others."""
     random = draws(seed, SUBSET, phase, step)
-    if len(subsets) == 1 or random.random() < FULL_SET:
+    if len(subsets) == 1 or random.random() >= drop:
         return subsets[0]
     return subsets[1 + int(random.integers(len(subsets) - 1))]

@@ -145,9 +145,7 @@ def _shapes(config: BuildConfig, teacher: TransformerSpec) -> tuple[list[MaybeSh
     """Shapes in the order of the devices, and what had to give way."""
     options = policy_options(config.policy)
     if options.file is None:
-        found = shapes_by_strategy(
-            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
-        )
+        found = shapes_by_strategy(options, teacher, config.devices)
         return list(found.members), found.notes
     policy = read_policy(options.file)
     check_policy(

@@ -116,6 +116,13 @@ def _build_config(section: ConfigSection, folder: Path, where: str) -> BuildConf
         raise CoformerError(
             "strategy 'file' and policy.file go together", f"{where}, policy.file", "set both or neither"
         )
+    for name in ("embed", "layers"):
+        if getattr(policy, name) is not None and policy.strategy not in STRATEGIES:
+            raise CoformerError(
+                f"the strategy '{policy.strategy}' decides by itself how wide and how deep members are",
+                f"{where}, policy.{name}",
+                f"leave it away, or choose one of {', '.join(STRATEGIES)}",
+            )
     model = _with_folder(model, folder, where)
     if model.weights == "file" and model.checkpoint is None:
         raise CoformerError(

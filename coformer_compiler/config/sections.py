@@ -57,6 +57,12 @@ class PolicySection(_Section):
         default=False,
         description="members may keep the same heads and neurons, each as many as its device's limits let it",
     )
+    embed: int | None = Field(
+        default=None, ge=2, description="width of every member's stream, for `proportional` and `uniform`; its share"
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, min_length=1, description="the teacher's layers that members keep, for the same; all of them"
+    )
     method: Literal["transplant", "index"] = Field(
         default="transplant", description="fit members to the teacher in closed form, or cut out rows and columns"
     )

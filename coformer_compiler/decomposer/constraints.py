@@ -184,15 +184,15 @@ def _check_channels(
 
 
 def _check_sums(policy: Policy, shape: TeacherShape, *, overlap: bool) -> None:
+    if overlap:
+        return
     total = sum(member.embed for member in policy.members)
     if total > shape.embed:
         raise CoformerError(
             f"C2: the widths add up to {total}, {total - shape.embed} more than {shape.embed}",
             "policy",
-            "make a member narrower",
+            "make a member narrower, or set policy.overlap = true",
         )
-    if overlap:
-        return
     for layer in range(shape.layers):
         for constraint, kind, unit_name in (
             ("C3", "heads", "head"),

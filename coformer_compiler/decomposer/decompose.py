@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from coformer_compiler.decomposer.constraints import check_policy
 from coformer_compiler.decomposer.dealing import members_from_shapes
+from coformer_compiler.decomposer.options import PolicyOptions
 from coformer_compiler.decomposer.policy import Policy, read_policy, teacher_shape
 from coformer_compiler.decomposer.shapes import MaybeShape, kept_of
 from coformer_compiler.decomposer.strategies import Shapes, shapes_by_strategy
@@ -19,25 +19,6 @@ from coformer_compiler.transplant.statistics import Statistics
 from coformer_runtime.errors import CoformerError
 
 _NO_NOTES: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PolicyOptions:
-    """How the policy is found.
-
-    Attributes:
-        strategy: a name in `STRATEGIES` or `SEARCHES`, or "file".
-        file: the policy file for strategy "file".
-        overlap: members may keep the same heads and neurons; drops C3 and C4.
-        method: "transplant" or "index" (index slices also deal out stream channels).
-        shortcuts: whether costs count shortcut matrices (members with one basis per norm).
-    """
-
-    strategy: str
-    file: Path | None
-    overlap: bool
-    method: str
-    shortcuts: bool
 
 
 @dataclass(frozen=True)
@@ -83,9 +64,7 @@ def decompose(
             shapes = Shapes(tuple(kept), left_out)
         else:
             taking = list(devices)
-            shapes = shapes_by_strategy(
-                options.strategy, teacher, devices, overlap=options.overlap, shortcuts=options.shortcuts
-            )
+            shapes = shapes_by_strategy(options, teacher, devices)
         scores: dict[tuple[str, int], torch.Tensor] = {
             (block.kind, block.layer): s for block, s in zip(teacher.residuals, statistics.scores, strict=True)
         }

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coformer_compiler.decomposer.constraints import excess
+from coformer_compiler.decomposer.options import PolicyOptions
 from coformer_compiler.decomposer.policy import TeacherShape, teacher_shape
 from coformer_compiler.decomposer.rounding import rounded
 from coformer_compiler.decomposer.shapes import MemberShape, feature_widths
 from coformer_compiler.device import Device
 from coformer_compiler.model.spec import TransformerSpec
+from coformer_runtime.errors import CoformerError
 
 SHRINK = 0.95
 
@@ -47,33 +49,41 @@ SEARCHES = ("debo", "debo-paper", "optuna-gp", "random")
 """Strategies that evaluate many policies in place of proposing one; see `decomposer.search`."""
 
 
-def shapes_by_strategy(
-    strategy: str, teacher: TransformerSpec, devices: Sequence[Device], *, overlap: bool, shortcuts: bool
-) -> Shapes:
+def shapes_by_strategy(options: PolicyOptions, teacher: TransformerSpec, devices: Sequence[Device]) -> Shapes:
     """Shapes for every device.
 
     With `overlap` the shares are of the stream alone; of heads and neurons every device takes as many as its own limits
-    let it, and is shrunk in these first.
+    let it, and is shrunk in these first. Where `embed` is given, the stream is that wide and nothing shrinks it.
+
+    Args:
+        options: strategy, overlap, embed and layers; whether there are shortcuts.
+        teacher: its spec.
+        devices: in member order.
 
     Raises:
-        CoformerError: if even the smallest member does not fit a device; it names constraint, device and shortfall.
+        CoformerError: if even the smallest member does not fit a device; it names constraint, device and shortfall. If
+            `embed` or `layers` cannot be.
     """
-    shape = teacher_shape(teacher)
+    shape, strategy = teacher_shape(teacher), options.strategy
+    _check_asked(options, shape, devices)
     shares = STRATEGIES[strategy](devices)
-    units = [1.0] * len(shares) if overlap else shares
+    units = [1.0] * len(shares) if options.overlap else shares
+    smallest = [_asked(_smallest(shape, device), options) for device in devices]
     notes: list[str] = []
     while True:
-        shapes = shapes_from_shares(shape, devices, shares, units, overlap=overlap)
+        dealt = shapes_from_shares(shape, devices, shares, units, overlap=options.overlap)
+        shapes = [_asked(each, options) for each in dealt]
         features = sum(feature_widths(teacher, shapes))
         broken = [
-            excess(teacher, s, d, shortcuts=shortcuts, features=features) for s, d in zip(shapes, devices, strict=True)
+            excess(teacher, s, d, shortcuts=options.shortcuts, features=features)
+            for s, d in zip(shapes, devices, strict=True)
         ]
         if not any(broken):
             return Shapes(tuple(shapes), tuple(notes))
         worst = next(n for n, found in enumerate(broken) if found)
         found = broken[worst]
         assert found is not None
-        if shapes[worst] == _smallest(shape, devices[worst]):
+        if shapes[worst] == smallest[worst]:
             raise found.error(devices[worst].name)
         shrunk = range(len(devices)) if strategy == "uniform" else [worst]
         if units[worst] > shares[worst]:
@@ -118,6 +128,44 @@ def _smallest(shape: TeacherShape, device: Device) -> MemberShape:
     step = alignment_of(device, shape)
     layers = range(shape.layers)
     return MemberShape(step, dict.fromkeys(layers, 1), dict.fromkeys(layers, step))
+
+
+def _asked(shape: MemberShape, options: PolicyOptions) -> MemberShape:
+    """The shape with the width and the layers that were asked for."""
+    layers = shape.heads if options.layers is None else options.layers
+    return MemberShape(
+        options.embed or shape.embed,
+        {layer: shape.heads[layer] for layer in layers},
+        {layer: shape.neurons[layer] for layer in layers},
+    )
+
+
+def _check_asked(options: PolicyOptions, shape: TeacherShape, devices: Sequence[Device]) -> None:
+    embed, layers = options.embed, options.layers
+    if layers is not None:
+        if list(layers) != sorted(set(layers) & set(range(shape.layers))):
+            last = shape.layers - 1
+            raise _refused("C1", "layers", list(layers), f"name layers of 0 to {last}, each once, ascending")
+        for stage, own in enumerate(shape.stage_layers):
+            if not set(own) & set(layers):
+                mend = f"keep at least one layer of stage {stage}, {own.start} to {own.stop - 1}"
+                raise _refused("C1", "layers", list(layers), mend)
+    if embed is None:
+        return
+    if not 2 <= embed <= shape.embed:
+        raise _refused("C2", "embed", embed, f"choose a width from 2 to {shape.embed}")
+    if not options.overlap and embed * len(devices) > shape.embed:
+        mend = f"choose {shape.embed // len(devices)} or less, or set policy.overlap = true"
+        raise _refused("C2", "embed", embed, mend, f" for {len(devices)} devices adds up to more than {shape.embed}")
+    for device in devices:
+        step = alignment_of(device, shape)
+        if embed % step:
+            why = f" is no multiple of {step}, which '{device.name}' computes in"
+            raise _refused("C2", "embed", embed, f"choose a multiple of {step}", why)
+
+
+def _refused(constraint: str, name: str, value: object, mend: str, why: str = " cannot be") -> CoformerError:
+    return CoformerError(f"{constraint}: {name} = {value}{why}", f"policy.{name}", mend)
 
 
 def alignment_of(device: Device, shape: TeacherShape) -> int:

@@ -24,9 +24,7 @@ def require_in_time(teacher: TransformerSpec, config: BuildConfig) -> None:
     if options.strategy in SEARCHES or all(device.deadline_ms is None for device in config.devices):
         return
     if options.file is None:
-        shapes: Sequence[MaybeShape] = shapes_by_strategy(
-            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
-        ).members
+        shapes: Sequence[MaybeShape] = shapes_by_strategy(options, teacher, config.devices).members
     else:
         kept = {member.device: shape_of_member(member) for member in read_policy(options.file).members}
         shapes = [kept.get(device.name) for device in config.devices]

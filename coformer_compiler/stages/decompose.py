@@ -12,7 +12,8 @@ from typing import Any
 from coformer_compiler.artifact import Artifact, Store, file_digest
 from coformer_compiler.config import BuildConfig, PolicySection
 from coformer_compiler.data.dataset import DataSet, Split
-from coformer_compiler.decomposer.decompose import PolicyOptions, decompose
+from coformer_compiler.decomposer.decompose import decompose
+from coformer_compiler.decomposer.options import PolicyOptions
 from coformer_compiler.decomposer.policy import Policy, policy_json, read_policy, teacher_shape
 from coformer_compiler.decomposer.search.encoding import Encoding
 from coformer_compiler.decomposer.search.front import picked
@@ -64,7 +65,10 @@ def policy_options(section: PolicySection) -> PolicyOptions:
     Costs count shortcut matrices whenever the members may get them.
     """
     shortcuts = section.method == "transplant" and section.basis != "global"
-    return PolicyOptions(section.strategy, section.file, section.overlap, section.method, shortcuts)
+    layers = None if section.layers is None else tuple(section.layers)
+    return PolicyOptions(
+        section.strategy, section.file, section.overlap, section.method, shortcuts, section.embed, layers
+    )
 
 
 def network_of(config: BuildConfig) -> Network:
@@ -80,10 +84,7 @@ def require_feasible(teacher: TransformerSpec, config: BuildConfig) -> None:
         CoformerError: naming device, constraint and shortfall.
     """
     if config.policy.strategy in STRATEGIES:
-        options = policy_options(config.policy)
-        shapes_by_strategy(
-            options.strategy, teacher, config.devices, overlap=options.overlap, shortcuts=options.shortcuts
-        )
+        shapes_by_strategy(policy_options(config.policy), teacher, config.devices)
     elif config.policy.strategy in SEARCHES:
         _space(teacher, (0.0,) * len(teacher.layers), config).require_possible()
 

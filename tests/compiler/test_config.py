@@ -257,6 +257,16 @@ MISTAKES = [
         "config tiny.toml, policy.file: strategy 'file' and policy.file go together; set both or neither",
     ),
     (
+        ("[data]", '[policy]\nstrategy = "debo"\nembed = 64\n[data]'),
+        "config tiny.toml, policy.embed: the strategy 'debo' decides by itself how wide and how deep members are; "
+        "leave it away, or choose one of uniform, proportional",
+    ),
+    (
+        ("[data]", '[policy]\nstrategy = "random"\nlayers = [0]\n[data]'),
+        "config tiny.toml, policy.layers: the strategy 'random' decides by itself how wide and how deep members are; "
+        "leave it away, or choose one of uniform, proportional",
+    ),
+    (
         ("[data]", "[profiles]\nlengths = [64, 32]\n[data]"),
         "config tiny.toml: profiles.lengths = [64, 32] is not ascending; write each number once, the smallest first",
     ),

@@ -85,9 +85,10 @@ def limits_of(report: Report) -> list[Limit]:
 
 
 def _sums(kept: Kept) -> list[Limit]:
-    """C2, and of C3 and C4 the layer that has the least left; not where members share units, which drops both."""
+    """C2, and of C3 and C4 the layer that has the least left; none of those that sharing has dropped."""
     members = range(len(kept.embeds))
-    found = [Limit("C2, widths", None, sum(kept.embeds), kept.embed, "", kept.embeds)]
+    total = sum(kept.embeds)
+    found = [Limit("C2, widths", None, total, kept.embed, "", kept.embeds)] if total <= kept.embed else []
     for name, kind in (("C3, heads", "heads"), ("C4, neurons", "neurons")):
         layers = [(number, getattr(layer, kind)) for number, layer in enumerate(kept.layers) if getattr(layer, kind)]
         if not layers or any(len(who) > 1 for _, units in layers for who in units):

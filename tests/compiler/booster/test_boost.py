@@ -158,6 +158,7 @@ def test_progress_shows_phases_loss_and_the_decision(tmp_path: Path) -> None:
         ("learning_rate", 0.0, "give a number above 0"),
         ("joint_learning_rate", float("nan"), "give a number above 0"),
         ("soft_targets", 1.5, "give a share from 0 to 1"),
+        ("drop", -0.1, "give a share from 0 to 1"),
         ("weighting", "adaboost", "choose one of none, paper, samme-r"),
     ],
 )

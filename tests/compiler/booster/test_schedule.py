@@ -42,10 +42,16 @@ def test_learning_rate_rises_then_falls_to_nearly_nothing() -> None:
 
 def test_everyone_takes_part_most_often_and_every_subset_sometimes() -> None:
     subsets = subsets_of(3)
-    drawn = [subset_of_step(subsets, 0, 4, step) for step in range(400)]
+    drawn = [subset_of_step(subsets, 0.5, 0, 4, step) for step in range(400)]
     assert 150 < drawn.count((0, 1, 2)) < 250
     assert set(drawn) == set(subsets)
-    assert subset_of_step(subsets_of(1), 0, 4, 0) == (0,)
+    assert subset_of_step(subsets_of(1), 0.5, 0, 4, 0) == (0,)
+
+
+@pytest.mark.parametrize(("drop", "whole"), [(0.0, 400), (0.1, 360), (1.0, 0)])
+def test_members_are_dropped_as_often_as_was_asked(drop: float, whole: int) -> None:
+    drawn = [subset_of_step(subsets_of(3), drop, 0, 4, step) for step in range(400)]
+    assert drawn.count((0, 1, 2)) == pytest.approx(whole, abs=20 * (0 < drop < 1))
 
 
 def test_views_are_drawn_alike_and_one_view_is_always_taken() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from coformer_compiler.decomposer.decompose import Decomposed, PolicyOptions, decompose
+from coformer_compiler.decomposer.decompose import Decomposed, decompose
+from coformer_compiler.decomposer.options import PolicyOptions
 from coformer_compiler.decomposer.policy import policy_json, teacher_shape
 from coformer_compiler.decomposer.shapes import member_cost, shape_of_member
 from coformer_compiler.device import Device

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coformer_compiler.decomposer.constraints import excess
+from coformer_compiler.decomposer.options import PolicyOptions
 from coformer_compiler.decomposer.policy import teacher_shape
 from coformer_compiler.decomposer.shapes import MemberShape, member_cost
 from coformer_compiler.decomposer.strategies import (
     STRATEGIES,
+    Shapes,
     proportional_shares,
     shapes_by_strategy,
     shapes_from_shares,
@@ -24,13 +27,15 @@ from coformer_compiler.evaluator.memory import memory_mb
 from coformer_compiler.model.spec import TransformerSpec
 from coformer_runtime.errors import CoformerError
 from tests.compiler.decomposer.boards import board, boards
-from tests.compiler.tiny import tiny_spec
+from tests.compiler.tiny import tiny_spec, tiny_swin
 
 TEACHER = tiny_spec(embed=96, heads=6, head_dim=16, neurons=384, layers=3, image=(8, 8), patch=(2, 2))
 
 
-def shapes_of(strategy: str, devices: list[Device], *, teacher: TransformerSpec = TEACHER, overlap: bool = False):
-    return shapes_by_strategy(strategy, teacher, devices, overlap=overlap, shortcuts=False)
+def shapes_of(
+    strategy: str, devices: list[Device], *, teacher: TransformerSpec = TEACHER, overlap: bool = False, **asked: Any
+) -> Shapes:
+    return shapes_by_strategy(PolicyOptions(strategy, overlap=overlap, **asked), teacher, devices)
 
 
 @st.composite
@@ -173,8 +178,8 @@ def test_shortcuts_count() -> None:
     (free,) = shapes_of("uniform", boards(1)).members
     limit = member_cost(TEACHER, free, shortcuts=False).flops / 1e9
     device = board(max_gflop=limit)
-    assert shapes_by_strategy("uniform", TEACHER, [device], overlap=False, shortcuts=False).notes == ()
-    found = shapes_by_strategy("uniform", TEACHER, [device], overlap=False, shortcuts=True)
+    assert shapes_of("uniform", [device]).notes == ()
+    found = shapes_of("uniform", [device], shortcuts=True)
     assert found.notes == ("'attic' was shrunk until C5 held",)
     assert member_cost(TEACHER, found.members[0], shortcuts=True).flops / 1e9 <= limit
 
@@ -225,8 +230,71 @@ def test_more_devices_than_heads() -> None:
     assert sum(member.embed for member in members) <= 96
 
 
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_width_and_layers_that_are_asked_for(strategy: str) -> None:
+    """The device that has a limit is filled with heads and neurons up to it, and keeps its width."""
+    limit = member_cost(TEACHER, MemberShape(64, {0: 3, 2: 3}, {0: 192, 2: 192}), shortcuts=True).flops / 1e9
+    devices = [board("d0"), board("d1", max_gflop=limit)]
+    members = shapes_of(strategy, devices, overlap=True, shortcuts=True, embed=64, layers=(0, 2)).members
+    for member, device in zip(members, devices, strict=True):
+        assert member.embed == 64 and list(member.heads) == list(member.neurons) == [0, 2]
+        work = member_cost(TEACHER, member, shortcuts=True).flops / 1e9
+        assert device.max_gflop is None or 0.8 * device.max_gflop < work <= device.max_gflop
+    if strategy == "proportional":
+        assert members[0] == MemberShape(64, {0: 6, 2: 6}, {0: 384, 2: 384})
+
+
+def test_layers_alone_leave_the_widths_to_shares() -> None:
+    (first, second), (all_first, _) = (shapes_of("uniform", boards(1, 1), **a).members for a in ({"layers": (1,)}, {}))
+    assert first == second == MemberShape(all_first.embed, {1: all_first.heads[1]}, {1: all_first.neurons[1]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "what", "where", "mend"),
+    [
+        (
+            {"layers": (0, 3)},
+            "C1: layers = [0, 3] cannot be",
+            "policy.layers",
+            "name layers of 0 to 2, each once, ascending",
+        ),
+        (
+            {"layers": (1, 0)},
+            "C1: layers = [1, 0] cannot be",
+            "policy.layers",
+            "name layers of 0 to 2, each once, ascending",
+        ),
+        ({"embed": 100}, "C2: embed = 100 cannot be", "policy.embed", "choose a width from 2 to 96"),
+        (
+            {"embed": 64},
+            "C2: embed = 64 for 2 devices adds up to more than 96",
+            "policy.embed",
+            "choose 48 or less, or set policy.overlap = true",
+        ),
+        (
+            {"embed": 42},
+            "C2: embed = 42 is no multiple of 4, which 'd0' computes in",
+            "policy.embed",
+            "choose a multiple of 4",
+        ),
+    ],
+)
+def test_width_and_layers_that_cannot_be(asked: dict[str, Any], what: str, where: str, mend: str) -> None:
+    with pytest.raises(CoformerError) as caught:
+        shapes_of("uniform", [board("d0", alignment=4), board("d1", alignment=4)], **asked)
+    assert (caught.value.what, caught.value.where, caught.value.mend) == (what, where, mend)
+
+
+def test_every_stage_keeps_a_layer() -> None:
+    teacher = tiny_swin()
+    with pytest.raises(CoformerError) as caught:
+        shapes_of("uniform", boards(1), teacher=teacher, layers=(0, 1))
+    assert caught.value.what == "C1: layers = [0, 1] cannot be"
+    assert caught.value.mend.startswith("keep at least one layer of stage 1, ")
+
+
 def test_more_devices_than_channels() -> None:
-    """C2 stays, overlap or not, so that overlap is no way out."""
+    """Shares of the stream add up to it, overlap or not."""
     with pytest.raises(CoformerError) as caught:
         shapes_of("uniform", boards(*[1] * 25), overlap=True)
     assert (caught.value.what, caught.value.mend) == (
