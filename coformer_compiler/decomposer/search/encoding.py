@@ -2,8 +2,9 @@
 
 The paper's 3 + 2L numbers a device are too many for a Gaussian process. Here a policy is 6 numbers a device: shares of
 embed, heads and neurons by stick-breaking over N + 1 parts (the last is slack), the number of layers, and two tilts of
-heads and neurons over depth. Every point decodes to shapes that fulfil C1 to C4. A device with no layers is left out:
-one that slows the cluster more than it helps is better not asked. The central device always takes part.
+heads and neurons over depth. Every point decodes to shapes that fulfil C1 to C4; where members may overlap, which drops
+the sums, the numbers are the shares themselves. A device with no layers is left out: one that slows the cluster more
+than it helps is better not asked. The central device always takes part.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Encoding:
         shape: the teacher's.
         devices: in member order.
         influence: of each layer; the most influential ones are kept.
-        overlap: members may keep the same units.
+        overlap: members may keep the same units, and together be wider than the teacher.
         drop: devices may be left out.
     """
 
@@ -70,9 +71,10 @@ class Encoding:
         rows = points.reshape(len(points), PER_DEVICE, len(self.devices))
         steps = np.array([alignment_of(device, self.shape) for device in self.devices])
         kept = self._kept(rows[:, LAYERS], deepest)
-        embed, heads, neurons = (stick_breaking(rows[:, n]) * shrink for n in range(3))
+        embed, heads, neurons = (self._shares(rows[:, n]) * shrink for n in range(3))
         taking: Booleans = np.any(kept, axis=-1)
-        widths = rounded_many(np.array(self.shape.embed), embed, steps, "C2", "channels", overlap=False, taking=taking)
+        total = np.array(self.shape.embed)
+        widths = rounded_many(total, embed, steps, "C2", "channels", overlap=self.overlap, taking=taking)
         return Candidates(
             widths,
             self._per_layer(heads, rows[:, 4], kept, self.shape.heads, np.ones_like(steps), "C3"),
@@ -81,8 +83,11 @@ class Encoding:
 
     def point_of_shares(self, shares: Sequence[float]) -> Point:
         """The point of members with these shares of everything, all layers, no tilt."""
-        sticks, count = sticks_of(shares), len(shares)
-        return np.asarray([*sticks * 3, *[1.0] * count, *[0.5] * 2 * count])
+        numbers, count = list(shares) if self.overlap else sticks_of(shares), len(shares)
+        return np.asarray([*numbers * 3, *[1.0] * count, *[0.5] * 2 * count])
+
+    def _shares(self, numbers: Floats) -> Floats:
+        return numbers if self.overlap else stick_breaking(numbers)
 
     def _kept(self, values: Floats, deepest: Counts) -> Booleans:
         """`(points, devices, layers)`: whether each device keeps each layer."""

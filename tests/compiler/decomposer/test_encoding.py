@@ -83,6 +83,13 @@ def test_starts_decode_to_their_shares() -> None:
     assert all(set(shape.heads.values()) == {2} and set(shape.neurons.values()) == {128} for shape in shapes)
 
 
+def test_with_overlap_every_member_may_be_the_whole_teacher() -> None:
+    code = encoding(3, overlap=True)
+    for share, embed, heads, neurons in ((1.0, 96, 6, 384), (2 / 3, 64, 4, 256)):
+        for shape in code.decode(code.point_of_shares([share] * 3), [1.0] * 3):
+            assert shape == MemberShape(embed, dict.fromkeys(range(6), heads), dict.fromkeys(range(6), neurons))
+
+
 def test_a_tilt_moves_units_over_the_depth() -> None:
     code = encoding(1)
     point = code.point_of_shares([0.5])
@@ -101,7 +108,7 @@ def by_hand(code: Encoding, point: np.ndarray, shrink: Sequence[float]) -> list[
     def shares(values: list[float]) -> list[float]:
         left, found = 1.0, []
         for n, value in enumerate(values):
-            found.append(left * (1 - (1 - value) ** (1 / (count - n))))
+            found.append(value if code.overlap else left * (1 - (1 - value) ** (1 / (count - n))))
             left -= found[-1]
         return [share * factor for share, factor in zip(found, shrink, strict=True)]
 
@@ -115,7 +122,7 @@ def by_hand(code: Encoding, point: np.ndarray, shrink: Sequence[float]) -> list[
         layers.append(kept)
     embed, heads, neurons = (shares(row) for row in rows[:3])
     taking = [n for n in range(count) if layers[n]]
-    found = parts_by_hand(shape.embed, [embed[n] for n in taking], [steps[n] for n in taking], overlap=False)
+    found = parts_by_hand(shape.embed, [embed[n] for n in taking], [steps[n] for n in taking], overlap=code.overlap)
     units: list[list[dict[int, int]]] = []
     for parts, tilts, totals, step in (
         (heads, rows[4], shape.heads, [1] * count),
