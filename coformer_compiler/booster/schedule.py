@@ -61,6 +61,6 @@ def view_indices(views: int, batch: int, seed: int, phase: int, step: int) -> In
 def subset_of_step(subsets: Sequence[Subset], drop: float, seed: int, phase: int, step: int) -> Subset:
     """Who takes part in a joint step: everyone (the first subset), or with probability `drop` any of the others."""
     random = draws(seed, SUBSET, phase, step)
-    if len(subsets) == 1 or random.random() >= drop:
+    if len(subsets) == 1 or random.random() < 1 - drop:
         return subsets[0]
     return subsets[1 + int(random.integers(len(subsets) - 1))]

@@ -171,7 +171,7 @@ def _optimizer(phase: Phase, run: Run) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": run.options.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=phase.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=phase.learning_rate)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, torch.Tensor]:
