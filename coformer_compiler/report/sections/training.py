@@ -13,7 +13,7 @@ from coformer_compiler.report.schema import Phase, Report
 TITLES = {
     "member": "Each member alone, distilled from the teacher",
     "aggregator": "Aggregator, members frozen",
-    "joint": "All together, with members dropped at random",
+    "joint": "Members and aggregator together",
 }
 
 
