@@ -121,8 +121,9 @@ def test_client_that_hangs_up_frees_its_place(cluster_dirs: List[str]) -> None:
             call_ = channel.unary_unary("/{}/ModelInfer".format(SERVICE)).future(infer_request().SerializeToString())
             time.sleep(0.1)
             call_.cancel()
-            settled(lambda: seen == [True])
+            settled(lambda: bool(seen))
         server.stop(0).wait()
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("typed", [False, True])

@@ -63,7 +63,8 @@ def test_a_client_that_sends_too_much(site: Tuple[str, str], method: str) -> Non
 def test_a_stream_of_texts_that_sends_too_much(site: Tuple[str, str]) -> None:
     with grpc.insecure_channel(site[0]) as channel:
         call = channel.stream_stream("/{}/ModelStreamInfer".format(SERVICE))
-        refused(lambda: list(call(iter([bytes(TOO_MUCH)]), timeout=20)))
+        told = refused(lambda: list(call(iter([bytes(TOO_MUCH)]), timeout=20)))
+    assert "larger than max" in told and str(MAX_FRAME_BYTES) in told
     answers(site[0])
 
 

@@ -223,6 +223,8 @@ def test_requests_are_measured(folders: List[str]) -> None:
         for _ in range(LEAST):
             node.answer(PIXELS)
         settled(lambda: node.rate.rate() is not None)
+        found = node.rate.rate()
+        assert found is not None and 0 < found.low <= found.high
 
 
 def test_one_folder_of_an_alternative_is_a_bundle_as_any(folders: List[str]) -> None:

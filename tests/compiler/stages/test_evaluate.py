@@ -22,22 +22,22 @@ def only(out: Path, stage: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test_split():
+def split():
     return load_data("digits", image_size=8, channels=1).test
 
 
-def test_batches_cover_the_split_in_order(test_split) -> None:
-    parts = list(batches_of(test_split, batch=150))
+def test_batches_cover_the_split_in_order(split) -> None:
+    parts = list(batches_of(split, batch=150))
     assert [len(labels) for _, labels in parts] == [150, 150, 100]
-    assert torch.equal(torch.cat([pixels for pixels, _ in parts]), torch.from_numpy(test_split.inputs.copy()))
+    assert torch.equal(torch.cat([pixels for pixels, _ in parts]), torch.from_numpy(split.inputs.copy()))
     assert parts[0][0].dtype == torch.uint8 and parts[0][1].dtype == torch.int64
 
 
 @torch.no_grad()
-def test_every_subset_and_member_is_counted(out: Path, test_split) -> None:
+def test_every_subset_and_member_is_counted(out: Path, split) -> None:
     system, cpu = load_system(only(out, "boost")), torch.device("cpu")
-    found = system_accuracy(system, test_split, cpu)
-    pixels, labels = torch.from_numpy(test_split.inputs.copy()), torch.from_numpy(test_split.labels.copy())
+    found = system_accuracy(system, split, cpu)
+    pixels, labels = torch.from_numpy(split.inputs.copy()), torch.from_numpy(split.labels.copy())
     features = system.features(pixels)
     for n, member in enumerate(system.members):
         right = sum(int(member(pixels[i : i + 1]).argmax()) == int(labels[i]) for i in range(100))
@@ -49,12 +49,12 @@ def test_every_subset_and_member_is_counted(out: Path, test_split) -> None:
     assert found.aggregated == found.subsets["0-1-2"]
 
 
-def test_the_artifact_and_the_report_say_the_same(out: Path, test_split) -> None:
+def test_the_artifact_and_the_report_say_the_same(out: Path, split) -> None:
     artifact = load_artifact("evaluate", only(out, "evaluate"))
     assert artifact is not None
     found = accuracies_of(artifact)
     teacher = load_transformer(only(out, "import") / "teacher.safetensors")
-    assert found.teacher == teacher_accuracy(teacher, test_split, torch.device("cpu"))
+    assert found.teacher == teacher_accuracy(teacher, split, torch.device("cpu"))
     report = json.loads((out / "report.json").read_text())["accuracy"]
     assert report["teacher"] == found.teacher and report["samples"] == found.samples == 400
     assert report["aggregated"] == found.calibrated.aggregated
