@@ -61,7 +61,7 @@ def joint_losses(run: Run, state: State, batch: Batch) -> torch.Tensor:
         seen = [averaged(member, batch.inputs) for member in state.members]
         features = [each.means() for each in seen]
         mixed = aggregator.mixer(subset)(torch.cat([seen[n].tokens for n in subset], -1))
-        together = Averaged(mixed, seen[0].lengths)
+        together = Averaged(mixed.float(), seen[0].lengths)
         loss = distillation_loss(aggregator.head(together.means()), batch.targets, options)
         loss = loss + options.token_loss * token_loss(together, batch.tokens)
     if options.member_loss:

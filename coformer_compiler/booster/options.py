@@ -40,6 +40,8 @@ class BoosterOptions:
         refit_heads: whether a member's head may be replaced by the closed-form one where that validates better.
         checkpoint_every: steps between two checkpoints.
         seed: of the order of samples, of shifts and of the members that are dropped.
+        half: whether a CPU too computes in bfloat16, as CUDA always does; weights and their moments stay float32. A
+            third less time where the CPU has instructions for it (avx512_bf16, amx_bf16); perhaps more where not.
         device: "auto" takes CUDA where there is some.
     """
 
@@ -60,6 +62,7 @@ class BoosterOptions:
     refit_heads: bool = True
     checkpoint_every: int = 100
     seed: int = 0
+    half: bool = False
     device: Device = "auto"
 
     def __post_init__(self) -> None:

@@ -92,6 +92,15 @@ def test_stopped_again_and_again(tmp_path: Path, uninterrupted: dict[str, bytes]
     assert files_of(tmp_path / "result") == uninterrupted
 
 
+def test_stopped_while_it_computes_in_half_precision(tmp_path: Path) -> None:
+    options = replace(OPTIONS, half=True)
+    write_result(tmp_path / "whole-result", small_boost(tmp_path / "whole", options))
+    with pytest.raises(Killed):
+        small_boost(tmp_path / "stopped", options, progress=KillingProgress(5))
+    write_result(tmp_path / "stopped-result", small_boost(tmp_path / "stopped", options))
+    assert files_of(tmp_path / "stopped-result") == files_of(tmp_path / "whole-result")
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     small_boost(tmp_path / "work", OPTIONS)
     # Nothing is reported: no step is taken.

@@ -100,6 +100,20 @@ def test_members_come_nearer_to_the_teachers_tokens(tmp_path: Path) -> None:
     assert missed(1.0) < 0.9 * missed(0.0)
 
 
+def test_half_precision_learns_what_float32_learns(tmp_path: Path) -> None:
+    teacher = embedder()
+    train, validation = split_for(teacher, 64, 1), split_for(teacher, 32, 2)
+    curves = []
+    for half in (False, True):
+        options = BoosterOptions(steps=0, joint_steps=20, joint_learning_rate=3e-3, batch=16, token_loss=1.0, half=half)
+        members = [copy.deepcopy(embedder(seed)) for seed in (5, 6)]
+        result = boost(teacher, members, train, validation, options, tmp_path / str(half), SilentProgress())
+        assert {p.dtype for member in result.members for p in member.parameters()} == {torch.float32}
+        curves.append([point.loss for point in result.history.curves["joint"] if point.loss is not None])
+    assert curves[0] != curves[1], "nothing was computed in bfloat16"
+    assert curves[0] == pytest.approx(curves[1], rel=0.05)
+
+
 def test_a_model_that_averages_nothing_has_no_tokens_to_compare(tmp_path: Path) -> None:
     message = (
         "boost.token_loss: token_loss = 0.5 compares tokens before they are averaged, and this model's features are no "
