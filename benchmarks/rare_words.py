@@ -19,6 +19,7 @@ import torch
 
 from coformer_compiler.data.tokenizer import read_tokenizer
 from coformer_compiler.frontends import ModelSource, import_model
+from coformer_compiler.model.spec import TokenStemSpec
 from coformer_compiler.model.system import load_system
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,9 @@ def main() -> None:
     parser.add_argument("--sentences", type=Path, default=EXAMPLE / "sentences", help="what it learned from")
     options = parser.parse_args()
     teacher = import_model(ModelSource("hf:minilm", "file", EXAMPLE / "minilm", (("length", LENGTH), ("pool", "mean"))))
-    tokenizer = read_tokenizer(EXAMPLE / "minilm", teacher.stem.spec)
+    words = teacher.stem.spec
+    assert isinstance(words, TokenStemSpec), "MiniLM reads texts"
+    tokenizer = read_tokenizer(EXAMPLE / "minilm", words)
     train, test = (
         tokenizer.encode(texts_of(options.sentences, split), truncate=True).ids for split in ("train", "test")
     )
@@ -53,8 +56,8 @@ def main() -> None:
         answers = system.aggregator({n: member.features(ids) for n, member in enumerate(system.members)})
         distances.append(1 - torch.cosine_similarity(answers, teacher.features(ids)))
     distance = torch.cat(distances).double().numpy()
-    seen = np.bincount(train[train != teacher.stem.spec.pad], minlength=teacher.stem.spec.vocabulary)
-    rarest = np.array([seen[row[row != teacher.stem.spec.pad]].min() for row in test])
+    seen = np.bincount(train[train != words.pad], minlength=words.vocabulary)
+    rarest = np.array([seen[row[row != words.pad]].min() for row in test])
     groups = []
     for least, end in pairwise(EDGES):
         inside = (rarest >= least) & (rarest < end)
