@@ -72,8 +72,7 @@ def main() -> None:
         print(groups[-1], flush=True)
     found = {"learned_from": len(train), "mean_distance": round(float(distance.mean()), 4), "groups": groups}
     print({name: found[name] for name in ("learned_from", "mean_distance")})
-    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    RESULT.write_text(json.dumps(known | {options.sentences.name: found}, indent=1) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

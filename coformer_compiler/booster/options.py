@@ -40,8 +40,8 @@ class BoosterOptions:
         refit_heads: whether a member's head may be replaced by the closed-form one where that validates better.
         checkpoint_every: steps between two checkpoints.
         seed: of the order of samples, of shifts and of the members that are dropped.
-        half: whether a CPU too computes in bfloat16, as CUDA always does; weights and their moments stay float32. A
-            third less time where the CPU has instructions for it (avx512_bf16, amx_bf16); perhaps more where not.
+        half: whether a CPU too computes in bfloat16, as CUDA always does; weights and their moments stay float32.
+            Worth it where the CPU has instructions for it (avx512_bf16, amx_bf16): there a step took a third less.
         device: "auto" takes CUDA where there is some.
     """
 

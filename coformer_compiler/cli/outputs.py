@@ -53,7 +53,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
     found = inspect_path(options.path)
     if found["kind"] == "build" and not options.json:
-        from coformer_compiler.report.schema import report_from_json
+        from coformer_compiler.report.check import report_from_json
         from coformer_compiler.report.table import print_table
 
         print_table(report_from_json(found["report"]))

@@ -123,7 +123,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """`(batch, tokens, heads · width of a value)`, the tokens in the order of the stream."""
         if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-            # There the backward pass takes eight times as long in bfloat16 as in float32.
+            # There the backward pass takes several times as long in bfloat16 as in float32.
             query, key, value = query.float(), key.float(), value.float()
         added = self._added_to_scores(mask, query)
         causal = self.spec.causal and added is None

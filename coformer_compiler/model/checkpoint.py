@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from coformer_compiler.model.mapped import MappedTensors, write_tensors
-from coformer_compiler.model.spec import spec_from_json
+from coformer_compiler.model.spec_json import spec_from_json
 from coformer_compiler.model.transformer import Transformer
 from coformer_runtime.errors import CoformerError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from coformer_compiler.decomposer.shapes import MemberShape
-from coformer_compiler.model.spec import TransformerSpec, spec_from_json
+from coformer_compiler.model.spec import TransformerSpec
+from coformer_compiler.model.spec_json import spec_from_json
 from coformer_compiler.profiling.mlp import fit_mlp
 from coformer_compiler.profiling.predictor import Calibration, HeldOut, Kind, Origin, Predictor
 from coformer_compiler.profiling.roofline import fit_times

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from coformer_compiler.model.spec import AttentionSpec, MlpSpec, TransformerSpec, spec_from_json
+from coformer_compiler.model.spec import AttentionSpec, MlpSpec, TransformerSpec
+from coformer_compiler.model.spec_json import spec_from_json
 from coformer_compiler.profiling.mlp import mlp_latency_ms
 from coformer_compiler.profiling.table import Floats, ShapeTable
 from coformer_compiler.profiling.terms import PAPER, TERMS, kernel_terms, paper_features

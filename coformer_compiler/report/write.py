@@ -7,8 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from coformer_compiler.report.check import MEND, check_report, report_from_json
 from coformer_compiler.report.html import html_from_report
-from coformer_compiler.report.schema import MEND, Report, check_report, report_from_json
+from coformer_compiler.report.schema import Report
 from coformer_runtime.errors import CoformerError
 
 JSON_NAME = "report.json"

@@ -18,8 +18,8 @@ from coformer_compiler.model.spec import (
     ResidualSpec,
     TokenStemSpec,
     TransformerSpec,
-    spec_from_json,
 )
+from coformer_compiler.model.spec_json import spec_from_json
 from tests.compiler.tiny import VARIANTS, tiny_spec
 
 SIZES = st.integers(1, 4096)

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
+from coformer_compiler.report.check import check_report, report_from_json
 from coformer_compiler.report.html import html_from_report
-from coformer_compiler.report.schema import Alternative, Alternatives, Range, check_report, report_from_json
+from coformer_compiler.report.schema import Alternative, Alternatives, Range
 from coformer_compiler.report.table import alternatives
 from coformer_runtime.errors import CoformerError
 from tests.compiler.report.test_html import parsed

@@ -12,20 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coformer_compiler.report.check import check_report, report_from_json
 from coformer_compiler.report.html import html_from_report
 from coformer_compiler.report.markup import Markup, element, escaped
 from coformer_compiler.report.reading import json_from_value
-from coformer_compiler.report.schema import (
-    Device,
-    LinearMatch,
-    Note,
-    OtherSearch,
-    Phase,
-    ProfileTiming,
-    Timing,
-    check_report,
-    report_from_json,
-)
+from coformer_compiler.report.schema import Device, LinearMatch, Note, OtherSearch, Phase, ProfileTiming, Timing
 from coformer_compiler.report.sections.limits import limits_of
 from coformer_compiler.report.sections.match import place_of
 from coformer_runtime.errors import CoformerError

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coformer_compiler.report.check import check_report, report_from_json
 from coformer_compiler.report.kept import kept_from_policy, tally
 from coformer_compiler.report.schema import (
     Accuracy,
@@ -21,9 +22,7 @@ from coformer_compiler.report.schema import (
     Report,
     Span,
     Timing,
-    check_report,
     members_of,
-    report_from_json,
     why_absent,
 )
 from coformer_compiler.report.write import read_report, write_report
