@@ -1,7 +1,8 @@
 """The passes: time to legalise, and what the CPU pipeline's graph gains over others on ONNX Runtime.
 
-Run: python benchmarks/passes.py [--onnxslim FOLDER]. Writes benchmarks/results/passes.json. Weights are random (shape
-decides time). Every comparison alternates the sides in one process, one thread, and gives the median of the ratios.
+Run: python benchmarks/passes.py [--onnxslim FOLDER] [--output FILE]. Writes benchmarks/results/passes.json. Weights are
+random (shape decides time). Every comparison alternates the sides in one process, one thread, and gives the median of
+the ratios.
 
 - legalise: seconds of one core for a member of 12 layers, 256 wide, 197 tokens, per target;
 - latency: our graph against the same compiler graph as it is, through ONNX Runtime's own offline optimizer, and
@@ -220,10 +221,17 @@ def digits_demo(folder: Path) -> dict[str, Any]:
     return {"accuracy": accuracy, "float32 over int8": ratios}
 
 
+def integer_instructions() -> list[str]:
+    """What the processor has for products of bytes: what int8 gains hangs on it."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    return [name for name in ("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "asimddp") if name in cpuinfo]
+
+
 def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--onnxslim", metavar="FOLDER", help="where onnxslim is, if it is not installed")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go")
     options = parser.parse_args()
     if options.onnxslim:
         sys.path.append(options.onnxslim)
@@ -234,6 +242,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "integer instructions": integer_instructions(),
         "threads": 1,
         "pairs": PAIRS,
         "versions": {
@@ -248,8 +257,8 @@ def main() -> None:
     result["accuracy of the digits teacher"] = digits_accuracy()
     with tempfile.TemporaryDirectory() as folder:
         result["digits demo"] = digits_demo(Path(folder))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 

@@ -20,7 +20,7 @@ SMALLEST = 64
 """Tensors of fewer elements stay in the graph: scales, shapes, axes."""
 ALIGNMENT = 256
 SCALE = 0.05
-DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.INT8: "int8"}
+DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.UINT8: "uint8"}
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -98,10 +98,10 @@ class SharedWeights:
 
 
 def random_weights(dtype: str, count: int, seed: int) -> npt.NDArray[np.generic]:
-    """Numbers as weights have them: normal, small, no denormals to speak of; whole bytes for int8."""
+    """Numbers as weights have them: normal, small, no denormals to speak of; whole bytes for uint8."""
     random = np.random.default_rng(seed)
-    if dtype == "int8":
-        return random.integers(-127, 128, count, np.int8)
+    if dtype == "uint8":
+        return random.integers(1, 256, count, np.uint8)
     return (random.standard_normal(count, np.float32) * np.float32(SCALE)).astype(dtype)
 
 

@@ -168,10 +168,10 @@ def test_files_of_weights_share_one_budget(tmp_path: Path) -> None:
     pool = weight_pool(TEACHER, 0)
     graphs = [member_graph(TEACHER, target, pool, checked=True)]
     whole = elements_within(graphs, 1 << 30)
-    assert whole.keys() == {"float32", "int8"}
-    needed = 4 * whole["float32"] + whole["int8"]
+    assert whole.keys() == {"float32", "uint8"}
+    needed = 4 * whole["float32"] + whole["uint8"]
     half = elements_within(graphs, needed // 2)
-    assert 4 * half["float32"] + half["int8"] <= needed // 2
+    assert 4 * half["float32"] + half["uint8"] <= needed // 2
     # Room for the largest tensor there is always.
     least = elements_within(graphs, 0)
     sizes = [value.const_value.size for value in graphs[0].graph.initializers.values() if value.const_value is not None]
@@ -181,7 +181,7 @@ def test_files_of_weights_share_one_budget(tmp_path: Path) -> None:
     weights.replace(graphs[0])
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
         "weights.float32": 4 * least["float32"],
-        "weights.int8": least["int8"],
+        "weights.uint8": least["uint8"],
     }
 
 
@@ -229,7 +229,7 @@ def test_eight_bits_keep_their_scales(tmp_path: Path) -> None:
     target = with_precision(load_target("cpu"), "int8")
     opened = open_pack(str(write_pack(tmp_path / "pack", "tiny", TEACHER, target, 3).folder))
     assert opened.precision == "int8"
-    assert {path.name for path in (tmp_path / "pack" / "graphs").glob("weights.*")} >= {"weights.int8"}
+    assert {path.name for path in (tmp_path / "pack" / "graphs").glob("weights.*")} >= {"weights.uint8"}
     assert profile_pack(opened, str(tmp_path / "points.csv"), 1)[0] == 3
 
 
