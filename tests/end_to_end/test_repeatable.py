@@ -110,11 +110,14 @@ def test_a_second_build_in_the_folder_of_a_running_one_is_refused(tiny: Path, tm
 
 @pytest.mark.slow
 def test_a_second_build_takes_seconds(out: Path, tiny: Path) -> None:
-    began = time.monotonic()
-    outcome = finish(start("build", tiny / "tiny.toml", "-o", out))
-    assert outcome.code == 0
-    assert f"nothing to do: all 9 stages are cached in {out}" in outcome.out
-    assert time.monotonic() - began < 10
+    seconds = []
+    for _ in range(3):  # the least of them: other tests run beside this one
+        began = time.monotonic()
+        outcome = finish(start("build", tiny / "tiny.toml", "-o", out))
+        seconds.append(time.monotonic() - began)
+        assert outcome.code == 0
+        assert f"nothing to do: all 9 stages are cached in {out}" in outcome.out
+    assert min(seconds) < 10
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from coformer_compiler.decomposer.policy import LayerShare, MemberPolicy, teacher_shape
@@ -44,6 +48,21 @@ def test_costs_without_weights_are_those_with() -> None:
     for teacher in VARIANTS.values():
         assert cost_of_spec(teacher) == Transformer(teacher).cost()
         assert cost_of_spec(teacher, with_head=True) == Transformer(teacher).cost(with_head=True)
+
+
+def test_costs_do_not_load_the_compiler_of_torch() -> None:
+    """Some initialisers do on a device without memory, and every command would start two seconds later."""
+    code = """
+import sys
+from coformer_compiler.decomposer.shapes import MemberShape, member_cost
+from tests.compiler.tiny import VARIANTS
+for teacher in VARIANTS.values():
+    for shortcuts in (False, True):
+        member_cost(teacher, MemberShape(8, {1: 2}, {1: 6}), shortcuts=shortcuts)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 def test_shortcuts_add_a_matrix_per_sub_block() -> None:
