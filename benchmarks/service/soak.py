@@ -76,9 +76,11 @@ def growths_of(samples: list[dict[str, dict[str, int]]]) -> Growths:
 
 def leaking(rounds: list[Growths]) -> list[str]:
     """Name the devices whose processes grew in every round by more than they may."""
-    return [device for device in rounds[0]
-            if all(growths[device]["rss_kb"] > RSS_GROWTH_KB or growths[device]["open_files"] > 0
-                   for growths in rounds)]  # fmt: skip
+    return [device for device in rounds[0] if all(_too_much(growths[device]) for growths in rounds)]
+
+
+def _too_much(grown: dict[str, int]) -> bool:
+    return grown["rss_kb"] > RSS_GROWTH_KB or grown["open_files"] > 0
 
 
 def soak(bundle_dirs: list[str], requests: int, python: str) -> dict[str, Any]:
@@ -152,8 +154,8 @@ def main() -> int:
     print(f"{measured['requests']} requests of {measured['input_bytes']:,} bytes, {measured['error_count']} errors")
     print(f"latency {measured['latency_ms']} ms, over the slowest engine {measured['over_slowest_engine_ms']} ms")
     for growths in measured["rounds"]:
-        print(", ".join(f"{device} {grown['rss_kb']:+d} kB {grown['open_files']:+d} files {grown['threads']:+d} threads"
-                        for device, grown in growths.items()))  # fmt: skip
+        for device, grown in growths.items():
+            print(f"{device}: {grown['rss_kb']:+d} kB, {grown['open_files']:+d} files, {grown['threads']:+d} threads")
     return 1 if measured["error_count"] or leaking(measured["rounds"]) else 0
 
 

@@ -45,9 +45,8 @@ class Residual(nn.Module):
         self.shortcut: nn.Linear | None = None
         if spec.shortcut:
             self.shortcut = nn.Linear(spec.branch.embed, spec.branch.out, bias=False)
-            if (
-                not self.shortcut.weight.is_meta
-            ):  # there, torch.eye is a decomposition, and brings in its whole compiler
+            # On the meta device torch.eye is a decomposition, and imports the whole compiler of torch.
+            if not self.shortcut.weight.is_meta:
                 nn.init.eye_(self.shortcut.weight)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -110,8 +111,8 @@ def test_a_second_build_in_the_folder_of_a_running_one_is_refused(tiny: Path, tm
 
 @pytest.mark.slow
 def test_a_second_build_takes_seconds(out: Path, tiny: Path) -> None:
-    seconds = []
-    for _ in range(3):  # the least of them: other tests run beside this one
+    seconds = [math.inf]
+    while min(seconds) >= 10 and len(seconds) <= 3:  # other tests run beside this one
         began = time.monotonic()
         outcome = finish(start("build", tiny / "tiny.toml", "-o", out))
         seconds.append(time.monotonic() - began)
